@@ -1,0 +1,172 @@
+"""Checkpoints: reading every accepted form safely, rebuilding the network, and writing files that describe themselves."""
+
+import logging
+import pickle
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.files import atomic_path
+from models import find_network
+from models.checkpoint_keys import from_published, infer_width, to_published
+
+logger = logging.getLogger(__name__)
+
+StateDict = dict[str, Tensor]
+STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
+LISTED_KEYS = 8  # keys that an error message spells out
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself: everything that is needed to build its network again."""
+
+    network: str
+    kind: str  # "fp32": weights under their published names; "qat": the state of a prepared graph
+    width: float
+    input_hw: tuple[int, int]
+    classes: tuple[str, ...] = ()
+    quantization: dict[str, Any] | None = None  # fields of common.quantization.QuantizationSettings
+    metrics: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that was read: the weights, what it says of itself (None: a bare state dict), and how to resume."""
+
+    path: Path
+    state: StateDict
+    description: Description | None
+    training: dict[str, Any] | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a raw state dict, or one under `model_state_dict`, `state_dict` or `model`, without running any code in it.
+
+    A `module.` prefix (DataParallel) is taken off.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds pickled code, or holds no state dict.
+    """
+    document = _load(path)
+    state = document
+    if isinstance(document, dict):
+        state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = ", ".join(map(str, list(document)[:LISTED_KEYS])) if isinstance(document, dict) else type(document).__name__
+        raise ValueError(
+            f"{path}: no state dict in it (found {keys}); wanted a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
+        )
+    return Checkpoint(
+        path=path,
+        state={key.removeprefix("module."): value for key, value in state.items()},
+        description=_description(document),
+        training=document.get("training_state") if state is not document else None,
+    )
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: not a plain state dict, or it holds pickled code, which is never loaded because loading runs it; "
+            "where you trust the file, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({str(error).splitlines()[0]})") from error
+
+
+def _description(document: Any) -> Description | None:
+    fields = document.get("description") if isinstance(document, dict) else None
+    if not isinstance(fields, dict):
+        return None
+    return Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+
+
+def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
+    """Write a checkpoint, whole or not at all; `training` holds what a resumed run needs."""
+    document = {"description": asdict(description), "model_state_dict": state}
+    if training is not None:
+        document["training_state"] = training
+    with atomic_path(path) as temporary:
+        torch.save(document, temporary)
+
+
+def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
+    """The named network with the FP32 weights of a checkpoint, in eval mode, and what the checkpoint says of itself.
+
+    The width is the checkpoint's own, or follows from the shapes of a bare state dict.
+
+    Raises:
+        ValueError: another network's checkpoint, a QAT checkpoint, or any missing, unexpected or misshapen key.
+    """
+    name, network = find_network(name)
+    checkpoint = read_checkpoint(path)
+    description = checkpoint.description
+    if description and description.network != name:
+        raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}")
+    if (description and description.kind == "qat") or observer_keys(checkpoint.state):
+        raise ValueError(f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX")
+    model, width = build_from_published(name, checkpoint.state, path)
+    if description is None:
+        description = Description(name, "fp32", width, network.input_shape[1:], network.classes)
+    return model, description
+
+
+def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
+    """The named network filled with a published state dict, strictly, and its width; `path` is named in errors."""
+    _, network = find_network(name)
+    try:
+        width = infer_width(name, state)
+    except (KeyError, ValueError):
+        width = 1.0  # not this network's keys: compare with the published network below
+    model = network.build(width=width)
+    check_keys(to_published(name, model.state_dict()), state, f"{path}: not a checkpoint of {name} (width {width:g})")
+    model.load_state_dict(from_published(name, state), strict=True)
+    return model.eval(), width
+
+
+def published_state(name: str, model: nn.Module) -> StateDict:
+    """The state dict of `model` under the published names, on the CPU: what the toolkit saves as FP32 weights."""
+    return {key: value.detach().cpu().contiguous() for key, value in to_published(name, model.state_dict()).items()}
+
+
+def observer_keys(state: Iterable[str]) -> list[str]:
+    """The keys that belong to observers and fake quantization, as PyTorch's graph-mode quantization names them."""
+    return [key for key in state if key.startswith("activation_post_process_")]
+
+
+def check_keys(expected: StateDict, found: StateDict, subject: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        ValueError: lists the keys that are missing, unexpected or of another shape.
+    """
+    shared = expected.keys() & found.keys()
+    problems = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [key for key in found if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in shared and found[key].shape != expected[key].shape
+        ],
+    }
+    listed = [f"{len(keys)} keys {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if listed:
+        raise ValueError(f"{subject}: {'; '.join(listed)}")
+
+
+def _some(keys: list[str]) -> str:
+    rest = len(keys) - LISTED_KEYS
+    return ", ".join(keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

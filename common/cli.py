@@ -1,0 +1,185 @@
+"""What the command lines of the scripts share: argument types, common flags, device, seeding, errors and exit codes."""
+
+import argparse
+import logging
+import random
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C: 128 + SIGINT
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keep the example's line breaks, show every default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        hidden = action.default is None or action.default is False or action.required
+        return action.help if hidden else super()._get_help_string(action)
+
+
+def make_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with the script's docstring, an example to copy, and the flags that every script has."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PyTorch computes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    parser.add_argument(
+        "--threads", type=positive_int, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """`-n` and `-p`: which network, and its weights."""
+    parser.add_argument("-n", "--name", required=True, metavar="NETWORK", help="network, for example SceneSeg")
+    parser.add_argument(
+        "-p", "--model_checkpoint_path", required=True, type=Path, metavar="CKPT", help="its FP32 weights (.pth)"
+    )
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--datasets` and `--workers`; the data root has another name in each of the original scripts."""
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        metavar="NAME",
+        help="datasets below the data root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
+    )
+    parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float, epochs: int) -> None:
+    """Flags of the training loop, the same for FP32 training and quantization-aware training."""
+    parser.add_argument("-s", "--model_save_root_path", required=True, type=Path, metavar="DIR", help="checkpoints")
+    parser.add_argument("-r", "--root", required=True, type=Path, metavar="DIR", help="data root")
+    parser.add_argument("-e", "--epochs", type=positive_int, default=epochs, help="passes over the training images")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="images of one optimizer step")
+    parser.add_argument("--learning_rate", type=positive_float, default=learning_rate, help="of AdamW")
+    parser.add_argument("--weight_decay", type=non_negative_float, default=1e-5, help="of AdamW")
+    parser.add_argument("--unweighted_loss", action="store_true", help="cross-entropy without the class weights")
+    parser.add_argument("--augmentation", type=fraction, default=0.5, help="strength of the augmentation, 0 to 1")
+    parser.add_argument("--samples_per_epoch", type=positive_int, help="train on this many images of each epoch's order")
+    parser.add_argument(
+        "--checkpoint_interval", type=positive_int, default=8000, help="samples between checkpoints within an epoch"
+    )
+    parser.add_argument(
+        "--num_val_samples", type=positive_int, help="validation images per dataset at each checkpoint; default: all"
+    )
+    parser.add_argument("--resume", type=Path, metavar="CKPT", help="continue from a checkpoint of this script")
+    add_dataset_arguments(parser)
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, object]:
+    """The flags as JSON and a checkpoint can hold them: paths become strings."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: 1, 2, 3, ..."""
+    return _checked(int, text, lambda value: value > 0, "a whole number above 0")
+
+
+def non_negative_int(text: str) -> int:
+    """An argparse type: 0, 1, 2, ..."""
+    return _checked(int, text, lambda value: value >= 0, "a whole number, 0 or more")
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    return _checked(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    """An argparse type: a finite number, 0 or more."""
+    return _checked(float, text, lambda value: 0 <= value < float("inf"), "a number, 0 or more")
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    return _checked(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def height_width(text: str) -> tuple[int, int]:
+    """An argparse type: "320,640" -> (320, 640)."""
+    try:
+        height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        height = width = 0
+    if height <= 0 or width <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH such as 320,640")
+    return height, width
+
+
+def _checked(convert: Callable, text: str, accept: Callable, wanted: str):
+    try:
+        value = convert(text)
+    except ValueError:
+        value = None
+    if value is None or not accept(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes CUDA when there is one.
+
+    Raises:
+        ValueError: `cuda` was asked for and is not there; nothing falls back in silence.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: PyTorch finds no CUDA device on this machine; use --device cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    args = parser.parse_args()
+    setup_logging(args.debug)
+    torch.set_num_threads(args.threads)
+    try:
+        main(args)
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", EXIT_INTERRUPTED, args.debug))
+    except (ValueError, OSError) as error:
+        sys.exit(_fail(str(error), EXIT_FAILURE, args.debug))
+    except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        sys.exit(_fail(f"{message} (add --debug for the traceback)", EXIT_FAILURE, args.debug))
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def setup_logging(debug: bool) -> None:
+    """Our progress goes to stderr; the notices of the libraries below are for their developers, shown with --debug."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("common", "examples", "benchmarks", "__main__"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    if not debug:
+        warnings.simplefilter("ignore")
+        for package in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.utils._pytree"):
+            logging.getLogger(package).setLevel(logging.ERROR)

@@ -1,0 +1,226 @@
+"""Datasets: where their files are, how they are paired and split, and images and masks as tensors."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from common.labels import class_ids, class_weights
+from common.transforms import INPUT_HW, augment, augmentation, normalise, read_rgb, resize_image, resize_mask, to_tensor
+
+logger = logging.getLogger(__name__)
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
+LISTED_FILES = 5  # that an error message spells out
+
+
+def whole(width: int, height: int) -> Box:
+    """The region of interest of a dataset that has none."""
+    return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A known dataset: its name below the data root, the region of interest by image size, and its splits."""
+
+    name: str
+    region: Callable[[int, int], Box] = whole  # (width, height) -> box, cut from image and mask before anything else
+    train: bool = True  # False: validation only
+
+
+DATASETS = (
+    DatasetSpec("ACDC", lambda width, height: (0, 0, 1919, 990)),
+    DatasetSpec("IDDAW", lambda width, height: (0, 476, 2047, 1500)),
+    DatasetSpec("MUSES", lambda width, height: (0, 0, 1919, 918)),
+    DatasetSpec("Mapillary_Vistas"),
+    DatasetSpec("comma10k", lambda width, height: (0, 0, width - 1, int(0.7 * height))),
+    DatasetSpec("BDD100K", lambda width, height: (0, 0, 1000, 500), train=False),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its mask, and the name of the dataset they belong to."""
+
+    dataset: str
+    image: Path
+    mask: Path
+
+
+class Example(NamedTuple):
+    """One sample, or a batch of them, as tensors."""
+
+    image: Tensor  # float32 (3, H, W), normalised
+    mask: Tensor  # int64 (H, W), class ids
+    class_weights: Tensor  # float32 (3,), from the pixel counts before the resize
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """The known dataset of that name, without regard to case, or a user's own without a region of interest."""
+    return next((spec for spec in DATASETS if spec.name.lower() == name.lower()), DatasetSpec(name))
+
+
+def find_samples(root: Path, names: Sequence[str] | None, split: str) -> list[Sample]:
+    """The samples of one split, sorted by dataset and file name; every tenth of a dataset is validation.
+
+    Args:
+        names: datasets to use; None takes every known one that is there and names those that are not.
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: no dataset at all, one that was named is not there, or a folder is empty.
+        ValueError: files without a partner, or no dataset with a training part.
+    """
+    specs = [find_spec(name) for name in names] if names else _known_datasets(root)
+    samples = [sample for spec in specs if spec.train or split == "val" for sample in _split(root, spec, split)]
+    if not samples:
+        listed = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"no {split} images in {listed} below {root}; every tenth image is validation, BDD100K wholly")
+    return samples
+
+
+def _known_datasets(root: Path) -> list[DatasetSpec]:
+    found = [spec for spec in DATASETS if _folder(root, spec).is_dir()]
+    if not found:
+        known = ", ".join(spec.name for spec in DATASETS)
+        raise FileNotFoundError(f"{root}: none of {known}; expected {LAYOUT}; name your own with --datasets NAME")
+    if absent := [spec.name for spec in DATASETS if spec not in found]:
+        logger.info("using %s; not below %s: %s", ", ".join(spec.name for spec in found), root, ", ".join(absent))
+    return found
+
+
+def _folder(root: Path, spec: DatasetSpec) -> Path:
+    return root / spec.name / spec.name
+
+
+def _split(root: Path, spec: DatasetSpec, split: str) -> list[Sample]:
+    samples = find_pairs(_folder(root, spec), spec.name)
+    return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
+
+
+def find_pairs(folder: Path, dataset: str) -> list[Sample]:
+    """Pair `folder`/images with `folder`/gt_masks by file stem, sorted by file name."""
+    images = _by_stem(folder / "images", IMAGE_SUFFIXES)
+    masks = _by_stem(folder / "gt_masks", (".png",))
+    if lonely := sorted(images.keys() ^ masks.keys()):
+        names = ", ".join(str((images | masks)[stem].relative_to(folder)) for stem in lonely[:LISTED_FILES])
+        raise ValueError(
+            f"{folder}: {len(lonely)} files have no partner: {names}{', ...' if len(lonely) > LISTED_FILES else ''}; "
+            "images/X.jpg needs gt_masks/X.png"
+        )
+    return [Sample(dataset, images[stem], masks[stem]) for stem in sorted(images, key=lambda stem: images[stem].name)]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected {LAYOUT}")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.name[0] != "."]
+    if not files:
+        raise FileNotFoundError(f"{folder}: no {', '.join(suffixes)} file in it; expected {LAYOUT}")
+    stems = {path.stem: path for path in files}
+    if len(stems) < len(files):
+        twin = next(path for path in files if stems[path.stem] != path)
+        raise ValueError(f"{twin} and {stems[twin.stem].name} have the same stem; one image for each mask")
+    return stems
+
+
+def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
+    """At most `per_dataset` samples of each dataset (None: all), evenly spaced over its files."""
+    chosen = []
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        own = [sample for sample in samples if sample.dataset == name]
+        count = min(per_dataset or len(own), len(own))
+        chosen += [own[index * len(own) // count] for index in range(count)]
+    return chosen
+
+
+def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode, cut the region of interest, look the classes up and resize.
+
+    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,) of the region before the resize.
+
+    Raises:
+        ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
+    """
+    image, mask = read_rgb(sample.image), read_rgb(sample.mask)
+    height, width = image.shape[:2]
+    if mask.shape != image.shape:
+        raise ValueError(f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}")
+    left, top, right, bottom = find_spec(sample.dataset).region(width, height)
+    if right > width or bottom > height:
+        raise ValueError(
+            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
+            f"{right}x{bottom}; use the dataset's native size"
+        )
+    try:
+        ids = class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+    image = resize_image(image[top:bottom, left:right], input_hw)
+    return image, resize_mask(ids, input_hw), class_weights(ids)
+
+
+class SceneSegDataset(Dataset):
+    """Samples as they are, for validation, calibration and benchmarks; `[index]` -> Example."""
+
+    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW):
+        self.samples, self.input_hw = samples, input_hw
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Example:
+        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+
+
+class AugmentedDataset(Dataset):
+    """Samples for training; `[epoch, index]` -> Example, whose augmentation depends on seed, epoch and index alone."""
+
+    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int], strength: float, seed: int):
+        self.samples, self.input_hw, self.seed = samples, input_hw, seed
+        self.transform = augmentation(strength) if strength else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: tuple[int, int]) -> Example:
+        epoch, index = draw
+        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        if self.transform is None:
+            return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
+        image, mask = augment(image, ids, self.transform, int(seed))
+        return Example(normalise(image.as_subclass(Tensor)), mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yield (epoch, index) in an order that depends on seed and epoch alone, from position `start` to `stop` of it."""
+
+    def __init__(self, length: int, epoch: int, seed: int, start: int = 0, stop: int | None = None):
+        self.length, self.epoch, self.seed = length, epoch, seed
+        self.start, self.stop = start, length if stop is None else min(stop, length)
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
+        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+        return iter([(self.epoch, index) for index in order[self.start : self.stop].tolist()])
+
+
+def worker_init(worker: int) -> None:
+    """One thread per worker process: the workers are the parallelism."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,90 @@
+"""The one scoring loop: any predictor, over batches, into an IoU meter and the seconds of each call."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from common.datasets import Example, Sample, SceneSegDataset, worker_init
+from common.labels import CLASSES
+from common.latency import timed
+from common.metrics import IoUMeter
+from common.predictors import Predictor
+from common.progress import progress
+
+
+@dataclass
+class Evaluation:
+    """The counts of the images that were scored, and the seconds of each call of the predictor, without the scoring."""
+
+    meter: IoUMeter = field(default_factory=lambda: IoUMeter(len(CLASSES)))
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, other: "Evaluation") -> None:
+        """Count the images of `other` here too."""
+        self.meter.merge(other.meter)
+        self.seconds.extend(other.seconds)
+
+
+def evaluate(predict: Predictor, batches: Iterable[Example], description: str = "evaluate") -> Evaluation:
+    """Score any predictor (eager, prepared, converted or ONNX) on batches; only its call is inside the clock."""
+    result = Evaluation()
+    for batch in progress(batches, description, unit="batch"):
+        logits, seconds = timed(lambda images=batch.image: predict(images))
+        result.seconds.append(seconds)
+        result.meter.update(logits.argmax(dim=1), batch.mask)
+    return result
+
+
+def evaluate_datasets(
+    predict: Predictor,
+    samples: Sequence[Sample],
+    input_hw: tuple[int, int],
+    batch_size: int = 1,
+    workers: int = 0,
+    description: str = "evaluate",
+) -> dict[str, Evaluation]:
+    """Score each dataset that occurs in `samples`, by name, in the order of `samples`."""
+    results = {}
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        dataset = SceneSegDataset([sample for sample in samples if sample.dataset == name], input_hw)
+        batches = batches_of(dataset, batch_size, workers)
+        results[name] = evaluate(predict, batches, f"{description} {name}")
+    return results
+
+
+def warm_up(predict: Predictor, samples: Sequence[Sample], input_hw: tuple[int, int], runs: int) -> None:
+    """Call `predict` on the first image `runs` times; caches fill, memory is allocated, kernels are chosen."""
+    image = SceneSegDataset(samples[:1], input_hw)[0].image[None]
+    for _ in range(runs):
+        predict(image)
+
+
+def batches_of(dataset: SceneSegDataset, batch_size: int, workers: int) -> DataLoader:
+    """Batches in the dataset's order. Its own generator keeps the loader away from PyTorch's global random state."""
+    return DataLoader(
+        dataset, batch_size, num_workers=workers, worker_init_fn=worker_init, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def together(evaluations: Iterable[Evaluation]) -> Evaluation:
+    """One evaluation over the images of all."""
+    total = Evaluation()
+    for evaluation in evaluations:
+        total.add(evaluation)
+    return total
+
+
+def calibration_batches(
+    samples: Sequence[Sample], count: int, input_hw: tuple[int, int], seed: int, workers: int
+) -> Iterable[Tensor]:
+    """At most `count` images of `samples`, drawn with `seed` and spread over all datasets, one at a time (1, 3, H, W).
+
+    One image a batch: the observers average the ranges of batches, and a batch of one is what the car's model sees.
+    """
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = [samples[index] for index in order[:count]]
+    for batch in progress(batches_of(SceneSegDataset(chosen, input_hw), 1, workers), "calibrate", unit="image"):
+        yield batch.image

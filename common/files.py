@@ -1,0 +1,51 @@
+"""Writing files so that a reader, or a crash, never meets half of one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; it takes the final name when the block succeeds.
+
+    The data is on the disk (fsync) before the rename, and the temporary file is removed when the block fails.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
+    """
+    require_parent(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_parent(path: Path) -> None:
+    """Fail before the work, not after it, when the folder that `path` should be written to does not exist.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        IsADirectoryError: `path` itself is a folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write `document` as indented JSON, whole or not at all; NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,61 @@
+"""Peak memory of one model, measured in a process of its own so that no other model hides or adds to it."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from common.predictors import Predictor
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes of resident memory while a model is loaded and run, and its share of the device memory where it has one."""
+
+    process: int  # peak of the whole process, with the interpreter and the libraries
+    model: int  # the same less what was resident before the model was loaded
+    device: int | None  # peak of PyTorch's allocations on the CUDA device
+
+
+def peak_memory(
+    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 3
+) -> PeakMemory:
+    """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+
+
+def _measure(
+    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
+) -> PeakMemory:
+    torch.set_num_threads(threads)
+    _reset_peak()
+    before = psutil.Process().memory_info().rss
+    predict = open_model()
+    for _ in range(runs):
+        predict(torch.zeros(input_shape))
+    peak = max(_peak_rss(), before)
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return PeakMemory(peak, peak - before, device or None)
+
+
+def _reset_peak() -> None:
+    """Forget the peak of the imports, where the system can (Linux: proc(5), clear_refs)."""
+    if CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")
+
+
+def _peak_rss() -> int:
+    # not getrusage: its ru_maxrss starts from the parent's memory in a new process
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    info = psutil.Process().memory_info()
+    return getattr(info, "peak_wset", info.rss)  # Windows has the peak, macOS only the present value

@@ -1,0 +1,80 @@
+"""IoU: one meter that counts over any number of batches and divides once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class IoUMeter:
+    """Counts for two definitions of IoU, which are not comparable with each other.
+
+    - `iou`, `miou`: the field's standard. One confusion matrix over all images; IoU_c = diag / (row + column - diag); the
+      mean over the classes that occur.
+    - `smoothed`: the original's. For each image (intersection + 1) / (union + 1), once over all class maps together and once
+      for each class, averaged over the images; a class absent from both counts as 1.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [target, predicted]
+        self.smoothed_sum = torch.zeros(1 + num_classes, dtype=torch.float64)  # all class maps together, then each class
+        self.images = 0
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Count a batch of class ids, predicted and target (N, H, W); targets outside 0..C-1 are ignored."""
+        n, count = self.num_classes, len(target)
+        predicted, target = predicted.cpu().long(), target.cpu().long()
+        image = torch.arange(count).reshape(-1, 1, 1).expand_as(target)
+        valid = (target >= 0) & (target < n)
+        cells = (image * n + target) * n + predicted
+        matrices = torch.bincount(cells[valid], minlength=count * n * n).reshape(count, n, n)
+        self.confusion += matrices.sum(dim=0)
+        hits = matrices.diagonal(dim1=1, dim2=2)
+        union = matrices.sum(dim=1) + matrices.sum(dim=2) - hits
+        together = (hits.sum(dim=1, keepdim=True) + 1) / (union.sum(dim=1, keepdim=True) + 1).double()
+        self.smoothed_sum += torch.cat([together, (hits + 1) / (union + 1).double()], dim=1).sum(dim=0)
+        self.images += count
+
+    def merge(self, other: "IoUMeter") -> None:
+        """Count the images of `other` here too."""
+        self.confusion += other.confusion
+        self.smoothed_sum += other.smoothed_sum
+        self.images += other.images
+
+    def iou(self) -> Tensor:
+        """Standard IoU of each class, float64 (C,); nan for a class that neither targets nor predictions hold."""
+        hits = self.confusion.diag().double()
+        return hits / (self.confusion.sum(dim=0) + self.confusion.sum(dim=1) - hits)
+
+    def miou(self) -> float:
+        """Standard mIoU: the mean of `iou` over the classes that occur; nan when nothing was counted."""
+        return self.iou().nanmean().item()
+
+    def smoothed(self) -> tuple[float, Tensor]:
+        """The original's IoU: over all class maps together, and of each class (C,)."""
+        together, *classes = (self.smoothed_sum / self.images).tolist()
+        return together, torch.tensor(classes, dtype=torch.float64)
+
+    def pixel_accuracy(self) -> float:
+        """Share of the counted pixels with the right class."""
+        return (self.confusion.diag().sum() / self.confusion.sum()).item()
+
+    def summary(self, class_names: Sequence[str]) -> dict[str, object]:
+        """All figures as JSON takes them; null for a class that does not occur.
+
+        Raises:
+            ValueError: no image was counted.
+        """
+        if not self.images:
+            raise ValueError("no image was scored")
+        together, classes = self.smoothed()
+        named = zip(class_names, self.iou().tolist(), strict=True)
+        return {
+            "images": self.images,
+            "miou": self.miou(),
+            "iou": {name: None if value != value else value for name, value in named},
+            "miou_smoothed": together,
+            "iou_smoothed": dict(zip(class_names, classes.tolist(), strict=True)),
+            "pixel_accuracy": self.pixel_accuracy(),
+        }

@@ -1,0 +1,87 @@
+"""ONNX: the only call of the exporter, what the file says of itself, and the check against PyTorch before it is kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from common.files import atomic_path
+from common.labels import DISPLAY_COLOURS
+from common.parity import Agreement
+from common.predictors import OnnxPredictor, Predictor
+from models import Network
+
+OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    input_shape: tuple[int, int, int],
+    metadata: dict[str, str],
+    check: Callable[[Predictor], Agreement],
+    threads: int,
+    opset: int = OPSET,
+) -> Agreement:
+    """Write `model` as ONNX, input `input` (batch, C, H, W), output `output`, with a dynamic batch axis.
+
+    The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
+    raises ValueError where it disagrees with PyTorch.
+    """
+    example = torch.zeros(2, *input_shape)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_shapes=({0: batch},),
+        verbose=False,
+    )
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # the exporter's notes hold this machine's source paths, and are larger than the graph
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        return check(OnnxPredictor(temporary, threads))
+
+
+def describe(name: str, network: Network, width: float, precision: str, versions: dict[str, str]) -> dict[str, str]:
+    """What a consumer who has only the file needs to feed it and to read its output, as ONNX metadata strings."""
+    fields = {
+        "network": name,
+        "task": network.task,
+        "width": width,
+        "precision": precision,
+        "classes": network.classes,
+        "palette": dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True)),
+        "mean": network.mean,
+        "std": network.std,
+        "input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std",
+        "outputs": network.outputs,
+        "versions": versions,
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
+
+
+def precision_of(path: Path) -> str:
+    """`int8`, `fp16` or `fp32`, by what the file stores: int8 weights, half weights, or neither.
+
+    Raises:
+        ValueError: the file is no ONNX model.
+    """
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError and others without a common base
+        raise ValueError(f"{path}: not an ONNX file ({error})") from error
+    types = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
+    if types & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
+        return "int8"
+    return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"

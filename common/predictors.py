@@ -1,0 +1,63 @@
+"""Predictors: a PyTorch network and an ONNX file, both called like a model, batch of images in, logits out."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Predictor = Callable[[Tensor], Tensor]  # images (N, 3, H, W) float32 on the CPU -> logits (N, C, H, W) on the CPU
+
+
+class TorchPredictor:
+    """A PyTorch module in eval mode. The call includes the copies to and from `device`, so that a clock around it is fair."""
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.model, self.device = model.to(device), device
+        self.provider = f"PyTorch {device}"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.model(images.to(self.device)).cpu()
+
+
+class OnnxPredictor:
+    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, never another.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no ONNX model, or the provider is not there.
+    """
+
+    def __init__(self, path: Path, threads: int, provider: str = "CPUExecutionProvider"):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such ONNX file")
+        if provider not in ort.get_available_providers():
+            raise ValueError(f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; warnings of the optimiser are of no use to a user
+        try:
+            self.session = ort.InferenceSession(path, options, providers=[provider])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+            raise ValueError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        self.provider = self.session.get_providers()[0]
+        self.input_name = self.session.get_inputs()[0].name
+        self.output_names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the file's order."""
+        return [torch.from_numpy(array) for array in self.session.run(None, {self.input_name: images.numpy()})]
+
+    @property
+    def input_hw(self) -> tuple[int, int] | None:
+        """The height and width that the file fixes, or None where they are dynamic."""
+        _, _, height, width = self.session.get_inputs()[0].shape
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -1,0 +1,61 @@
+"""QAT checkpoints: rebuilding exactly the prepared graph that was trained, from what its checkpoint says of itself."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from common.checkpoints import Checkpoint, Description, build_from_published, check_keys, observer_keys, read_checkpoint
+from common.quantization import QuantizationSettings, prepare_qat
+from models import find_network
+
+logger = logging.getLogger(__name__)
+
+ORIGINAL_NETWORK = "SceneSeg"  # the only one that the original's QAT checkpoints, which name no network, are of
+
+
+def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description, Checkpoint]:
+    """The prepared graph with every weight and observer of the checkpoint, its description, and the checkpoint.
+
+    A state dict that does not describe itself, as the original wrote them, gives its weights only: its observers belong
+    to another version of PyTorch and are left fresh, to be calibrated.
+
+    Raises:
+        ValueError: FP32 weights, or any key that is missing, unexpected or misshapen.
+    """
+    checkpoint = read_checkpoint(path)
+    description = checkpoint.description
+    if description is None:
+        return (*_from_original(checkpoint, device), checkpoint)
+    if description.kind != "qat":
+        raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
+    _, network = find_network(description.network)
+    settings = QuantizationSettings(**description.quantization)
+    prepared = prepare_qat(network.build(width=description.width).to(device), description.input_hw, settings)
+    _load_strictly(prepared, checkpoint)
+    return prepared, description, checkpoint
+
+
+def _load_strictly(prepared: GraphModule, checkpoint: Checkpoint) -> None:
+    expected, found = prepared.state_dict(), dict(checkpoint.state)
+    for key in observer_keys(expected):  # per-channel ranges get their size with the first image
+        if key in found:
+            expected[key] = found[key]
+    check_keys(expected, found, f"{checkpoint.path}: not the state of the graph that it describes")
+    prepared.load_state_dict(found, strict=True)
+
+
+def _from_original(checkpoint: Checkpoint, device: torch.device) -> tuple[GraphModule, Description]:
+    observers = set(observer_keys(checkpoint.state))
+    weights = {key: value for key, value in checkpoint.state.items() if key not in observers}
+    model, width = build_from_published(ORIGINAL_NETWORK, weights, checkpoint.path)
+    logger.warning(
+        "%s does not describe itself: taken as %s (width %g); the weights are loaded, the observers are calibrated anew",
+        checkpoint.path,
+        ORIGINAL_NETWORK,
+        width,
+    )
+    _, network = find_network(ORIGINAL_NETWORK)
+    description = Description(ORIGINAL_NETWORK, "qat", width, network.input_shape[1:], network.classes)
+    return prepare_qat(model.to(device), description.input_hw, QuantizationSettings()), description

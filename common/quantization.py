@@ -1,0 +1,132 @@
+"""Quantization-aware training and conversion with PT2E: the only module that imports torchao and executorch.
+
+The steps and their names are those of the PyTorch 2 Export quantization flow: export -> prepare (insert observers and fake
+quantization) -> train or calibrate -> convert (int8 weights, quantize and dequantize around every quantized operator).
+"""
+
+import copy
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+# torchao registers its enums with an older call of PyTorch, which says so at every import
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # noqa: E402
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+from torchao.quantization.pt2e import (  # noqa: E402
+    FakeQuantizeBase,
+    disable_observer,
+    enable_observer,
+)
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e  # noqa: E402
+
+from models.backbone import remove_stochastic_depth  # noqa: E402
+
+BATCH_NORM = torch.ops.aten.batch_norm.default  # (input, weight, bias, mean, var, training, momentum, eps, cudnn)
+DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
+LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """Choices that shape the prepared graph; a checkpoint can be rebuilt only with the ones it was trained with."""
+
+    per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
+
+
+@dataclass(frozen=True)
+class QatSchedule:
+    """When QAT stops updating its statistics: from these epochs on, counted from 0, they stay as they are."""
+
+    freeze_batch_norm: int = 1
+    freeze_observers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.freeze_observers < self.freeze_batch_norm:
+            raise ValueError(
+                f"observers freeze after {self.freeze_observers} epochs, before batch norm after {self.freeze_batch_norm}; "
+                "they would keep ranges that later statistics change"
+            )
+
+
+def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings) -> GraphModule:
+    """Export `model` (N, 3, H, W) -> (N, C, H, W) for any N and insert fake quantization.
+
+    Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
+    Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state.
+    """
+    device = next(model.parameters()).device
+    example = torch.zeros(2, 3, *input_hw, device=device)  # not 1: a batch of one would be taken as a constant
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    remove_stochastic_depth(model)
+    exported = torch.export.export(model.train(), (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
+    config = get_symmetric_quantization_config(is_per_channel=settings.per_channel, is_qat=True)
+    return prepare_qat_pt2e(exported, XNNPACKQuantizer().set_global(config))
+
+
+def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:
+    """Switch what an exported graph cannot switch by `train()` and `eval()`.
+
+    Args:
+        dropout: drop activations.
+        batch_norm: normalise by the batch and update the running statistics; otherwise use the running statistics.
+        observers: update the quantization ranges.
+    """
+    for node in prepared.graph.nodes:
+        if node.target == BATCH_NORM:
+            node.update_arg(5, batch_norm)
+        elif node.target in DROPOUT:
+            node.update_arg(2, dropout)
+    prepared.recompile()
+    prepared.apply(enable_observer if observers else disable_observer)
+
+
+def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int) -> None:
+    """What is trained in an epoch, by the schedule."""
+    batch_norm, observers = epoch < schedule.freeze_batch_norm, epoch < schedule.freeze_observers
+    set_mode(prepared, dropout=True, batch_norm=batch_norm, observers=observers)
+
+
+def set_evaluation_mode(prepared: GraphModule) -> None:
+    """Nothing is updated: images that are only scored leave no trace in batch norm or in the quantization ranges."""
+    set_mode(prepared, dropout=False, batch_norm=False, observers=False)
+
+
+@torch.no_grad()
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+    """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
+
+    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch.
+    """
+    set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+    for images in batches:
+        prepared(images)
+    set_evaluation_mode(prepared)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """The INT8 network with the ranges that `prepared` holds; `prepared` itself is left as it was.
+
+    Raises:
+        ValueError: an observer never saw an image, so that its range is unknown.
+    """
+    empty = [name for name, module in prepared.named_modules() if _is_empty(module)]
+    if empty:
+        raise ValueError(f"{len(empty)} observers never saw an image, the first is {empty[0]}; train or calibrate before")
+    prepared = copy.deepcopy(prepared)
+    set_evaluation_mode(prepared)
+    return convert_pt2e(prepared)
+
+
+def _is_empty(module: nn.Module) -> bool:
+    if not isinstance(module, FakeQuantizeBase):
+        return False
+    smallest = module.activation_post_process.min_val
+    return smallest.numel() == 0 or not bool(torch.isfinite(smallest).all())

@@ -1,0 +1,107 @@
+"""Train SceneSeg in FP32 on your own data: the weights that quantize_model_sceneseg.py starts from."""
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.checkpoints import (
+    Description,
+    build_from_published,
+    load_network,
+    published_state,
+    read_checkpoint,
+    save_checkpoint,
+)
+from common.cli import (
+    add_training_arguments,
+    height_width,
+    make_parser,
+    plain_arguments,
+    positive_float,
+    resolve_device,
+    run,
+    seed_everything,
+)
+from common.datasets import AugmentedDataset, find_samples, spread
+from common.environment import versions
+from common.training import (
+    Position,
+    make_optimizer,
+    record,
+    restore_training_state,
+    score_table,
+    train,
+    training_state,
+    validate,
+)
+from models import check_input_hw, find_network
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "SceneSeg"
+BEST = "best_model.pth"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, "python -m examples.train_sceneseg -s fp32 -r data --datasets CamVid --width 0.125 -e 40")
+    add_training_arguments(parser, learning_rate=1e-3, epochs=20)
+    parser.add_argument("--width", type=positive_float, default=1.0, help="scale of the decoder's channels")
+    parser.add_argument("--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones")
+    parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the network's own")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    seed_everything(args.seed)
+    device = resolve_device(args.device)
+    training = find_samples(args.root, args.datasets, "train")
+    validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
+    model, description, resumed = start_model(args)
+    model.to(device, memory_format=torch.channels_last)
+    logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)
+
+    optimizer = make_optimizer(model, args)
+    start, history = Position(), []
+    if args.resume:
+        start, history = restore_training_state(resumed, optimizer, args, len(training))
+    dataset = AugmentedDataset(training, description.input_hw, args.augmentation, args.seed)
+    folder = args.model_save_root_path
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for moment in train(model, optimizer, dataset, args, device, lambda epoch: model.train(), start):
+        model.eval()
+        scores = validate(model, device, validation, description.input_hw, args)
+        record(history, moment, scores, folder)
+        described = replace(description, metrics=scores, arguments=plain_arguments(args), versions=versions())
+        state = training_state(optimizer, moment.position, history, args, len(training))
+        name = f"checkpoint_epoch_{moment.epoch}_step_{moment.position.step}.pth"
+        save_checkpoint(folder / name, published_state(NETWORK, model), described, state)
+        if scores["together"]["miou"] >= max(entry["miou"] for entry in history):
+            save_checkpoint(folder / BEST, published_state(NETWORK, model), described)
+    print(score_table(read_checkpoint(folder / BEST).description.metrics))
+    print(f"wrote {folder / BEST}")
+
+
+def start_model(args: argparse.Namespace) -> tuple[nn.Module, Description, dict | None]:
+    """The network, what its checkpoints say of it, and the state to resume from: random, from weights, or resumed."""
+    _, network = find_network(NETWORK)
+    if args.resume:
+        checkpoint = read_checkpoint(args.resume)
+        if checkpoint.description is None:
+            raise ValueError(f"--resume {args.resume}: not a checkpoint of this script; --init_weights starts from weights")
+        model, _ = build_from_published(NETWORK, checkpoint.state, args.resume)
+        return model, checkpoint.description, checkpoint.training
+    input_hw = args.input_hw or network.input_shape[1:]
+    check_input_hw(network, input_hw)
+    if args.init_weights:
+        model, description = load_network(NETWORK, args.init_weights)
+        return model, replace(description, input_hw=input_hw), None
+    return network.build(width=args.width), Description(NETWORK, "fp32", args.width, input_hw, network.classes), None
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())

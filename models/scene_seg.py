@@ -1,0 +1,34 @@
+"""SceneSeg: background, foreground and road of a driving scene."""
+
+from torch import Tensor, nn
+
+from models.backbone import FEATURE_CHANNELS, Backbone
+from models.context import Context
+from models.heads import FullResolutionHead
+from models.neck import Neck
+
+CLASSES = ("Background", "Foreground", "Road")
+
+
+class SceneSegNetwork(nn.Module):
+    """Semantic segmentation of a driving scene into three classes.
+
+    Shapes: image (N, 3, H, W), RGB normalised by mean and standard deviation, H and W multiples of 32 (native 320x640)
+    -> logits (N, 3, H, W): Background, Foreground, Road.
+
+    Args:
+        width: scale of the channels of context, neck and head, a multiple of 1/32; the encoder stays as it is.
+    """
+
+    def __init__(self, width: float = 1.0):
+        super().__init__()
+        deepest = FEATURE_CHANNELS[-1]
+        self.backbone = Backbone()
+        self.context = Context(deepest, width)
+        self.neck = Neck(deepest, width)
+        self.head = FullResolutionHead(64, len(CLASSES), width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.backbone(image)
+        x = self.context(features[-1])
+        return self.head(self.neck(x, features), features)

@@ -1,0 +1,66 @@
+import argparse
+
+import pytest
+import torch
+
+from common import cli
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "value", "bad"),
+    [
+        (cli.positive_int, "3", 3, ("0", "-1", "1.5", "x")),
+        (cli.non_negative_int, "0", 0, ("-1", "x")),
+        (cli.positive_float, "1e-5", 1e-5, ("0", "nan", "inf", "x")),
+        (cli.non_negative_float, "0", 0.0, ("-1", "inf")),
+        (cli.fraction, "0.5", 0.5, ("1.1", "-0.1", "x")),
+        (cli.height_width, "320,640", (320, 640), ("320", "320x640", "0,640", "1,2,3", "-1,5")),
+    ],
+)
+def test_argument_types(parse, good, value, bad):
+    assert parse(good) == value
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            parse(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_never_replaced_in_silence():
+    with pytest.raises(ValueError, match="no CUDA device"):
+        cli.resolve_device("cuda")
+    assert cli.resolve_device("auto").type == "cpu"
+
+
+def run_with(error, monkeypatch, *flags):
+    def main(args):
+        if error:
+            raise error
+
+    monkeypatch.setattr("sys.argv", ["script.py", *flags])
+    cli.run(main, cli.make_parser("A script.", "python script.py"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("bad mask"), 1, "error: bad mask\n"),
+        (FileNotFoundError("x.pth: no such file"), 1, "error: x.pth: no such file\n"),
+        (KeyError("a bug"), 1, "error: KeyError: 'a bug' (add --debug for the traceback)\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_with(error, monkeypatch)
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_with(ValueError("bad mask"), monkeypatch, "--debug")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_success_returns(monkeypatch):
+    run_with(None, monkeypatch)

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from common.files import atomic_path, require_parent, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_write_replaces_the_file(tmp_path):
+    path = tmp_path / "results.json"
+    for value in (1, 2):
+        write_json(path, {"value": value})
+    assert json.loads(path.read_text()) == {"value": 2}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_name_keeps_the_suffix_that_writers_look_at(tmp_path):
+    with atomic_path(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png"
+        temporary.touch()
+
+
+def test_nan_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "results.json", {"miou": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the folder .*nowhere does not exist"):
+        require_parent(tmp_path / "nowhere" / "out.onnx")
+    with pytest.raises(IsADirectoryError):
+        require_parent(tmp_path)

@@ -1,0 +1,259 @@
+"""The five scripts and the trainer as a user runs them: real processes, real files, on small generated scenes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from common.checkpoints import load_network, read_checkpoint, save_checkpoint
+from examples.make_scenes import write_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+HW = "64,128"
+
+
+def run(*arguments, check=True):
+    command = [sys.executable, *map(str, arguments), "--threads", "1"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if check:
+        assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, "Town", 20, seed=0, size=(96, 192))
+    write_dataset(root, "Country", 20, seed=1, size=(96, 192))
+    return root
+
+
+@pytest.fixture(scope="session")
+def fp32(tmp_path_factory, data):
+    """The trainer's checkpoints of a narrow network after a few steps."""
+    folder = tmp_path_factory.mktemp("fp32")
+    flags = ["--width", "0.03125", "--input_hw", HW, "-e", 1, "--batch_size", 4, "--workers", 0]
+    run("-m", "examples.train_sceneseg", "-s", folder, "-r", data, "--datasets", "Town", "Country", *flags)
+    return folder
+
+
+QUANTIZE = ["--batch_size", 4, "--learning_rate", "1e-4", "--workers", 0, "--num_calibration_samples", 4]
+
+
+@pytest.fixture(scope="session")
+def qat(tmp_path_factory, data, fp32):
+    """A QAT run of three epochs with checkpoints within them."""
+    folder = tmp_path_factory.mktemp("qat")
+    flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
+    weights = ["-fp32", fp32 / "best_model.pth"]
+    run("quantize_model_sceneseg.py", "-s", folder, "-r", data, "--datasets", "Town", "Country", *weights, *flags)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fp32_onnx(fp32):
+    path = fp32 / "SceneSeg.onnx"
+    process = run("convert_pytorch_to_onnx.py", "-n", "sceneseg", "-p", fp32 / "best_model.pth", "-o", path)
+    assert "largest difference" in process.stdout
+    return path
+
+
+@pytest.fixture(scope="session")
+def int8_onnx(qat, data):
+    checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0]
+    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
+    return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes"])
+def test_help_shows_an_example_and_exits_with_0(script):
+    process = run(*(["-m"] if script.startswith("examples") else []), script, "--help")
+    assert script.removesuffix(".py") in process.stdout
+
+
+def test_the_trainer_writes_published_keys_and_describes_them(fp32):
+    checkpoint = read_checkpoint(fp32 / "best_model.pth")
+    assert "SceneNeck.upsample_layer_0.weight" in checkpoint.state
+    assert checkpoint.description.width == 0.03125
+    assert checkpoint.description.input_hw == (64, 128)
+    assert checkpoint.description.metrics["together"]["images"] == 4
+
+
+def test_trace_writes_what_runs_without_this_repository(fp32, tmp_path):
+    path = tmp_path / "SceneSeg.pt"
+    run("trace_pytorch_model.py", "-n", "SceneSeg", "-p", fp32 / "best_model.pth", "-o", path)
+    code = f"import torch; print(torch.jit.load({str(path)!r})(torch.zeros(1, 3, 64, 128)).shape)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "1, 3, 64, 128" in process.stdout, process.stderr
+
+
+def test_the_onnx_file_computes_the_network_and_says_what_it_is(fp32, fp32_onnx):
+    session = ort.InferenceSession(fp32_onnx)
+    assert [(i.name, i.shape) for i in session.get_inputs()] == [("input", ["batch", 3, 64, 128])]
+    assert [o.name for o in session.get_outputs()] == ["output"]
+    model, _ = load_network("SceneSeg", fp32 / "best_model.pth")
+    images = torch.randn(3, 3, 64, 128)
+    (output,) = session.run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(output, model(images), atol=1e-4)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["Background", "Foreground", "Road"]
+    assert json.loads(metadata["palette"])["Road"] == [0, 255, 220]
+    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
+    assert metadata["network"] == "SceneSeg"
+    assert not any(node.metadata_props for node in onnx.load(fp32_onnx).graph.node)
+
+
+def test_quantize_writes_the_checkpoints_of_the_original(qat):
+    names = {path.name for path in qat.glob("*.pth")}
+    assert names == {
+        "qat_checkpoint_epoch_0_step_2.pth",
+        "qat_checkpoint_epoch_0_step_3.pth",
+        "qat_checkpoint_epoch_1_step_5.pth",
+        "qat_checkpoint_epoch_1_step_6.pth",
+        "qat_checkpoint_epoch_2_step_8.pth",
+        "qat_checkpoint_epoch_2_step_9.pth",
+        "qat_model_final_calibrated.pth",
+    }
+    description = read_checkpoint(qat / "qat_model_final_calibrated.pth").description
+    assert (description.kind, description.quantization) == ("qat", {"per_channel": False})
+    assert len(json.loads((qat / "history.json").read_text())) == 6
+
+
+@pytest.mark.parametrize("checkpoint", ["qat_checkpoint_epoch_0_step_2.pth", "qat_checkpoint_epoch_1_step_6.pth"])
+def test_a_resumed_quantization_ends_as_the_unbroken_one(qat, data, tmp_path, checkpoint):
+    flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
+    datasets = ["-r", data, "--datasets", "Town", "Country"]
+    run("quantize_model_sceneseg.py", "-s", tmp_path, *datasets, "--resume", qat / checkpoint, *flags)
+    expected = read_checkpoint(qat / "qat_model_final_calibrated.pth").state
+    actual = read_checkpoint(tmp_path / "qat_model_final_calibrated.pth").state
+    assert expected.keys() == actual.keys()
+    for key in expected:
+        assert torch.equal(expected[key], actual[key]), key
+    assert (tmp_path / "history.json").read_text() == (qat / "history.json").read_text()
+
+
+def test_int8_onnx_is_small_deterministic_and_truly_int8(int8_onnx, fp32_onnx):
+    graph = onnx.load(int8_onnx).graph
+    assert not [node.op_type for node in graph.node if node.op_type.startswith(("Random", "Bernoulli", "Dropout"))]
+    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert len(weights) > 100
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}
+    session = ort.InferenceSession(int8_onnx)
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 128), dtype=np.float32)
+    first, second = (session.run(None, {"input": images})[0] for _ in range(2))
+    assert np.array_equal(first, second)
+    again = ort.InferenceSession(int8_onnx).run(None, {"input": images})[0]
+    assert np.array_equal(first, again)
+
+
+def test_benchmark_qat_reports_what_it_measured(int8_onnx):
+    results = json.loads((int8_onnx.parent / "results.json").read_text())
+    model = results["models"]["ONNX INT8"]
+    assert model["size_bytes"] == int8_onnx.stat().st_size
+    assert model["overall"]["images"] == 4
+    assert set(model["datasets"]) == {"Town", "Country"}
+    assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
+
+
+def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
+    paths = ["--pytorch_model_path", fp32 / "best_model.pth", "--fp32_model_path", fp32_onnx]
+    flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
+    datasets = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path]
+    process = run("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags)
+    (folder,) = tmp_path.iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["models"]) == ["PyTorch", "ONNX FP32", "ONNX INT8"]
+    for model in results["models"].values():
+        assert model["latency_ms"]["n"] == 4
+        assert 0 < model["latency_ms"]["p50"] <= model["latency_ms"]["p99"]
+        assert model["peak_memory_bytes"] > model["model_memory_bytes"] > 0
+        assert 0 <= model["overall"]["miou"] <= 1
+    assert results["models"]["PyTorch"]["overall"] == results["models"]["ONNX FP32"]["overall"]
+    assert [model["precision"] for model in results["models"].values()] == ["fp32", "fp32", "int8"]
+    assert len(list(folder.rglob("*.png"))) == 2 * 3
+    assert "| ONNX INT8" in process.stdout
+    assert "mIoU smoothed" in (folder / "report.md").read_text()
+
+
+def failing(*arguments):
+    process = run(*arguments, check=False)
+    assert process.returncode == 1, process.stderr
+    lines = process.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: "), process.stderr
+    assert "Traceback" not in process.stderr
+    return lines[-1]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(fp32, qat, data, tmp_path):
+    def convert(name, checkpoint, out):
+        return failing("convert_pytorch_to_onnx.py", "-n", name, "-p", checkpoint, "-o", out)
+
+    good, out = fp32 / "best_model.pth", tmp_path / "out.onnx"
+    assert "SceneSeg" in convert("NoSuchNet", good, out)
+    assert "no such checkpoint" in convert("SceneSeg", tmp_path / "absent.pth", out)
+    assert "does not exist" in convert("SceneSeg", good, tmp_path / "nowhere" / "out.onnx")
+    assert "benchmark_qat_model.py" in convert("SceneSeg", qat / "qat_model_final_calibrated.pth", out)
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(good.read_bytes()[:1000])
+    assert "damaged" in convert("SceneSeg", truncated, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["truncated.pth"]
+
+
+def test_benchmarks_refuse_what_their_flags_do_not_say(fp32, fp32_onnx, data, tmp_path):
+    base = ["benchmark_onnx_models.py", "--dataset_root", data, "--output_dir_base", tmp_path / "results"]
+    assert "no model given" in failing(*base)
+    assert "an fp32 file given as ONNX INT8" in failing(*base, "--int8_model_path", fp32_onnx)
+    assert "ROOT" in failing(*base, "--fp32_model_path", fp32_onnx, "--dataset_root", tmp_path).upper()
+    assert "not a QAT checkpoint" in failing(
+        "benchmark_qat_model.py", "--qat_checkpoint_path", fp32 / "best_model.pth", "--dataset_root", data
+    )
+    assert not (tmp_path / "results").exists()
+
+
+def test_usage_errors_exit_with_2(tmp_path):
+    assert run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", check=False).returncode == 2
+    assert run("trace_pytorch_model.py", "-n", "S", "-p", "p", "-o", "o", "--input_hw", "big", check=False).returncode == 2
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = tmp_path / "attack.pth"
+    torch.save({"model": Attack()}, path)
+    message = failing("convert_pytorch_to_onnx.py", "-n", "SceneSeg", "-p", path, "-o", tmp_path / "out.onnx")
+    assert "never loaded" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["attack.pth"]
+
+
+def test_a_qat_state_dict_of_the_original_gives_its_weights(qat, fp32, data, tmp_path):
+    """Published QAT checkpoints: published weight names beside observers of another PyTorch, and no description."""
+    state = read_checkpoint(fp32 / "best_model.pth").state
+    state["activation_post_process_0.scale"] = torch.ones(1)
+    torch.save(state, tmp_path / "original.pth")
+    # the network's own 320x640 is assumed, so this one is slower than the others
+    flags = ["--num_calibration_samples", 2, "--num_samples_per_dataset", 1, "--workers", 0, "--datasets", "Town"]
+    process = run("benchmark_qat_model.py", "--qat_checkpoint_path", tmp_path / "original.pth", "--dataset_root", data, *flags)
+    assert "calibrated anew" in process.stderr
+    assert (tmp_path / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx").exists()
+
+
+def test_a_checkpoint_of_another_graph_is_never_loaded(qat, data, tmp_path):
+    checkpoint = read_checkpoint(qat / "qat_model_final_calibrated.pth")
+    state = dict(checkpoint.state)
+    state.pop(next(iter(state)))
+    save_checkpoint(tmp_path / "broken.pth", state, checkpoint.description)
+    message = failing(
+        "benchmark_qat_model.py", "--qat_checkpoint_path", tmp_path / "broken.pth", "--dataset_root", data
+    )
+    assert "1 keys missing" in message
