@@ -44,13 +44,21 @@ def export_onnx(
         verbose=False,
     )
     proto = program.model_proto
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # the exporter's notes hold this machine's source paths, and are larger than the graph
+    _strip_notes(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         return check(OnnxPredictor(temporary, threads))
+
+
+def _strip_notes(proto: onnx.ModelProto) -> None:
+    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes."""
+    graph = proto.graph
+    del graph.value_info[:]
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
 
 
 def describe(name: str, network: Network, width: float, precision: str, versions: dict[str, str]) -> dict[str, str]:
