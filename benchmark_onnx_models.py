@@ -63,7 +63,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--warmup_runs", type=non_negative_int, default=3, help="untimed runs before the clock starts")
     parser.add_argument("--save_outputs", action="store_true", help="write pictures: Original | GT | Prediction")
-    parser.add_argument("--visualizations_per_dataset", type=positive_int, default=2, help="pictures per dataset and model")
+    parser.add_argument(
+        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures per dataset and model"
+    )
     parser.add_argument(
         "--output_dir_base",
         type=Path,
@@ -89,7 +91,9 @@ def main(args: argparse.Namespace) -> None:
         predict = candidate.open()
         models[label] = benchmark(label, candidate, predict, samples, args)
         if args.save_outputs:
-            pictures += save_pictures(folder, label, predict, samples, candidate.input_hw, args.visualizations_per_dataset)
+            pictures += save_pictures(
+                folder, label, predict, samples, candidate.input_hw, args.visualizations_per_dataset
+            )
     write_report(folder, "PyTorch, ONNX FP32 and ONNX INT8", models, plain_arguments(args), pictures=pictures)
     print(accuracy_table(models), summary_table(models), sep="\n\n")
     print(f"wrote {folder / 'report.md'} and results.json" + (f", {len(pictures)} pictures" if pictures else ""))
@@ -129,7 +133,9 @@ def onnx_candidate(label: str, path: Path, args: argparse.Namespace) -> Candidat
     precision = precision_of(path)
     if (precision == "int8") != (label == "ONNX INT8"):
         raise ValueError(f"{path}: an {precision} file given as {label}; use the other flag")
-    return Candidate(path, partial(OnnxPredictor, path, args.threads), precision, own_hw or args.onnx_target_hw or INPUT_HW)
+    return Candidate(
+        path, partial(OnnxPredictor, path, args.threads), precision, own_hw or args.onnx_target_hw or INPUT_HW
+    )
 
 
 def benchmark(

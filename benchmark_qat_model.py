@@ -41,7 +41,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
     parser.add_argument(
-        "--qat_checkpoint_path", required=True, type=Path, metavar="CKPT", help="checkpoint of quantize_model_sceneseg.py"
+        "--qat_checkpoint_path",
+        required=True,
+        type=Path,
+        metavar="CKPT",
+        help="checkpoint of quantize_model_sceneseg.py",
     )
     parser.add_argument("--dataset_root", required=True, type=Path, metavar="DIR", help="data root")
     parser.add_argument(
@@ -73,7 +77,9 @@ def main(args: argparse.Namespace) -> None:
     name, network = find_network(description.network)
     input_hw = description.input_hw
 
-    logger.info("calibrating on %d of %d training images", min(args.num_calibration_samples, len(training)), len(training))
+    logger.info(
+        "calibrating on %d of %d training images", min(args.num_calibration_samples, len(training)), len(training)
+    )
     images = calibration_batches(training, args.num_calibration_samples, input_hw, args.seed, args.workers)
     calibrate(prepared, (image.to(device) for image in images))
     int8 = convert(prepared.cpu())

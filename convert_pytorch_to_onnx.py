@@ -22,7 +22,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx")
     add_network_arguments(parser)
     parser.add_argument("-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write")
-    parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own")
+    parser.add_argument(
+        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
+    )
     parser.add_argument("--opset", type=int, default=OPSET, help="ONNX operator set, 18 or newer")
     return parser
 

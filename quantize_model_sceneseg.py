@@ -56,8 +56,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-fp32", "--fp32_model", type=Path, default=Path("best_model.pth"), metavar="CKPT", help="FP32 weights"
     )
-    parser.add_argument("--per_channel", action="store_true", help="one weight scale per output channel, not per tensor")
-    parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own")
+    parser.add_argument(
+        "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
+    )
+    parser.add_argument(
+        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
+    )
     parser.add_argument("--freeze_batch_norm", type=non_negative_int, default=1, help="after this many epochs")
     parser.add_argument("--freeze_observers", type=non_negative_int, default=2, help="after this many epochs")
     parser.add_argument(
@@ -73,7 +77,9 @@ def main(args: argparse.Namespace) -> None:
     training = find_samples(args.root, args.datasets, "train")
     validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
     prepared, description, resumed = start_graph(args, device)
-    logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device)
+    logger.info(
+        "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device
+    )
 
     optimizer = make_optimizer(prepared, args)
     start, history = Position(), []
@@ -87,7 +93,9 @@ def main(args: argparse.Namespace) -> None:
         described = replace(description, metrics=scores, arguments=plain_arguments(args), versions=versions())
         save_checkpoint(folder / name, prepared.state_dict(), described, state)
 
-    for moment in train(prepared, optimizer, dataset, args, device, partial(set_training_mode, prepared, schedule), start):
+    for moment in train(
+        prepared, optimizer, dataset, args, device, partial(set_training_mode, prepared, schedule), start
+    ):
         set_evaluation_mode(prepared)
         scores = validate(prepared, device, validation, description.input_hw, args)
         record(history, moment, scores, folder)
@@ -113,7 +121,7 @@ def start_graph(args: argparse.Namespace, device: torch.device) -> tuple[GraphMo
     check_input_hw(find_network(NETWORK)[1], input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings))
     logger.info("preparing the quantization-aware graph")
-    return prepare_qat(model.to(device, memory_format=torch.channels_last), input_hw, settings), description, None
+    return prepare_qat(model.to(device), input_hw, settings), description, None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output_pt_trace_filepath", required=True, type=Path, metavar="OUT.pt", help="file to write"
     )
-    parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own")
+    parser.add_argument(
+        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
+    )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,16 +61,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if isinstance(document, dict):
         state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        keys = ", ".join(map(str, list(document)[:LISTED_KEYS])) if isinstance(document, dict) else type(document).__name__
+        keys = (
+            ", ".join(map(str, list(document)[:LISTED_KEYS])) if isinstance(document, dict) else type(document).__name__
+        )
         raise ValueError(
             f"{path}: no state dict in it (found {keys}); wanted a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
         )
     return Checkpoint(
         path=path,
-        state={key.removeprefix("module."): value for key, value in state.items()},
+        state=_without_prefix(state),
         description=_description(document),
         training=document.get("training_state") if state is not document else None,
     )
+
+
+def _without_prefix(state: StateDict) -> StateDict:
+    """Take `module.` off, and keep the versions of the modules that PyTorch hides in `_metadata`.
+
+    Without them the observers take a state dict for one of their first version and replace what it holds by defaults.
+    """
+    renamed = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
+    if metadata := getattr(state, "_metadata", None):
+        renamed._metadata = OrderedDict((key.removeprefix("module."), value) for key, value in metadata.items())
+    return renamed
 
 
 def _load(path: Path) -> Any:
@@ -116,7 +130,9 @@ def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
     if description and description.network != name:
         raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}")
     if (description and description.kind == "qat") or observer_keys(checkpoint.state):
-        raise ValueError(f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX")
+        raise ValueError(
+            f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
+        )
     model, width = build_from_published(name, checkpoint.state, path)
     if description is None:
         description = Description(name, "fp32", width, network.input_shape[1:], network.classes)

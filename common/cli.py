@@ -70,7 +70,9 @@ def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float
     parser.add_argument("--weight_decay", type=non_negative_float, default=1e-5, help="of AdamW")
     parser.add_argument("--unweighted_loss", action="store_true", help="cross-entropy without the class weights")
     parser.add_argument("--augmentation", type=fraction, default=0.5, help="strength of the augmentation, 0 to 1")
-    parser.add_argument("--samples_per_epoch", type=positive_int, help="train on this many images of each epoch's order")
+    parser.add_argument(
+        "--samples_per_epoch", type=positive_int, help="train on this many images of each epoch's order"
+    )
     parser.add_argument(
         "--checkpoint_interval", type=positive_int, default=8000, help="samples between checkpoints within an epoch"
     )

@@ -18,7 +18,9 @@ class IoUMeter:
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [target, predicted]
-        self.smoothed_sum = torch.zeros(1 + num_classes, dtype=torch.float64)  # all class maps together, then each class
+        self.smoothed_sum = torch.zeros(
+            1 + num_classes, dtype=torch.float64
+        )  # all class maps together, then each class
         self.images = 0
 
     def update(self, predicted: Tensor, target: Tensor) -> None:

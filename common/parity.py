@@ -52,7 +52,9 @@ def require_agreement(agreement: Agreement, tolerance: float = TOLERANCE) -> Agr
         ValueError: the two differ by more.
     """
     if not agreement.relative <= tolerance:  # also false for nan
-        raise ValueError(f"the exported network does not compute what PyTorch does: {agreement}; allowed {tolerance:.0e}")
+        raise ValueError(
+            f"the exported network does not compute what PyTorch does: {agreement}; allowed {tolerance:.0e}"
+        )
     return agreement
 
 

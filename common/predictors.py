@@ -37,7 +37,9 @@ class OnnxPredictor:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ONNX file")
         if provider not in ort.get_available_providers():
-            raise ValueError(f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}")
+            raise ValueError(
+                f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; warnings of the optimiser are of no use to a user

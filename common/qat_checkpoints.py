@@ -38,12 +38,14 @@ def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description
 
 
 def _load_strictly(prepared: GraphModule, checkpoint: Checkpoint) -> None:
-    expected, found = prepared.state_dict(), dict(checkpoint.state)
+    expected, found = prepared.state_dict(), checkpoint.state
     for key in observer_keys(expected):  # per-channel ranges get their size with the first image
         if key in found:
             expected[key] = found[key]
     check_keys(expected, found, f"{checkpoint.path}: not the state of the graph that it describes")
     prepared.load_state_dict(found, strict=True)
+    if altered := [key for key, value in prepared.state_dict().items() if not torch.equal(value.cpu(), found[key])]:
+        raise ValueError(f"{checkpoint.path}: {len(altered)} keys changed while loading, the first is {altered[0]}")
 
 
 def _from_original(checkpoint: Checkpoint, device: torch.device) -> tuple[GraphModule, Description]:

@@ -97,7 +97,9 @@ def write_report(
     """Write results.json and report.md into `folder`."""
     document = results_document(models, settings)
     write_json(folder / "results.json", document)
-    write_text(folder / "report.md", markdown_report(title, document, models, notes, [p.relative_to(folder) for p in pictures]))
+    write_text(
+        folder / "report.md", markdown_report(title, document, models, notes, [p.relative_to(folder) for p in pictures])
+    )
 
 
 def markdown_report(
@@ -182,6 +184,8 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     head = list(rows[0])
     cells = [head, *([str(row[key]) for key in head] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

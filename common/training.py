@@ -126,7 +126,11 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Ad
 
 
 def validate(
-    model: nn.Module, device: torch.device, samples: Sequence[Sample], input_hw: tuple[int, int], args: argparse.Namespace
+    model: nn.Module,
+    device: torch.device,
+    samples: Sequence[Sample],
+    input_hw: tuple[int, int],
+    args: argparse.Namespace,
 ) -> Scores:
     """Score `model`, which the caller has put into evaluation mode: `IoUMeter.summary` by dataset and `together`."""
     predict = TorchPredictor(model, device)
@@ -180,7 +184,9 @@ def restore_training_state(
         ValueError: the checkpoint holds no training state, or a flag differs that would make it another run.
     """
     if state is None:
-        raise ValueError(f"--resume {args.resume}: no training state in it; resume from a periodic checkpoint of this script")
+        raise ValueError(
+            f"--resume {args.resume}: no training state in it; resume from a periodic checkpoint of this script"
+        )
     now = _fixed(args, num_samples)
     changed = [f"{key} was {value}, is {now[key]}" for key, value in state["fixed"].items() if value != now[key]]
     if changed:

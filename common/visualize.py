@@ -69,7 +69,11 @@ def save_pictures(
         example = dataset[index]
         rgb = denormalise(example.image)
         predicted = predict(example.image[None]).argmax(dim=1)[0].numpy()
-        panels = [("Original", rgb), ("GT", overlay(rgb, example.mask.numpy())), (f"Prediction: {label}", overlay(rgb, predicted))]
+        panels = [
+            ("Original", rgb),
+            ("GT", overlay(rgb, example.mask.numpy())),
+            (f"Prediction: {label}", overlay(rgb, predicted)),
+        ]
         written.append(folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{label.replace(' ', '_')}.png")
         save_png(written[-1], strip(panels))
     return written

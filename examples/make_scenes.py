@@ -31,12 +31,16 @@ class SceneSet:
 def adverse(rng: Generator) -> Mood:
     """Night, fog, rain or snow."""
     night = Mood(brightness=0.3, cast=(0.9, 0.95, 1.15), night=True)
-    return (night, Mood(0.9, fog=rng.uniform(0.3, 0.8)), Mood(0.7, rain=1), Mood(0.95, fog=0.2, snow=1))[rng.integers(4)]
+    return (night, Mood(0.9, fog=rng.uniform(0.3, 0.8)), Mood(0.7, rain=1), Mood(0.95, fog=0.2, snow=1))[
+        rng.integers(4)
+    ]
 
 
 def mixed(rng: Generator) -> Mood:
     """Off-tone daylight, haze and rain."""
-    return Mood(rng.uniform(0.6, 1.1), tuple(rng.uniform(0.85, 1.15, 3)), rng.uniform(0, 0.4), rain=rng.choice((0, 0.6)))
+    return Mood(
+        rng.uniform(0.6, 1.1), tuple(rng.uniform(0.85, 1.15, 3)), rng.uniform(0, 0.4), rain=rng.choice((0, 0.6))
+    )
 
 
 def dusk(rng: Generator) -> Mood:

@@ -231,7 +231,12 @@ def draw_car(canvas: Canvas, road: Road, t: float, rng: Generator) -> None:
     for wheel in (-0.36, 0.36):
         canvas.box(x + wheel * w - w * 0.09, base - h * 0.3, x + wheel * w + w * 0.09, base, (20, 20, 22), label)
     canvas.box(x - w / 2, base - h * 0.62, x + w / 2, base - h * 0.14, body, label)
-    roof = [(x - w * 0.46, base - h * 0.6), (x - w * 0.34, base - h), (x + w * 0.34, base - h), (x + w * 0.46, base - h * 0.6)]
+    roof = [
+        (x - w * 0.46, base - h * 0.6),
+        (x - w * 0.34, base - h),
+        (x + w * 0.34, base - h),
+        (x + w * 0.46, base - h * 0.6),
+    ]
     canvas.polygon(np.array(roof), body, label)
     canvas.box(x - w * 0.32, base - h * 0.92, x + w * 0.32, base - h * 0.64, vary(rng, (50, 60, 75), 10), None)
     lamp = [(225, 30, 30), (255, 250, 220)][rng.integers(2)]
@@ -245,7 +250,10 @@ def draw_lorry(canvas: Canvas, road: Road, t: float, rng: Generator) -> None:
     scale = road.half_width * t
     x, base = road.x(t, rng.uniform(-0.6, 0.6)), road.y(t)
     w, h = scale * rng.uniform(0.34, 0.44), scale * rng.uniform(0.45, 0.65)
-    body, label = [grey(rng, 150, 250), vary(rng, (200, 120, 40)), vary(rng, (60, 110, 160))][rng.integers(3)], "large vehicle"
+    body, label = (
+        [grey(rng, 150, 250), vary(rng, (200, 120, 40)), vary(rng, (60, 110, 160))][rng.integers(3)],
+        "large vehicle",
+    )
     for wheel in (-0.36, 0.36):
         canvas.box(x + wheel * w - w * 0.08, base - h * 0.15, x + wheel * w + w * 0.08, base, (20, 20, 22), label)
     canvas.box(x - w / 2, base - h, x + w / 2, base - h * 0.08, body, label)
@@ -276,7 +284,12 @@ def draw_figure(canvas: Canvas, x: float, base: float, h: float, rng: Generator)
     label = "vulnerable living"
     legs, coat = vary(rng, (50, 50, 70)), vary(rng, [(160, 50, 50), (60, 90, 150), (90, 90, 90)][rng.integers(3)])
     for foot in (-0.1, 0.1):
-        hips = [(x, base - h * 0.5), (x + foot * h, base), (x + foot * h * 1.6, base), (x + foot * h * 0.8, base - h * 0.5)]
+        hips = [
+            (x, base - h * 0.5),
+            (x + foot * h, base),
+            (x + foot * h * 1.6, base),
+            (x + foot * h * 0.8, base - h * 0.5),
+        ]
         canvas.polygon(np.array(hips), legs, label)
     canvas.box(x - h * 0.13, base - h * 0.84, x + h * 0.13, base - h * 0.42, coat, label)
     canvas.disc(x, base - h * 0.91, h * 0.085, vary(rng, (200, 160, 130)), label)
@@ -320,7 +333,9 @@ def finish(canvas: Canvas, road: Road, mood: Mood, rng: Generator) -> np.ndarray
 def _shadow(height: int, width: int, road: Road, rng: Generator) -> np.ndarray:
     shade = np.ones((height, width), np.float32)
     t = rng.uniform(0.2, 0.9)
-    cv2.fillPoly(shade, [road.band(min(t * 1.6, 1), t, -3, rng.uniform(-0.8, 3)).astype(np.int32)], rng.uniform(0.5, 0.75))
+    cv2.fillPoly(
+        shade, [road.band(min(t * 1.6, 1), t, -3, rng.uniform(-0.8, 3)).astype(np.int32)], rng.uniform(0.5, 0.75)
+    )
     return cv2.GaussianBlur(shade, (0, 0), 2)
 
 

@@ -47,10 +47,14 @@ BEST = "best_model.pth"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, "python -m examples.train_sceneseg -s fp32 -r data --datasets CamVid --width 0.125 -e 40")
+    parser = make_parser(
+        __doc__, "python -m examples.train_sceneseg -s fp32 -r data --datasets CamVid --width 0.125 -e 40"
+    )
     add_training_arguments(parser, learning_rate=1e-3, epochs=20)
     parser.add_argument("--width", type=positive_float, default=1.0, help="scale of the decoder's channels")
-    parser.add_argument("--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones")
+    parser.add_argument(
+        "--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones"
+    )
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the network's own")
     return parser
 
@@ -92,7 +96,9 @@ def start_model(args: argparse.Namespace) -> tuple[nn.Module, Description, dict 
     if args.resume:
         checkpoint = read_checkpoint(args.resume)
         if checkpoint.description is None:
-            raise ValueError(f"--resume {args.resume}: not a checkpoint of this script; --init_weights starts from weights")
+            raise ValueError(
+                f"--resume {args.resume}: not a checkpoint of this script; --init_weights starts from weights"
+            )
         model, _ = build_from_published(NETWORK, checkpoint.state, args.resume)
         return model, checkpoint.description, checkpoint.training
     input_hw = args.input_hw or network.input_shape[1:]

@@ -21,7 +21,9 @@ def scale(channels: int, width: float) -> int:
     """
     scaled = channels * width
     if scaled < 1 or scaled != int(scaled):
-        raise ValueError(f"width {width:g} makes {scaled:g} of {channels} channels; use a multiple of 1/32, such as 0.125")
+        raise ValueError(
+            f"width {width:g} makes {scaled:g} of {channels} channels; use a multiple of 1/32, such as 0.125"
+        )
     return int(scaled)
 
 
