@@ -1,7 +1,7 @@
 """Datasets: where their files are, how they are paired and split, and images and masks as tensors."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom ex
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
 LISTED_FILES = 5  # that an error message spells out
+SPLITS = ("train", "val")
 
 
 def whole(width: int, height: int) -> Box:
@@ -74,19 +75,23 @@ def find_samples(root: Path, names: Sequence[str] | None, split: str) -> list[Sa
     """The samples of one split, sorted by dataset and file name; every tenth of a dataset is validation.
 
     Args:
-        names: datasets to use; None takes every known one that is there and names those that are not.
-        split: "train" or "val".
+        names: datasets to use, known ones without regard to case; None takes every known one that is there and logs
+            those that are not.
+        split: "train" or "val"; of a dataset that is for validation only, the training part is left out.
 
     Raises:
         FileNotFoundError: no dataset at all, one that was named is not there, or a folder is empty.
-        ValueError: files without a partner, or no dataset with a training part.
+        ValueError: files without a partner, a dataset named twice or too small to be split, or none to train on.
     """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
     specs = [find_spec(name) for name in names] if names else _known_datasets(root)
-    samples = [sample for spec in specs if spec.train or split == "val" for sample in _split(root, spec, split)]
-    if not samples:
-        listed = ", ".join(spec.name for spec in specs)
-        raise ValueError(f"no {split} images in {listed} below {root}; every tenth image is validation, BDD100K wholly")
-    return samples
+    if twice := sorted({spec.name for spec in specs if specs.count(spec) > 1}):
+        raise ValueError(f"datasets named more than once: {', '.join(twice)}; name each once")
+    used = [spec for spec in specs if spec.train or split == "val"]
+    if not used:
+        raise ValueError(f"{', '.join(spec.name for spec in specs)} is for validation only; add a dataset to train on")
+    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split)]
 
 
 def _known_datasets(root: Path) -> list[DatasetSpec]:
@@ -105,6 +110,10 @@ def _folder(root: Path, spec: DatasetSpec) -> Path:
 
 def _split(root: Path, spec: DatasetSpec, split: str) -> list[Sample]:
     samples = find_pairs(_folder(root, spec), spec.name)
+    if len(samples) < 10 and split == "val":
+        raise ValueError(
+            f"{_folder(root, spec)}: {len(samples)} images; every tenth is validation, so 10 are the least"
+        )
     return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
 
 
@@ -113,11 +122,8 @@ def find_pairs(folder: Path, dataset: str) -> list[Sample]:
     images = _by_stem(folder / "images", IMAGE_SUFFIXES)
     masks = _by_stem(folder / "gt_masks", (".png",))
     if lonely := sorted(images.keys() ^ masks.keys()):
-        names = ", ".join(str((images | masks)[stem].relative_to(folder)) for stem in lonely[:LISTED_FILES])
-        raise ValueError(
-            f"{folder}: {len(lonely)} files have no partner: {names}{', ...' if len(lonely) > LISTED_FILES else ''}; "
-            "images/X.jpg needs gt_masks/X.png"
-        )
+        names = _listed(str((images | masks)[stem].relative_to(folder)) for stem in lonely)
+        raise ValueError(f"{folder}: {len(lonely)} files have no partner: {names}; images/X.jpg needs gt_masks/X.png")
     return [Sample(dataset, images[stem], masks[stem]) for stem in sorted(images, key=lambda stem: images[stem].name)]
 
 
@@ -128,10 +134,17 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not files:
         raise FileNotFoundError(f"{folder}: no {', '.join(suffixes)} file in it; expected {LAYOUT}")
     stems = {path.stem: path for path in files}
-    if len(stems) < len(files):
-        twin = next(path for path in files if stems[path.stem] != path)
-        raise ValueError(f"{twin} and {stems[twin.stem].name} have the same stem; one image for each mask")
+    if twins := [path for path in files if stems[path.stem] != path]:
+        pairs = _listed(f"{path.name} and {stems[path.stem].name}" for path in twins)
+        raise ValueError(
+            f"{folder}: {len(twins)} stems occur twice: {pairs}; a mask belongs to one image, remove the other"
+        )
     return stems
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:LISTED_FILES] + ["..."] * (len(names) > LISTED_FILES))
 
 
 def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
@@ -155,7 +168,10 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, 
     image, mask = read_rgb(sample.image), read_rgb(sample.mask)
     height, width = image.shape[:2]
     if mask.shape != image.shape:
-        raise ValueError(f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}")
+        raise ValueError(
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but {sample.image.name} has {width}x{height}; "
+            "a mask has the size of its image"
+        )
     left, top, right, bottom = find_spec(sample.dataset).region(width, height)
     if right > width or bottom > height:
         raise ValueError(
@@ -199,8 +215,7 @@ class AugmentedDataset(Dataset):
         image, ids, weights = load_sample(self.samples[index], self.input_hw)
         if self.transform is None:
             return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
-        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
-        image, mask = augment(image, ids, self.transform, int(seed))
+        image, mask = augment(image, ids, self.transform, _derived_seed(self.seed, epoch, index))
         return Example(normalise(image.as_subclass(Tensor)), mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
 
 
@@ -215,9 +230,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return max(self.stop - self.start, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
-        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+        generator = torch.Generator().manual_seed(_derived_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator)
         return iter([(self.epoch, index) for index in order[self.start : self.stop].tolist()])
+
+
+def _derived_seed(seed: int, *position: int) -> int:
+    return int(np.random.SeedSequence((seed % 2**64, *position)).generate_state(1)[0])
 
 
 def worker_init(worker: int) -> None:

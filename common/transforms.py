@@ -50,7 +50,9 @@ def to_tensor(rgb: np.ndarray) -> Tensor:
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 (3, H, W) -> (pixel / 255 - mean) / std, float32."""
-    return ((image.float() / 255 - _MEAN) / _STD).contiguous()
+    # contiguous while it is bytes; a copy because the arithmetic is in place
+    planes = image.contiguous().to(torch.float32, copy=True)
+    return planes.div_(255).sub_(_MEAN).div_(_STD)
 
 
 def denormalise(image: Tensor) -> np.ndarray:

@@ -1,0 +1,41 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.scene_seg import SceneSegNetwork
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+NARROW = 1 / 32  # the smallest width
+
+
+@pytest.fixture
+def shared():
+    """The folder with the published networks' expected outputs and real images, beside the repository."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip("needs ../shared (golden outputs, state-dict manifests, CamVid), which is not part of the repository")
+    return SHARED
+
+
+@pytest.fixture
+def narrow_network():
+    """A SceneSeg of the smallest width with random weights, in eval mode."""
+    torch.manual_seed(0)
+    return SceneSegNetwork(NARROW).eval()
+
+
+@pytest.fixture
+def check_golden(request):
+    """Compare a small tensor with tests/golden/<test>.pt; ACCEPT_GOLDEN=1 writes it instead."""
+
+    def check(actual: torch.Tensor, **tolerance) -> None:
+        path = GOLDEN / f"{request.node.name}.pt"
+        if os.environ.get("ACCEPT_GOLDEN") == "1":
+            path.parent.mkdir(exist_ok=True)
+            torch.save(actual.clone(), path)  # a slice alone, without the storage it is a view of
+        assert path.exists(), f"{path} is missing; accept with: ACCEPT_GOLDEN=1 pytest {request.node.nodeid}"
+        torch.testing.assert_close(actual, torch.load(path, weights_only=True), **tolerance)
+
+    return check

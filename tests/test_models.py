@@ -1,0 +1,118 @@
+import importlib.util
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from models import NETWORKS, check_input_hw, find_network
+from models.backbone import remove_stochastic_depth
+from models.checkpoint_keys import from_published, infer_width, to_published
+from models.scene_seg import SceneSegNetwork
+
+
+def fill(state):
+    """Weights that depend on key and shape alone, not on a library's random numbers."""
+    filled = {}
+    for key, value in state.items():
+        words = np.random.PCG64(zlib.crc32(key.encode())).random_raw(value.numel() or 1) >> np.uint64(40)
+        numbers = torch.from_numpy(words.astype(np.float64) / 2**24)[: value.numel()].reshape(value.shape)
+        fan_in = max(value[0].numel(), 1) if value.dim() > 1 else 1
+        if key.endswith("num_batches_tracked"):
+            numbers = torch.zeros(value.shape)
+        elif value.dim() > 1:
+            numbers = (numbers - 0.5) * (12 / fan_in) ** 0.5
+        elif not key.endswith(("bias", "running_mean")):
+            numbers = numbers + 0.5
+        filled[key] = numbers.to(value.dtype)
+    return filled
+
+
+def test_a_frozen_case_of_our_own(check_golden):
+    network = SceneSegNetwork(1 / 32).eval()
+    network.load_state_dict(fill(network.state_dict()), strict=True)
+    image = torch.sin(torch.arange(3 * 64 * 96) * 0.37).reshape(1, 3, 64, 96)
+    with torch.no_grad():
+        check_golden(network(image)[:, :, ::8, ::8], rtol=1e-4, atol=1e-5)
+
+
+def load_golden_fill(shared):
+    spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "golden_fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_the_published_state_dict_and_its_outputs(shared, name):
+    golden_fill = load_golden_fill(shared)
+    manifest = json.loads((shared / "spec" / "manifests" / f"{name}.json").read_text())
+    network = NETWORKS[name].build().eval()
+    state = to_published(name, network.state_dict())
+    assert list(state) == list(manifest)
+    assert [list(value.shape) for value in state.values()] == [entry["shape"] for entry in manifest.values()]
+    assert [str(value.dtype) for value in state.values()] == [f"torch.{entry['dtype']}" for entry in manifest.values()]
+
+    weights = golden_fill.fill(state)
+    digests = json.loads((shared / "golden" / "digests.json").read_text())[name]
+    assert golden_fill.digest(weights) == digests["weights_A"], "the recipe's weights differ on this machine"
+    network.load_state_dict(from_published(name, weights), strict=True)
+    with torch.no_grad():
+        output = network(golden_fill.make_input((1, *NETWORKS[name].input_shape), seed=1))
+    expected = np.load(shared / "golden" / "public" / f"{name}_seed1.npz")
+    for key, actual in (("out0_slice", output[:, :, ::5, ::5]), ("out0_crop_br", output[:, :, -24:, -24:])):
+        assert np.abs(actual.numpy() - expected[key]).max() <= 1e-4 * np.ptp(expected[key])
+
+
+def test_each_row_of_a_batch_is_the_batch_of_one(narrow_network):
+    images = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        batch, rows = narrow_network(images), [narrow_network(image[None]) for image in images]
+    torch.testing.assert_close(batch, torch.cat(rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hw", [(32, 32), (64, 160), (320, 640)])
+def test_any_multiple_of_32_is_an_input_size(narrow_network, hw):
+    with torch.no_grad():
+        assert narrow_network(torch.zeros(1, 3, *hw)).shape == (1, 3, *hw)
+
+
+def test_other_input_sizes_are_refused():
+    network = NETWORKS["SceneSeg"]
+    check_input_hw(network, (352, 640))
+    for hw in ((300, 640), (320, 600), (0, 640)):
+        with pytest.raises(ValueError, match="multiples of 32"):
+            check_input_hw(network, hw)
+
+
+@pytest.mark.parametrize("width", [1 / 32, 3 / 32, 1 / 8, 0.5])
+def test_the_width_follows_from_the_shapes(width):
+    state = to_published("SceneSeg", SceneSegNetwork(width).state_dict())
+    assert infer_width("SceneSeg", state) == width
+
+
+@pytest.mark.parametrize("width", [0, -1, 0.3, 1 / 64])
+def test_a_width_without_whole_channels_is_refused(width):
+    with pytest.raises(ValueError, match="use a multiple of 1/32"):
+        SceneSegNetwork(width)
+
+
+def test_renaming_there_and_back_changes_nothing(narrow_network):
+    state = narrow_network.state_dict()
+    published = to_published("SceneSeg", state)
+    assert not set(published) & set(state)
+    assert list(from_published("SceneSeg", published)) == list(state)
+
+
+def test_names_are_matched_without_regard_to_case():
+    assert find_network("sceneseg")[0] == "SceneSeg"
+    with pytest.raises(ValueError, match="unknown network 'Nothing'; known: .*SceneSeg"):
+        find_network("Nothing")
+
+
+def test_without_stochastic_depth_training_mode_is_deterministic_but_for_dropout(narrow_network):
+    remove_stochastic_depth(narrow_network)
+    encoder = narrow_network.backbone.train()
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder(image)[-1], encoder(image)[-1])
