@@ -50,7 +50,7 @@ class Candidate:
 def get_args_parser() -> argparse.ArgumentParser:
     example = (
         "python benchmark_onnx_models.py --pytorch_model_path best_model.pth --fp32_model_path SceneSeg.onnx "
-        "--int8_model_path checkpoints/onnx_models/SceneSegNetwork_QAT_INT8_final.onnx --dataset_root data --save_outputs"
+        "--int8_model_path checkpoints/onnx_models/SceneSegNetwork_QAT_INT8_final.onnx --dataset_root data"
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
@@ -64,7 +64,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup_runs", type=non_negative_int, default=3, help="untimed runs before the clock starts")
     parser.add_argument("--save_outputs", action="store_true", help="write pictures: Original | GT | Prediction")
     parser.add_argument(
-        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures per dataset and model"
+        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures of each model per dataset"
     )
     parser.add_argument(
         "--output_dir_base",

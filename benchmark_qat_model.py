@@ -37,7 +37,10 @@ PARITY_IMAGES = 8  # validation images on which ONNX Runtime and PyTorch are com
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    example = "python benchmark_qat_model.py --qat_checkpoint_path checkpoints/qat_model_final_calibrated.pth --dataset_root data"
+    example = (
+        "python benchmark_qat_model.py --qat_checkpoint_path checkpoints/qat_model_final_calibrated.pth "
+        "--dataset_root data"
+    )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Checkpoints: reading every accepted form safely, rebuilding the network, and writing files that describe themselves."""
+"""Checkpoints: reading every accepted form safely, rebuilding the network, writing files that describe themselves."""
 
 import logging
 import pickle
@@ -61,16 +61,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if isinstance(document, dict):
         state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        keys = (
-            ", ".join(map(str, list(document)[:LISTED_KEYS])) if isinstance(document, dict) else type(document).__name__
-        )
-        raise ValueError(
-            f"{path}: no state dict in it (found {keys}); wanted a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
-        )
+        found = _some([str(key) for key in document]) if isinstance(document, dict) else type(document).__name__
+        wanted = f"a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
+        raise ValueError(f"{path}: no state dict in it (found {found}); wanted {wanted}")
     return Checkpoint(
         path=path,
         state=_without_prefix(state),
-        description=_description(document),
+        description=_description(document, path),
         training=document.get("training_state") if state is not document else None,
     )
 
@@ -97,14 +94,18 @@ def _load(path: Path) -> Any:
             "where you trust the file, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({str(error).splitlines()[0]})") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
 
 
-def _description(document: Any) -> Description | None:
+def _description(document: Any, path: Path) -> Description | None:
     fields = document.get("description") if isinstance(document, dict) else None
     if not isinstance(fields, dict):
         return None
-    return Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+    try:
+        return Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its description is of another version of this toolkit ({error})") from error
 
 
 def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:

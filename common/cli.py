@@ -55,7 +55,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "--datasets",
         nargs="+",
         metavar="NAME",
-        help="datasets below the data root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
+        help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
     )
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
 
@@ -165,7 +165,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     except (ValueError, OSError) as error:
         sys.exit(_fail(str(error), EXIT_FAILURE, args.debug))
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"{type(error).__name__}: {error}".partition("\n")[0]
         sys.exit(_fail(f"{message} (add --debug for the traceback)", EXIT_FAILURE, args.debug))
 
 

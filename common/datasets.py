@@ -90,7 +90,8 @@ def find_samples(root: Path, names: Sequence[str] | None, split: str) -> list[Sa
         raise ValueError(f"datasets named more than once: {', '.join(twice)}; name each once")
     used = [spec for spec in specs if spec.train or split == "val"]
     if not used:
-        raise ValueError(f"{', '.join(spec.name for spec in specs)} is for validation only; add a dataset to train on")
+        listed = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"no train images in {listed} below {root}: for validation only; add a dataset to train on")
     return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split)]
 
 
@@ -136,9 +137,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     stems = {path.stem: path for path in files}
     if twins := [path for path in files if stems[path.stem] != path]:
         pairs = _listed(f"{path.name} and {stems[path.stem].name}" for path in twins)
-        raise ValueError(
-            f"{folder}: {len(twins)} stems occur twice: {pairs}; a mask belongs to one image, remove the other"
-        )
+        raise ValueError(f"{folder}: {len(twins)} files have the same stem as another: {pairs}; a mask has one image")
     return stems
 
 
@@ -160,7 +159,8 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
 def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode, cut the region of interest, look the classes up and resize.
 
-    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,) of the region before the resize.
+    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
+    of the region before the resize.
 
     Raises:
         ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
@@ -169,7 +169,7 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, 
     height, width = image.shape[:2]
     if mask.shape != image.shape:
         raise ValueError(
-            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but {sample.image.name} has {width}x{height}; "
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
             "a mask has the size of its image"
         )
     left, top, right, bottom = find_spec(sample.dataset).region(width, height)

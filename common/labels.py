@@ -54,13 +54,13 @@ def _unknown_colours(packed: np.ndarray) -> str:
     colours, counts = np.unique(packed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:LISTED_COLOURS]
     listed = [
-        f"({colour & 255},{colour >> 8 & 255},{colour >> 16}): {count} pixels"
+        f"({colour & 255}, {colour >> 8 & 255}, {colour >> 16}): {count} pixels"
         for colour, count in zip(colours[order].tolist(), counts[order].tolist(), strict=True)
     ]
     more = f" and {len(colours) - len(listed)} more colours" if len(colours) > len(listed) else ""
     return (
-        f"{len(packed)} pixels in colours that are not in the palette: {', '.join(listed)}{more}; "
-        f"masks hold the {len(PALETTE)} colours of common/labels.py and nothing between them"
+        f"{len(colours)} colours ({len(packed)} pixels) that are not among the {len(PALETTE)} of the palette in "
+        f"common/labels.py: {', '.join(listed)}{more}"
     )
 
 

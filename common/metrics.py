@@ -9,28 +9,37 @@ from torch import Tensor
 class IoUMeter:
     """Counts for two definitions of IoU, which are not comparable with each other.
 
-    - `iou`, `miou`: the field's standard. One confusion matrix over all images; IoU_c = diag / (row + column - diag); the
-      mean over the classes that occur.
-    - `smoothed`: the original's. For each image (intersection + 1) / (union + 1), once over all class maps together and once
-      for each class, averaged over the images; a class absent from both counts as 1.
+    - `iou`, `miou`: the field's standard. One confusion matrix over all images; IoU_c = diag / (row + column - diag);
+      the mean over the classes that occur.
+    - `smoothed`: the original's. For each image (intersection + 1) / (union + 1), once over all class maps together and
+      once for each class, averaged over the images; a class absent from both counts as 1.
     """
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [target, predicted]
-        self.smoothed_sum = torch.zeros(
-            1 + num_classes, dtype=torch.float64
-        )  # all class maps together, then each class
+        self.smoothed_sum = torch.zeros(1 + num_classes, dtype=torch.float64)  # all maps together, then each class
         self.images = 0
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Count a batch of class ids, predicted and target (N, H, W); targets outside 0..C-1 are ignored."""
+        """Count a batch of class ids, predicted and target (N, H, W); targets outside 0..C-1 are ignored.
+
+        Raises:
+            ValueError: the shapes differ, or a predicted id is none of the classes.
+        """
         n, count = self.num_classes, len(target)
+        if predicted.shape != target.shape:
+            raise ValueError(
+                f"predicted ids {tuple(predicted.shape)} and target ids {tuple(target.shape)} differ in shape"
+            )
         predicted, target = predicted.cpu().long(), target.cpu().long()
-        image = torch.arange(count).reshape(-1, 1, 1).expand_as(target)
+        if predicted.numel() and not 0 <= predicted.min() <= predicted.max() < n:
+            raise ValueError(f"predicted ids {predicted.min()}..{predicted.max()}, wanted class ids 0..{n - 1}")
+        image = torch.arange(count).reshape(-1, 1, 1)
         valid = (target >= 0) & (target < n)
-        cells = (image * n + target) * n + predicted
-        matrices = torch.bincount(cells[valid], minlength=count * n * n).reshape(count, n, n)
+        ignored = count * n * n  # one more cell takes the ignored pixels: cheaper than selecting the others
+        cells = torch.where(valid, (image * n + target) * n + predicted, ignored).flatten()
+        matrices = torch.bincount(cells, minlength=ignored + 1)[:ignored].reshape(count, n, n)
         self.confusion += matrices.sum(dim=0)
         hits = matrices.diagonal(dim1=1, dim2=2)
         union = matrices.sum(dim=1) + matrices.sum(dim=2) - hits
@@ -66,10 +75,10 @@ class IoUMeter:
         """All figures as JSON takes them; null for a class that does not occur.
 
         Raises:
-            ValueError: no image was counted.
+            ValueError: nothing was counted.
         """
-        if not self.images:
-            raise ValueError("no image was scored")
+        if not self.confusion.any():
+            raise ValueError("no image was scored, or none whose target holds a class id")
         together, classes = self.smoothed()
         named = zip(class_names, self.iou().tolist(), strict=True)
         return {

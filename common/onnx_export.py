@@ -1,4 +1,4 @@
-"""ONNX: the only call of the exporter, what the file says of itself, and the check against PyTorch before it is kept."""
+"""ONNX: the only call of the exporter, what a file says of itself, and the check against PyTorch before it is kept."""
 
 import json
 from collections.abc import Callable

@@ -33,15 +33,16 @@ class Agreement:
 
 def compare(reference: Predictor, candidate: Predictor, batches: Sequence[Tensor]) -> Agreement:
     """Run both on every batch (N, 3, H, W) and keep the worst."""
-    difference, smallest, largest, equal, count = 0.0, float("inf"), -float("inf"), 0, 0
+    differences, smallest, largest, equal, count = [], float("inf"), -float("inf"), 0, 0
     for images in batches:
         expected, actual = reference(images), candidate(images)
         if expected.shape != actual.shape:
             raise ValueError(f"outputs differ in shape: {tuple(expected.shape)} and {tuple(actual.shape)}")
-        difference = max(difference, (expected - actual).abs().max().item())
+        differences.append((expected - actual).abs().max())
         smallest, largest = min(smallest, expected.min().item()), max(largest, expected.max().item())
         same = expected.argmax(dim=1) == actual.argmax(dim=1)
         equal, count = equal + int(same.sum()), count + same.numel()
+    difference = torch.stack(differences).max().item()  # nan where any of them is nan
     return Agreement(difference, largest - smallest, equal / count)
 
 

@@ -14,7 +14,7 @@ Predictor = Callable[[Tensor], Tensor]  # images (N, 3, H, W) float32 on the CPU
 
 
 class TorchPredictor:
-    """A PyTorch module in eval mode. The call includes the copies to and from `device`, so that a clock around it is fair."""
+    """A PyTorch module in eval mode. A call includes the copies to and from `device`, so a clock around it is fair."""
 
     def __init__(self, model: nn.Module, device: torch.device):
         self.model, self.device = model.to(device), device

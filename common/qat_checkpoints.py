@@ -53,7 +53,7 @@ def _from_original(checkpoint: Checkpoint, device: torch.device) -> tuple[GraphM
     weights = {key: value for key, value in checkpoint.state.items() if key not in observers}
     model, width = build_from_published(ORIGINAL_NETWORK, weights, checkpoint.path)
     logger.warning(
-        "%s does not describe itself: taken as %s (width %g); the weights are loaded, the observers are calibrated anew",
+        "%s does not describe itself: taken as %s (width %g); weights loaded, observers are calibrated anew",
         checkpoint.path,
         ORIGINAL_NETWORK,
         width,

@@ -1,7 +1,8 @@
 """Quantization-aware training and conversion with PT2E: the only module that imports torchao and executorch.
 
-The steps and their names are those of the PyTorch 2 Export quantization flow: export -> prepare (insert observers and fake
-quantization) -> train or calibrate -> convert (int8 weights, quantize and dequantize around every quantized operator).
+The steps and their names are those of the PyTorch 2 Export quantization flow: export -> prepare (insert observers and
+fake quantization) -> train or calibrate -> convert (int8 weights, quantize and dequantize around every quantized
+operator).
 """
 
 import copy
@@ -51,8 +52,8 @@ class QatSchedule:
     def __post_init__(self) -> None:
         if self.freeze_observers < self.freeze_batch_norm:
             raise ValueError(
-                f"observers freeze after {self.freeze_observers} epochs, before batch norm after {self.freeze_batch_norm}; "
-                "they would keep ranges that later statistics change"
+                f"observers freeze after {self.freeze_observers} epochs, before batch norm after "
+                f"{self.freeze_batch_norm}; they would keep ranges that later statistics change"
             )
 
 
@@ -66,7 +67,7 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     example = torch.zeros(2, 3, *input_hw, device=device)  # not 1: a batch of one would be taken as a constant
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     remove_stochastic_depth(model)
-    model = model.train().to(memory_format=torch.channels_last)  # 1.7 times faster on a CPU; part of what a resume repeats
+    model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
     config = get_symmetric_quantization_config(is_per_channel=settings.per_channel, is_qat=True)
     return prepare_qat_pt2e(exported, XNNPACKQuantizer().set_global(config))

@@ -16,10 +16,10 @@ from common.latency import latency
 from common.memory import PeakMemory
 
 SCHEMA = 1
-DEFINITIONS = """- **mIoU**: the field's standard. One confusion matrix over all images, IoU of each class, mean over the classes that occur.
+DEFINITIONS = """- **mIoU**: the field's standard. One confusion matrix over all images; mean IoU of the classes that occur.
 - **mIoU smoothed**: the original's. For each image (intersection + 1) / (union + 1) over the three class maps together,
   mean over the images. It is larger than the standard one and not comparable with it.
-- **Latency**: one image, from the prepared tensor to the logits, after warm-up; decoding and scoring are outside the clock.
+- **Latency**: one image, from the prepared tensor to the logits, after warm-up; decoding and scoring are not in it.
 - **Peak memory**: resident memory of a process that loads and runs this model alone, libraries included;
   "model" is the same less what was resident before the model was loaded."""
 

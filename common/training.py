@@ -32,7 +32,7 @@ FIXED_ARGUMENTS = ("batch_size", "seed", "augmentation", "samples_per_epoch", "u
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: `samples` images of epoch `epoch` (from 0) were trained on, in `step` optimizer steps overall."""
+    """Where a run stands: `samples` images of `epoch` (from 0) were trained on, in `step` optimizer steps overall."""
 
     epoch: int = 0
     samples: int = 0
@@ -41,7 +41,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Moment:
-    """A point of the run at which a checkpoint is due: after `checkpoint_interval` samples, and at the end of an epoch."""
+    """A point of the run at which a checkpoint is due: after `checkpoint_interval` samples, and after an epoch."""
 
     position: Position  # from which a resumed run goes on
     epoch: int  # that was trained, from 0
@@ -51,8 +51,8 @@ class Moment:
 def weighted_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
     """Cross-entropy in which every image has class weights of its own, averaged over the images.
 
-    Equal to `torch.nn.functional.cross_entropy(..., weight=...)` of each image alone: a mean over its pixels weighted by
-    the weight of their class. Shapes: logits (N, C, H, W), target (N, H, W) class ids, class_weights (N, C) -> scalar.
+    Equal to `torch.nn.functional.cross_entropy(..., weight=...)` of each image alone: a mean over its pixels weighted
+    by the weight of their class. Shapes: logits (N, C, H, W), target ids (N, H, W), class_weights (N, C) -> scalar.
     """
     losses = F.cross_entropy(logits, target, reduction="none").flatten(1)
     weights = class_weights.gather(1, target.flatten(1))
@@ -71,14 +71,14 @@ def train(
     args: argparse.Namespace,
     device: torch.device,
     set_mode: Callable[[int], None],
-    start: Position = Position(),
+    start: Position,
 ) -> Iterator[Moment]:
     """Train from `start` to the end of epoch `args.epochs - 1`; hand over at every moment a checkpoint is due.
 
     Args:
         args: the flags of `common.cli.add_training_arguments`.
-        set_mode: puts `model` into the training mode of an epoch; called again after every moment, so that the caller may
-            switch to evaluation in between.
+        set_mode: puts `model` into the training mode of an epoch; called again after every moment, so that the caller
+            may switch to evaluation in between.
     """
     loss_function = unweighted_cross_entropy if args.unweighted_loss else weighted_cross_entropy
     position = start

@@ -1,5 +1,6 @@
 """Pictures: Original | GT | Prediction, with the classes blended over the image."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from common.labels import CLASSES, DISPLAY_COLOURS, colourise
 from common.predictors import Predictor
 from common.transforms import denormalise
 
-OPACITY = 0.55  # of the class colours over the image
+OPACITY = 0.6  # of the class colours over the image
 BAR = 26  # height of the title bar and of the legend, pixels
 GAP = 4  # between the panels, pixels
+SMALLEST_PANEL = 240  # pixels wide; holds the longest title
 WHITE, DARK = (255, 255, 255), (32, 32, 32)
 
 
@@ -23,13 +25,18 @@ def overlay(rgb: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(colourise(ids), OPACITY, rgb, 1 - OPACITY, 0)
 
 
-def strip(panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Titled pictures of one size side by side, with the legend of the classes below; uint8 RGB."""
-    height, width = panels[0][1].shape[:2]
-    canvas = np.full((height + 2 * BAR, len(panels) * (width + GAP) - GAP, 3), DARK, np.uint8)
-    for index, (title, picture) in enumerate(panels):
+def strip(rgb: np.ndarray, panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Original | one panel for each (title, class ids) side by side, with the legend of the classes below.
+
+    Shapes: uint8 RGB (H, W, 3) and class ids (H, W) -> uint8 RGB. Small images are enlarged: text does not shrink.
+    """
+    scale = math.ceil(SMALLEST_PANEL / rgb.shape[1])
+    pictures = [("Original", rgb), *((title, overlay(rgb, ids)) for title, ids in panels)]
+    height, width = scale * rgb.shape[0], scale * rgb.shape[1]
+    canvas = np.full((height + 2 * BAR, len(pictures) * (width + GAP) - GAP, 3), DARK, np.uint8)
+    for index, (title, picture) in enumerate(pictures):
         left = index * (width + GAP)
-        canvas[BAR : BAR + height, left : left + width] = picture
+        canvas[BAR : BAR + height, left : left + width] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         _write(canvas, title, (left + 6, BAR - 8))
     left = 6
     for name, colour in zip(CLASSES, DISPLAY_COLOURS.tolist(), strict=True):
@@ -61,7 +68,7 @@ def save_pictures(
     input_hw: tuple[int, int],
     per_dataset: int,
 ) -> list[Path]:
-    """Write Original | GT | Prediction of `per_dataset` samples of each dataset to `folder`/pictures; return the files."""
+    """Write Original | GT | Prediction of some samples of each dataset to `folder`/pictures and return the files."""
     chosen, written = spread(samples, per_dataset), []
     (folder / "pictures").mkdir(exist_ok=True)
     dataset = SceneSegDataset(chosen, input_hw)
@@ -69,11 +76,7 @@ def save_pictures(
         example = dataset[index]
         rgb = denormalise(example.image)
         predicted = predict(example.image[None]).argmax(dim=1)[0].numpy()
-        panels = [
-            ("Original", rgb),
-            ("GT", overlay(rgb, example.mask.numpy())),
-            (f"Prediction: {label}", overlay(rgb, predicted)),
-        ]
+        panels = [("GT", example.mask.numpy()), (f"Prediction: {label}", predicted)]
         written.append(folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{label.replace(' ', '_')}.png")
-        save_png(written[-1], strip(panels))
+        save_png(written[-1], strip(rgb, panels))
     return written

@@ -11,7 +11,8 @@ FEATURE_CHANNELS = (32, 24, 40, 80, 1280)  # of these stages, at 1/2, 1/4, 1/8, 
 class Backbone(nn.Module):
     """EfficientNet-B0 features at five scales. Built with random weights; nothing is downloaded.
 
-    Shapes: image (N, 3, H, W), H and W multiples of 32 -> five tensors (N, FEATURE_CHANNELS[i], H / 2^(i+1), W / 2^(i+1)).
+    Shapes: image (N, 3, H, W), H and W multiples of 32 -> five tensors (N, FEATURE_CHANNELS[i], H / 2^(i+1),
+    W / 2^(i+1)).
     """
 
     def __init__(self):

@@ -30,7 +30,7 @@ def scale(channels: int, width: float) -> int:
 class UpsampleStage(nn.Module):
     """Double the resolution, add the encoder's skip feature where there is one, refine with two convolutions.
 
-    Everything before the first GELU is linear: no activation stands between the upsampling, the sum and the convolution.
+    Everything before the first GELU is linear: no activation stands between upsampling, sum and first convolution.
 
     Shapes: x (N, in_channels, H, W), skip (N, skip_channels, 2H, 2W) or None -> (N, out_channels, 2H, 2W).
     """

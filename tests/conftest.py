@@ -15,7 +15,7 @@ NARROW = 1 / 32  # the smallest width
 def shared():
     """The folder with the published networks' expected outputs and real images, beside the repository."""
     if not (SHARED / "golden").is_dir():
-        pytest.skip("needs ../shared (golden outputs, state-dict manifests, CamVid), which is not part of the repository")
+        pytest.skip("needs ../shared (golden outputs, manifests, CamVid), which is not part of the repository")
     return SHARED
 
 

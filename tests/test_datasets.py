@@ -181,7 +181,14 @@ def test_a_damaged_image_names_the_file(tmp_path):
 
 def test_spread_takes_evenly_spaced_files(root):
     samples = find_samples(root, ["Town", "comma10k"], "train")
-    assert [s.image.name for s in spread(samples, 3)] == ["0000.jpg", "0007.jpg", "0015.jpg", "0000.png", "0003.png", "0006.png"]
+    assert [s.image.name for s in spread(samples, 3)] == [
+        "0000.jpg",
+        "0007.jpg",
+        "0015.jpg",
+        "0000.png",
+        "0003.png",
+        "0006.png",
+    ]
     assert spread(samples, None) == samples
     assert len(spread(samples, 1000)) == len(samples)
 

@@ -26,7 +26,9 @@ def test_many_unknown_colours_are_summed_up():
 def test_class_weights_by_hand():
     ids = np.zeros((100, 100), np.uint8)
     ids[:10] = 2
-    np.testing.assert_allclose(class_weights(ids), [10000 / (9000 + 5120), 10000 / 5120, 10000 / (1000 + 5120)], rtol=1e-6)
+    np.testing.assert_allclose(
+        class_weights(ids), [10000 / (9000 + 5120), 10000 / 5120, 10000 / (1000 + 5120)], rtol=1e-6
+    )
 
 
 def test_pictures_use_the_display_colours():

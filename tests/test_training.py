@@ -50,9 +50,11 @@ def make_model():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Dropout(0.5), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
 
 
-def moments_of(model, args, optimizer=None, start=Position()):
+def moments_of(model, args, optimizer=None, start=None):
     optimizer = optimizer or make_optimizer(model, args)
-    return train(model, optimizer, ToyData(), args, torch.device("cpu"), lambda epoch: model.train(), start)
+    return train(
+        model, optimizer, ToyData(), args, torch.device("cpu"), lambda epoch: model.train(), start or Position()
+    )
 
 
 def test_weighted_loss_equals_the_mean_of_the_images_alone():

@@ -1,0 +1,46 @@
+import cv2
+import numpy as np
+import torch
+
+from common.datasets import find_samples
+from common.labels import DISPLAY_COLOURS
+from common.visualize import BAR, overlay, save_pictures, save_png, strip
+from examples.make_scenes import write_dataset
+
+
+def test_a_strip_holds_its_panels_side_by_side():
+    rgb, road, sky = np.full((40, 240, 3), 50, np.uint8), np.full((40, 240), 2), np.full((40, 240), 0)
+    picture = strip(rgb, [("GT", road), ("Prediction", sky)])
+    middle = picture[BAR + 20]
+    assert (middle[0] == 50).all()
+    assert (middle[picture.shape[1] // 2] == overlay(rgb, road)[0, 0]).all()
+    assert (middle[-1] == overlay(rgb, sky)[0, 0]).all()
+
+
+def test_an_overlay_mixes_image_and_class_colour():
+    rgb, ids = np.full((2, 2, 3), 100, np.uint8), np.array([[0, 1], [2, 2]])
+    mixed = overlay(rgb, ids)
+    low, high = np.minimum(rgb, DISPLAY_COLOURS[ids]), np.maximum(rgb, DISPLAY_COLOURS[ids])
+    assert ((mixed >= low) & (mixed <= high)).all()
+    assert len(np.unique(mixed.reshape(-1, 3), axis=0)) == 3
+
+
+def test_png_keeps_the_colours(tmp_path):
+    rgb = np.zeros((4, 5, 3), np.uint8)
+    rgb[..., 0] = 200
+    save_png(tmp_path / "red.png", rgb)
+    assert (cv2.imread(str(tmp_path / "red.png"))[..., ::-1] == rgb).all()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pictures_of_each_dataset(tmp_path):
+    for name in ("Town", "Country"):
+        write_dataset(tmp_path, name, 20, seed=0, size=(48, 80))
+    samples = find_samples(tmp_path, ["Town", "Country"], "val")
+
+    def predict(images):
+        return torch.stack([torch.zeros_like(images[:, 0])] * 3, dim=1)
+
+    written = save_pictures(tmp_path, "ONNX INT8", predict, samples, (32, 64), per_dataset=1)
+    assert [path.name for path in written] == ["Country_0009_ONNX_INT8.png", "Town_0009_ONNX_INT8.png"]
+    assert all(cv2.imread(str(path)) is not None for path in written)
