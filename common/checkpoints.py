@@ -164,24 +164,27 @@ def observer_keys(state: Iterable[str]) -> list[str]:
 
 
 def check_keys(expected: StateDict, found: StateDict, subject: str) -> None:
-    """Compare names and shapes.
+    """Compare names and shapes; one element may stand for a scalar, as PyTorch's own strict loading has it.
 
     Raises:
         ValueError: lists the keys that are missing, unexpected or of another shape.
     """
-    shared = expected.keys() & found.keys()
     problems = {
         "missing": [key for key in expected if key not in found],
         "unexpected": [key for key in found if key not in expected],
         "of another shape": [
             f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
             for key in expected
-            if key in shared and found[key].shape != expected[key].shape
+            if key in found and not _same_shape(expected[key], found[key])
         ],
     }
     listed = [f"{len(keys)} keys {what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if listed:
         raise ValueError(f"{subject}: {'; '.join(listed)}")
+
+
+def _same_shape(expected: Tensor, found: Tensor) -> bool:
+    return found.shape == expected.shape or (expected.dim() == 0 and found.shape == (1,))
 
 
 def _some(keys: list[str]) -> str:

@@ -16,7 +16,7 @@ from common.latency import latency
 from common.memory import PeakMemory
 
 SCHEMA = 1
-DEFINITIONS = """- **mIoU**: the field's standard. One confusion matrix over all images; mean IoU of the classes that occur.
+DEFINITIONS = """- **mIoU**: standard. One confusion matrix over all images; mean IoU of the classes that occur.
 - **mIoU smoothed**: the original's. For each image (intersection + 1) / (union + 1) over the three class maps together,
   mean over the images. It is larger than the standard one and not comparable with it.
 - **Latency**: one image, from the prepared tensor to the logits, after warm-up; decoding and scoring are not in it.

@@ -60,6 +60,13 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(state, tmp_path):
     assert f"1 keys of another shape: {second} (7,) instead of (32,)" in message
 
 
+def test_one_element_may_stand_for_a_scalar(state, tmp_path):
+    counted = {key: value.reshape(1) if value.dim() == 0 else value for key, value in state.items()}
+    torch.save(counted, tmp_path / "weights.pth")
+    network, _ = load_network("SceneSeg", tmp_path / "weights.pth")
+    assert all(torch.equal(value, state[key]) for key, value in published_state("SceneSeg", network).items())
+
+
 def test_long_lists_are_cut():
     with pytest.raises(ValueError, match=r"20 keys missing: k0, .*k7 and 12 more$"):
         check_keys({f"k{i}": torch.zeros(1) for i in range(20)}, {}, "x.pth")

@@ -11,6 +11,7 @@ from common.datasets import (
     AugmentedDataset,
     EpochSampler,
     SceneSegDataset,
+    find_pairs,
     find_samples,
     find_spec,
     spread,
@@ -177,6 +178,123 @@ def test_a_damaged_image_names_the_file(tmp_path):
         (tmp_path / "Own/Own/images/0001.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"images/0001.png: not an image"):
             first_example(tmp_path)
+
+
+def test_long_lists_of_files_are_cut_short(tmp_path):
+    write_pair(tmp_path, BLACK, BLACK)
+    for number in range(7):
+        write_pair(tmp_path, BLACK, None, stem=f"lonely{number}")
+    with pytest.raises(ValueError, match=r"7 files have no partner: (images/lonely\d.png, ){5}\.\.\.; images/X"):
+        find_samples(tmp_path, ["Own"], "train")
+
+
+def test_hidden_files_are_ignored_and_suffixes_take_any_case(tmp_path):
+    write_pair(tmp_path, BLACK, BLACK)
+    folder = tmp_path / "Own" / "Own"
+    for part in ("images", "gt_masks"):
+        (folder / part / ".DS_Store").write_bytes(b"x")
+        (folder / part / "notes.txt").write_bytes(b"x")
+    (folder / "images" / "._0001.png").write_bytes(b"x")
+    for stem, suffix in (("0002", ".JPG"), ("0003", ".Jpeg"), ("0004", ".PNG")):
+        (folder / "images" / f"{stem}{suffix}").write_bytes(b"x")
+        (folder / "gt_masks" / f"{stem}.PNG").write_bytes(b"x")
+    samples = find_samples(tmp_path, ["Own"], "train")
+    assert [(s.image.name, s.mask.name) for s in samples] == [
+        ("0001.png", "0001.png"),
+        ("0002.JPG", "0002.PNG"),
+        ("0003.Jpeg", "0003.PNG"),
+        ("0004.PNG", "0004.PNG"),
+    ]
+
+
+def test_the_split_goes_by_file_name(tmp_path):
+    stems = [f"{number}" for number in range(30)]  # as text: 0, 1, 10, 11, ..., 2, 20, ...
+    for stem in stems:
+        write_pair(tmp_path, BLACK, BLACK, stem=stem)
+    names = sorted(f"{stem}.png" for stem in stems)
+    assert [s.image.name for s in find_samples(tmp_path, ["Own"], "val")] == [names[9], names[19], names[29]]
+    kept = [name for index, name in enumerate(names) if index % 10 != 9]
+    assert [s.image.name for s in find_samples(tmp_path, ["Own"], "train")] == kept
+
+
+def test_samples_do_not_depend_on_the_order_of_the_names(root):
+    samples = find_samples(root, ["comma10k", "Town"], "train")
+    assert samples == find_samples(root, ["Town", "COMMA10K"], "train")
+    assert [sample.dataset for sample in samples] == ["Town"] * 21 + ["comma10k"] * 10
+
+
+def test_names_and_splits_that_cannot_be_meant(root, tmp_path):
+    with pytest.raises(ValueError, match="more than once: comma10k"):
+        find_samples(root, ["comma10k", "Town", "Comma10K"], "val")
+    with pytest.raises(ValueError, match="no split 'validation'; there are train and val"):
+        find_samples(root, ["Town"], "validation")
+    write_pair(tmp_path, BLACK, BLACK)
+    with pytest.raises(ValueError, match=r"Own: 1 images; every tenth is validation, so 10 are the least"):
+        find_samples(tmp_path, ["Own"], "val")
+
+
+def test_validation_only_data_is_left_out_beside_others(root, tmp_path):
+    (tmp_path / "comma10k").symlink_to(root / "comma10k")
+    write_dataset(tmp_path, "BDD100K", 10, seed=0, size=(40, 60))
+    assert {s.dataset for s in find_samples(tmp_path, None, "train")} == {"comma10k"}
+    assert {s.dataset for s in find_samples(tmp_path, None, "val")} == {"comma10k", "BDD100K"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "region"),
+    [
+        ("ACDC", (1080, 1920), (0, 0, 1919, 990)),
+        ("BDD100K", (720, 1280), (0, 0, 1000, 500)),
+        ("IDDAW", (1536, 2048), (0, 476, 2047, 1500)),
+        ("MUSES", (1080, 1920), (0, 0, 1919, 918)),
+        ("comma10k", (874, 1164), (0, 0, 1163, 611)),
+        ("Mapillary_Vistas", (700, 900), (0, 0, 900, 700)),
+        ("Own", (50, 100), (0, 0, 100, 50)),
+    ],
+)
+def test_nothing_outside_the_region_is_seen_and_its_corners_are(tmp_path, name, size, region):
+    left, top, right, bottom = region
+    image, mask = np.full((*size, 3), 9, np.uint8), np.full((*size, 3), 13, np.uint8)  # 13: not in the palette
+    image[top:bottom, left:right] = 200
+    mask[top:bottom, left:right] = (0, 255, 220)
+    write_pair(tmp_path, image, mask, name=name)
+    example = SceneSegDataset(find_pairs(tmp_path / name / name, name), (32, 32))[0]
+    assert (denormalise(example.image) == 200).all()
+    assert (example.mask == 2).all()
+    pixels = (right - left) * (bottom - top)
+    np.testing.assert_allclose(example.class_weights, [pixels / 5120] * 2 + [pixels / (pixels + 5120)], rtol=1e-6)
+
+
+def test_a_batch_is_an_example_too(root):
+    batch = next(iter(DataLoader(SceneSegDataset(find_samples(root, ["Town"], "train"), (32, 64)), 4)))
+    assert (batch.image.shape, batch.image.dtype) == ((4, 3, 32, 64), torch.float32)
+    assert (batch.mask.shape, batch.mask.dtype) == ((4, 32, 64), torch.int64)
+    assert (batch.class_weights.shape, batch.class_weights.dtype) == ((4, 3), torch.float32)
+
+
+def test_real_images_load(shared):
+    samples = find_samples(shared / "data", ["CamVid"], "val")
+    assert len(samples) == 46
+    for example in SceneSegDataset(samples[::15]):
+        assert example.image.shape == (3, 320, 640)
+        assert set(example.mask.unique().tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**40])
+def test_any_seed_is_taken_and_makes_a_difference(root, seed):
+    samples = find_samples(root, ["Town"], "train")
+    first, second = (AugmentedDataset(samples, (32, 64), 1.0, each)[0, 0].image for each in (seed, seed + 1))
+    assert not torch.equal(first, second)
+    orders = [[index for _, index in EpochSampler(30, 0, each)] for each in (seed, seed + 1)]
+    assert orders[0] != orders[1]
+
+
+def test_a_resumed_sampler_yields_the_rest():
+    whole = list(EpochSampler(17, 3, seed=5))
+    for start in range(19):
+        sampler = EpochSampler(17, 3, seed=5, start=start)
+        assert list(sampler) == whole[start:]
+        assert len(sampler) == len(whole[start:])
 
 
 def test_spread_takes_evenly_spaced_files(root):

@@ -76,3 +76,63 @@ def test_counts_equal_a_walk_over_the_pixels(maps):
             assert meter.iou()[class_id].item() == pytest.approx(hits / union)
         else:
             assert meter.iou()[class_id].isnan()
+
+
+@settings(max_examples=50, deadline=None)
+@given(maps, st.randoms())
+def test_scores_do_not_depend_on_the_order_of_the_images(maps, random):
+    order = random.sample(range(maps.shape[1]), maps.shape[1])
+    first, second = IoUMeter(3), IoUMeter(3)
+    first.update(*maps)
+    second.update(*maps[:, order])
+    assert torch.equal(first.confusion, second.confusion)
+    torch.testing.assert_close(first.smoothed_sum, second.smoothed_sum)
+
+
+@settings(max_examples=50, deadline=None)
+@given(maps)
+def test_smoothed_scores_equal_the_original_formula(maps):
+    predicted, target = maps
+    meter = IoUMeter(3)
+    meter.update(predicted, target)
+    one_hot = [torch.nn.functional.one_hot(ids, 3).bool() for ids in (predicted, target)]
+    together, classes = [], []
+    for image_predicted, image_target in zip(*one_hot, strict=True):
+        hits, union = image_predicted & image_target, image_predicted | image_target
+        together.append((hits.sum() + 1) / (union.sum() + 1))
+        classes.append((hits.sum(dim=(0, 1)) + 1) / (union.sum(dim=(0, 1)) + 1))
+    assert meter.smoothed()[0] == pytest.approx(torch.stack(together).mean().item())
+    torch.testing.assert_close(meter.smoothed()[1].float(), torch.stack(classes).mean(dim=0))
+
+
+def test_rows_of_the_confusion_are_targets():
+    assert meter_of([[[1, 1, 2]]], [[[0, 0, 2]]]).confusion.tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_class_ids_of_any_integer_type_count_the_same():
+    predicted, target = torch.randint(3, (2, 2, 8, 9), generator=torch.Generator().manual_seed(0))
+    expected = IoUMeter(3)
+    expected.update(predicted, target)
+    for dtype in (torch.uint8, torch.int32):
+        meter = IoUMeter(3)
+        meter.update(predicted.to(dtype), target.to(dtype))
+        assert torch.equal(meter.confusion, expected.confusion)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_ids_on_a_cuda_device_count_the_same():
+    predicted, target = torch.randint(3, (2, 2, 8, 9), generator=torch.Generator().manual_seed(0))
+    host, device = IoUMeter(3), IoUMeter(3)
+    host.update(predicted, target)
+    device.update(predicted.cuda(), target)
+    assert torch.equal(host.confusion, device.confusion)
+
+
+def test_what_cannot_be_counted_is_an_error():
+    with pytest.raises(ValueError, match=r"\(1, 1, 2\) and target ids \(1, 2, 1\) differ"):
+        meter_of([[[0, 1]]], [[[0], [1]]])
+    for predicted in (-1, 3):
+        with pytest.raises(ValueError, match=r"predicted ids .*, wanted class ids 0\.\.2"):
+            meter_of([[[0, predicted]]], [[[0, 0]]])
+    with pytest.raises(ValueError, match="none whose target holds a class id"):
+        meter_of([[[0, 1]]], [[[255, 255]]]).summary(("a", "b", "c"))

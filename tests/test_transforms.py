@@ -77,7 +77,7 @@ def bilinear_by_hand(values, target):
 
 
 def nearest_by_hand(length, target):
-    """The pixel that each output's centre falls into, and where the centre is the border to the one before, that too."""
+    """The pixel that each output's centre falls into; where the centre is on a border, also the one before."""
     centres = (2 * np.arange(target) + 1) * length  # in units of 1 / (2 * target) pixels
     pixels = centres // (2 * target)
     return pixels, pixels - (centres % (2 * target) == 0)
@@ -171,7 +171,9 @@ def test_strength_scales_the_change():
         images = torch.stack([image.as_subclass(Tensor).float() for image in straight])
         return (images - torch.from_numpy(rgb).permute(2, 0, 1)).abs().mean().item()
 
-    assert 0 < change(0.1) < change(0.4) < change(1.0)
+    weak, medium, strong = (change(strength) for strength in (0.1, 0.4, 1.0))
+    assert 0 < weak < strong / 4
+    assert weak < medium < strong
 
 
 def test_a_draw_depends_on_its_seed_alone():

@@ -4,7 +4,7 @@ import torch
 
 from common.datasets import find_samples
 from common.labels import DISPLAY_COLOURS
-from common.visualize import BAR, overlay, save_pictures, save_png, strip
+from common.visualize import BAR, GAP, OPACITY, SMALLEST_PANEL, overlay, save_pictures, save_png, strip
 from examples.make_scenes import write_dataset
 
 
@@ -44,3 +44,28 @@ def test_pictures_of_each_dataset(tmp_path):
     written = save_pictures(tmp_path, "ONNX INT8", predict, samples, (32, 64), per_dataset=1)
     assert [path.name for path in written] == ["Country_0009_ONNX_INT8.png", "Town_0009_ONNX_INT8.png"]
     assert all(cv2.imread(str(path)) is not None for path in written)
+
+
+def test_an_overlay_is_the_weighted_mean_of_class_colour_and_image():
+    rng = np.random.default_rng(0)
+    rgb, ids = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8), rng.integers(0, 3, (20, 30))
+    expected = OPACITY * DISPLAY_COLOURS[ids].astype(float) + (1 - OPACITY) * rgb
+    assert np.abs(overlay(rgb, ids) - expected).max() <= 0.51
+
+
+def test_a_strip_has_titles_above_and_the_legend_below():
+    rgb, ids = np.zeros((40, 250, 3), np.uint8), np.zeros((40, 250), int)
+    picture = strip(rgb, [("GT", ids), ("Prediction", ids)])
+    assert picture.shape == (40 + 2 * BAR, 3 * 250 + 2 * GAP, 3)
+    for left in (0, 250 + GAP, 2 * (250 + GAP)):
+        assert (picture[:BAR, left : left + 250] > 200).any()
+    legend = {tuple(colour) for colour in picture[-BAR:].reshape(-1, 3).tolist()}
+    assert legend >= {tuple(colour) for colour in DISPLAY_COLOURS.tolist()}
+
+
+def test_a_small_image_is_enlarged_so_that_titles_and_legend_fit():
+    rgb = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    scale = SMALLEST_PANEL // 4
+    panel = strip(rgb, [])[BAR:-BAR]
+    assert panel.shape == (2 * scale, SMALLEST_PANEL, 3)
+    assert (panel[scale // 2 :: scale, scale // 2 :: scale] == rgb).all()

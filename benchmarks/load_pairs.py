@@ -1,0 +1,197 @@
+"""Measure how fast an image and its mask become tensors, stage by stage, against a walk over the pixels in Python."""
+
+import argparse
+import csv
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from common.cli import make_parser, non_negative_float, non_negative_int, positive_int, run
+from common.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec
+from common.environment import environment
+from common.files import require_parent, write_text
+from common.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
+from common.latency import latency, timed
+from common.report import table
+from common.transforms import INPUT_HW, read_rgb, resize_image, resize_mask, to_tensor
+from examples.make_scenes import SCENE_SETS, draw_at, write_image
+
+DATASET, HEIGHT_WIDTH = "ACDC", (1080, 1920)
+OURS = "loader, all of it"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The timed calls of one stage."""
+
+    stage: str
+    p50_ms: float
+    p90_ms: float
+    share: float  # of the loader's median
+    calls: int
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, "python -m benchmarks.load_pairs --pairs 4 --rounds 10 --csv load_pairs.csv")
+    parser.set_defaults(threads=1)
+    parser.add_argument("--pairs", type=positive_int, default=4, help="1920x1080 PNG pairs to generate")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=10, help="timed passes over the pairs, after one untimed"
+    )
+    parser.add_argument("--walk_rounds", type=non_negative_int, default=3, help="rounds that also walk over the pixels")
+    parser.add_argument(
+        "--noise",
+        type=non_negative_float,
+        default=4.0,
+        help="standard deviation in levels; PNG decoding is slower the more there is",
+    )
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the rows and the machine here")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.csv:
+        require_parent(args.csv)
+    cv2.setNumThreads(args.threads)
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = write_pairs(Path(folder), args.pairs, args.noise, args.seed)
+        check_that_all_agree(samples[0])
+        seconds = measure(samples, args.rounds, args.walk_rounds)
+    rows = summarise(seconds)
+    print(table([{**asdict(row), **formatted(row)} for row in rows]))
+    for name in [name for name in WALKS if name in seconds]:
+        ratio = np.median(seconds[name]) / np.median(seconds[OURS])
+        print(f"{ratio:.1f} times as fast as the {name} ({args.threads} thread, files in the page cache)")
+    if args.csv:
+        write_text(args.csv, as_csv(rows, args))
+        print(f"wrote {args.csv}")
+
+
+def write_pairs(folder: Path, count: int, noise: float, seed: int) -> list[Sample]:
+    """Draw scenes with the noise of a camera and write them as PNG."""
+    for part in ("images", "gt_masks"):
+        (folder / part).mkdir()
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        image, mask = draw_at(rng, SCENE_SETS[DATASET], *HEIGHT_WIDTH)
+        noisy = image + rng.normal(0, noise, image.shape)
+        write_image(folder / "images" / f"{index}.png", noisy.round().clip(0, 255).astype(np.uint8))
+        write_image(folder / "gt_masks" / f"{index}.png", mask)
+    return find_pairs(folder, DATASET)
+
+
+def walk(sample: Sample, pixels_of: Callable[[Image.Image], Callable[[tuple[int, int]], tuple]]) -> Example:
+    """The same example, with the class of each pixel looked up in a dict, one pixel after the other."""
+    classes = {colour: class_id for _, colour, class_id in PALETTE}
+    with Image.open(sample.image) as image, Image.open(sample.mask) as mask:
+        box = find_spec(sample.dataset).region(*image.size)
+        rgb = np.asarray(image.convert("RGB").crop(box))
+        cropped = mask.convert("RGB").crop(box)
+    width, height = cropped.size
+    pixel, counts = pixels_of(cropped), [0] * len(CLASSES)
+    ids = np.empty((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            class_id = classes[pixel((x, y))]
+            ids[y, x] = class_id
+            counts[class_id] += 1
+    weights = torch.tensor([width * height / (count + CLASS_WEIGHT_OFFSET) for count in counts])
+    mask_tensor = torch.from_numpy(resize_mask(ids, INPUT_HW)).long()
+    return Example(to_tensor(resize_image(rgb, INPUT_HW)), mask_tensor, weights)
+
+
+WALKS = {
+    "walk over the pixels, load()": partial(walk, pixels_of=lambda image: image.load().__getitem__),
+    "walk over the pixels, getpixel()": partial(walk, pixels_of=lambda image: image.getpixel),
+}
+
+
+def check_that_all_agree(sample: Sample) -> None:
+    """Raise RuntimeError unless the walks give the loader's tensors: otherwise the comparison would mean nothing."""
+    for label, walked in WALKS.items():
+        for name, ours, theirs in zip(Example._fields, SceneSegDataset([sample])[0], walked(sample), strict=True):
+            if not torch.allclose(ours, theirs, rtol=1e-6, atol=0):
+                raise RuntimeError(f"the {label} gives another {name} than the loader; there is nothing to compare")
+
+
+def measure(samples: list[Sample], rounds: int, walk_rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call by stage; loader, stages and walks take turns, so that a slow moment meets all of them."""
+    seconds = {}
+    loader = SceneSegDataset(samples)
+    for number in range(rounds + 1):
+        timings = {} if number == 0 else seconds  # the first round only warms up
+        for index, sample in enumerate(samples):
+            timings.setdefault(OURS, []).append(timed(lambda index=index: loader[index])[1])
+            time_stages(sample, timings)
+            for label, walked in WALKS.items() if 0 < number <= walk_rounds else ():
+                timings.setdefault(label, []).append(timed(lambda walked=walked, sample=sample: walked(sample))[1])
+    return seconds
+
+
+def time_stages(sample: Sample, timings: dict[str, list[float]]) -> None:
+    """The loader's steps, one clock for each."""
+
+    def step(stage: str, call: Callable) -> object:
+        result, seconds = timed(call)
+        timings.setdefault(stage, []).append(seconds)
+        return result
+
+    image = step("decode image", lambda: read_rgb(sample.image))
+    mask = step("decode mask", lambda: read_rgb(sample.mask))
+    left, top, right, bottom = find_spec(sample.dataset).region(image.shape[1], image.shape[0])
+    ids = step("colours to classes", lambda: class_ids(mask[top:bottom, left:right]))
+    step("class weights", lambda: class_weights(ids))
+    resized = step("resize image", lambda: resize_image(image[top:bottom, left:right], INPUT_HW))
+    step("resize mask", lambda: resize_mask(ids, INPUT_HW))
+    step("normalise", lambda: to_tensor(resized))
+
+
+def summarise(seconds: dict[str, list[float]]) -> list[Row]:
+    """One row a stage, the loader first and the walks last."""
+    whole = float(np.median(seconds[OURS]))
+    rows = []
+    for stage, values in sorted(seconds.items(), key=lambda item: item[0] in WALKS):
+        timing = latency(values)
+        rows.append(Row(stage, timing.p50, timing.p90, timing.p50 / 1000 / whole, timing.n))
+    return rows
+
+
+def formatted(row: Row) -> dict[str, str]:
+    """The figures of a row as they are printed."""
+    share = f"{row.share:.1%}" if row.stage not in WALKS else f"{row.share:.1f}x"
+    return {"p50_ms": f"{row.p50_ms:.2f}", "p90_ms": f"{row.p90_ms:.2f}", "share": share}
+
+
+def as_csv(rows: list[Row], args: argparse.Namespace) -> str:
+    """The rows, each with the machine and the settings it was measured with."""
+    machine = environment()
+    versions = machine.pop("versions")
+    setting = {
+        "size": f"{HEIGHT_WIDTH[1]}x{HEIGHT_WIDTH[0]}",
+        "pairs": args.pairs,
+        "threads": args.threads,
+        "noise": args.noise,
+        "seed": args.seed,
+        **machine,
+        **{name: versions[name] for name in ("python", "numpy", "torch")},
+        "opencv": cv2.__version__,
+    }
+    records = [{**asdict(row), **setting} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
