@@ -51,7 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--noise",
         type=non_negative_float,
         default=4.0,
-        help="standard deviation in levels; PNG decoding is slower the more there is",
+        help="of the camera, standard deviation in levels",
     )
     parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the rows and the machine here")
     return parser

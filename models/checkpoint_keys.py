@@ -32,11 +32,44 @@ PUBLISHED_KEYS: dict[str, Prefixes] = {
         *_stages("SceneSegHead", "head", 3, 2),
         ("SceneSegHead.decode_layer_10", "head.classify"),
     ],
+    "Scene3D": [
+        ("PreTrainedBackbone.pretrainedBackBone", "backbone"),
+        *_context("DepthContext", "context"),
+        *_stages("DepthNeck", "neck", 0, 3),
+        *_stages("SuperDepthHead", "head", 3, 2),
+        ("SuperDepthHead.decode_layer_10", "head.classify"),
+    ],
+    "DomainSeg": [
+        ("DomainSegUpstream.pretrainedBackBone", "backbone"),
+        *_context("DomainSegUpstream.pretrainedContext", "context"),
+        *_stages("DomainSegUpstream.pretrainedNeck", "neck", 0, 3),
+        *_stages("DomainSegHead", "head", 3, 2),
+        ("DomainSegHead.decode_layer_10", "head.classify"),
+    ],
+    "EgoLanes": [
+        ("BEVBackbone", "backbone"),
+        *_context("AutoSteerContext", "context"),
+        *_stages("EgopathNeck", "neck", 0, 3),
+        ("EgoLanesHead.decode_layer_6", "head.refine.0"),
+        ("EgoLanesHead.decode_layer_7", "head.refine.2"),
+        ("EgoLanesHead.decode_layer_8", "head.classify"),
+    ],
+    "AutoSteer": [
+        *((f"decode_layer_{index}", f"trunk.{index}") for index in range(4)),
+        ("steering_pred_layer_prev_0", "previous.0"),
+        ("steering_pred_layer_prev_1", "previous.3"),
+        ("steering_pred_layer_0", "current.0"),
+        ("steering_pred_layer_1", "current.3"),
+    ],
+    "AutoSpeed": [],  # its published names are ours
 }
 
 # a published key, and the channels it has at width 1 on the first axis: their ratio is the width
 WIDTH_KEYS = {
     "SceneSeg": ("SceneContext.context_layer_0.weight", 800),
+    "Scene3D": ("DepthContext.context_layer_0.weight", 800),
+    "DomainSeg": ("DomainSegUpstream.pretrainedContext.context_layer_0.weight", 800),
+    "EgoLanes": ("AutoSteerContext.context_layer_0.weight", 800),
 }
 
 
@@ -61,10 +94,12 @@ def _rename(state: dict[str, Any], prefixes: Prefixes) -> dict[str, Any]:
 
 
 def infer_width(name: str, state: dict[str, Any]) -> float:
-    """The width of the network that a published state dict is of.
+    """The width of the network that a published state dict is of; 1 for a network that has no other.
 
     Raises:
         KeyError: the state dict lacks the key that tells it.
     """
+    if name not in WIDTH_KEYS:
+        return 1.0
     key, channels = WIDTH_KEYS[name]
     return state[key].shape[0] / channels

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from models.backbone import FEATURE_CHANNELS
-from models.blocks import UpsampleStage, conv3x3, scale
+from models.blocks import UpsampleStage, conv3x3, double_conv, scale
 
 
 class FullResolutionHead(nn.Module):
@@ -26,3 +26,19 @@ class FullResolutionHead(nn.Module):
     def forward(self, x: Tensor, features: list[Tensor]) -> Tensor:
         x = self.stages[0](x, features[0])
         return self.classify(self.stages[1](x))
+
+
+class QuarterResolutionHead(nn.Module):
+    """Two convolutions and one to the output channels, at the neck's own size.
+
+    Shapes: x (N, 256 * width, H/4, W/4) -> (N, out_channels, H/4, W/4).
+    """
+
+    def __init__(self, out_channels: int, width: float):
+        super().__init__()
+        wide, narrow = scale(256, width), scale(128, width)
+        self.refine = double_conv(wide, wide, narrow)
+        self.classify = conv3x3(narrow, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.refine(x))
