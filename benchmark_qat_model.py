@@ -23,7 +23,7 @@ from common.environment import versions
 from common.evaluate import calibration_batches, evaluate_datasets, warm_up
 from common.memory import peak_memory
 from common.onnx_export import describe, export_onnx
-from common.parity import compare, require_equal_pixels
+from common.parity import Agreement, compare, require_equal_pixels
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.qat_checkpoints import load_qat
 from common.quantization import calibrate, convert
@@ -94,10 +94,13 @@ def main(args: argparse.Namespace) -> None:
     reference = TorchPredictor(int8, torch.device("cpu"))
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], input_hw)]
 
-    def check(candidate: Predictor):
-        return require_equal_pixels(compare(reference, candidate, compared), args.min_equal_pixels)
+    def check(candidate: Predictor) -> list[Agreement]:
+        agreements = compare(reference, candidate, compared)
+        require_equal_pixels(agreements, args.min_equal_pixels)
+        return agreements
 
-    agreement = export_onnx(int8, path, (network.input_shape[0], *input_hw), metadata, check, args.threads)
+    input_shape = (network.input_shape[0], *input_hw)
+    (agreement,) = export_onnx(int8, path, input_shape, list(network.outputs), metadata, check, args.threads)
 
     predict = OnnxPredictor(path, args.threads)
     warm_up(predict, validation, input_hw, args.warmup_runs)

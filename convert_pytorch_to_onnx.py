@@ -1,53 +1,74 @@
-"""Convert a network and its checkpoint to an FP32 ONNX file that ONNX Runtime computes as PyTorch does."""
+"""Convert a network and its checkpoint to an ONNX file, FP32, FP16 or INT8, that is checked against PyTorch."""
 
 import argparse
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from common.checkpoints import load_network
-from common.cli import add_network_arguments, height_width, make_parser, run, seed_everything
-from common.environment import versions
+from common.cli import add_network_arguments, make_parser, positive_int, run, seed_everything
+from common.conversion import (
+    ExportOptions,
+    calibration_inputs,
+    compare_with_fp32,
+    convert_fp32,
+    convert_half,
+    convert_int8,
+)
 from common.files import require_parent
-from common.onnx_export import OPSET, describe, export_onnx
-from common.parity import compare, example_inputs, require_agreement
-from common.predictors import Predictor, TorchPredictor
-from models import check_input_hw, find_network
-
-logger = logging.getLogger(__name__)
+from common.networks import OpenedNetwork, open_network
+from common.onnx_export import OPSET
+from common.parity import Agreement
+from common.quantization import QuantizationSettings
+from common.report import table
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx")
     add_network_arguments(parser)
     parser.add_argument("-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write")
-    parser.add_argument(
-        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
-    )
+    parser.add_argument("--batch", type=batch_size, default="dynamic", metavar="N|dynamic", help="batch axis")
     parser.add_argument("--opset", type=int, default=OPSET, help="ONNX operator set, 18 or newer")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--half", action="store_true", help="FP16 inside; input and output stay FP32")
+    precision.add_argument("--int8", action="store_true", help="INT8 without training, from --calibration_data")
+    parser.add_argument("--calibration_data", type=Path, metavar="DIR", help="images for --int8, however deep")
+    parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
+    parser.add_argument("--per_channel", action="store_true", help="--int8 with one weight scale per output channel")
+    parser.add_argument(
+        "--egolanes_checkpoint", type=Path, metavar="CKPT", help="AutoSteer with --int8: makes its inputs of the images"
+    )
     return parser
+
+
+def batch_size(text: str) -> int | str:
+    """An argparse type: a fixed batch size, or `dynamic`."""
+    return text if text == "dynamic" else positive_int(text)
 
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     require_parent(args.onnx_model_path)
-    name, network = find_network(args.name)
-    model, description = load_network(name, args.model_checkpoint_path)
-    input_hw = args.input_hw or description.input_hw
-    check_input_hw(network, input_hw)
-    input_shape = (network.input_shape[0], *input_hw)
-
-    reference = TorchPredictor(model, torch.device("cpu"))
-    metadata = describe(name, network, description.width, "fp32", versions())
-    logger.info("exporting %s (width %g) with input %s", name, description.width, input_shape)
-
-    def check(candidate: Predictor):
-        return require_agreement(compare(reference, candidate, example_inputs(input_shape, args.seed)))
-
-    agreement = export_onnx(model, args.onnx_model_path, input_shape, metadata, check, args.threads, args.opset)
-    print(f"ONNX Runtime against PyTorch: {agreement}")
+    source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
+    options = ExportOptions(args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset)
+    if args.int8:
+        agreements = quantize(source, args, options)
+    else:
+        agreements = (convert_half if args.half else convert_fp32)(source, args.onnx_model_path, options)
+    for name, agreement in zip(source.network.outputs, agreements, strict=True):
+        print(f"{name}: ONNX Runtime against PyTorch FP32: {agreement}")
     print(f"wrote {args.onnx_model_path} ({args.onnx_model_path.stat().st_size / 1e6:.2f} MB)")
+
+
+def quantize(source: OpenedNetwork, args: argparse.Namespace, options: ExportOptions) -> Sequence[Agreement]:
+    """Calibrate on a part of the images, write the INT8 file, judge and time it on the others."""
+    if args.calibration_data is None:
+        raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
+    folder, count = args.calibration_data, args.num_calibration_samples
+    calibration, held_out = calibration_inputs(source, folder, count, args.seed, args.egolanes_checkpoint)
+    settings = QuantizationSettings(args.per_channel)
+    agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out)
+    print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))
+    print(f"calibrated on {len(calibration)} images, judged on {len(held_out)} others")
+    return agreements
 
 
 if __name__ == "__main__":

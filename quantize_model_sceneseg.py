@@ -11,8 +11,8 @@ from torch.fx import GraphModule
 
 from common.checkpoints import Description, load_network, save_checkpoint
 from common.cli import (
+    add_input_size_argument,
     add_training_arguments,
-    height_width,
     make_parser,
     non_negative_int,
     plain_arguments,
@@ -52,16 +52,14 @@ FINAL = "qat_model_final_calibrated.pth"
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python quantize_model_sceneseg.py -s checkpoints -r data -fp32 best_model.pth -e 5")
-    add_training_arguments(parser, learning_rate=1e-5, epochs=5)
+    add_training_arguments(parser, learning_rate=1e-5, weight_decay=1e-5, epochs=5)
     parser.add_argument(
         "-fp32", "--fp32_model", type=Path, default=Path("best_model.pth"), metavar="CKPT", help="FP32 weights"
     )
     parser.add_argument(
         "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
     )
-    parser.add_argument(
-        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
-    )
+    add_input_size_argument(parser)
     parser.add_argument("--freeze_batch_norm", type=non_negative_int, default=1, help="after this many epochs")
     parser.add_argument("--freeze_observers", type=non_negative_int, default=2, help="after this many epochs")
     parser.add_argument(

@@ -1,17 +1,17 @@
-"""Trace a network and its checkpoint to a TorchScript file that computes what the network computes."""
+"""Trace a network and its checkpoint to a file that runs without this repository and computes what the network does."""
 
 import argparse
 import logging
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from common.checkpoints import load_network
-from common.cli import add_network_arguments, height_width, make_parser, resolve_device, run, seed_everything
+from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
 from common.files import atomic_path, require_parent
+from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
 from common.predictors import TorchPredictor
-from models import check_input_hw, find_network
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +20,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python trace_pytorch_model.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.pt")
     add_network_arguments(parser)
     parser.add_argument(
-        "-o", "--output_pt_trace_filepath", required=True, type=Path, metavar="OUT.pt", help="file to write"
+        "-o", "--output_pt_trace_filepath", required=True, type=Path, metavar="OUT", help="file to write, .pt or .pt2"
     )
     parser.add_argument(
-        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
+        "--format",
+        choices=sorted(FORMATS),
+        default="torchscript",
+        help="torchscript: .pt for LibTorch; exported: .pt2 of torch.export, which replaces TorchScript in PyTorch",
     )
     return parser
 
@@ -32,22 +35,45 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     require_parent(args.output_pt_trace_filepath)
     device = resolve_device(args.device)
-    name, network = find_network(args.name)
-    model, description = load_network(name, args.model_checkpoint_path)
-    input_hw = args.input_hw or description.input_hw
-    check_input_hw(network, input_hw)
-    input_shape = (network.input_shape[0], *input_hw)
-
-    logger.info("tracing %s (width %g) with input %s on %s", name, description.width, input_shape, device)
+    source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
+    model, input_shape = source.model, source.input_shape
     reference = TorchPredictor(model, device)
-    with torch.inference_mode():
-        traced = torch.jit.trace(model, torch.zeros(1, *input_shape, device=device), check_trace=False)
+
+    logger.info("tracing %s (width %g) with input %s on %s", source.name, source.width, input_shape, device)
+    write, read = FORMATS[args.format]
     with atomic_path(args.output_pt_trace_filepath) as temporary:
-        traced.save(temporary)
-        saved = TorchPredictor(torch.jit.load(temporary, map_location=device), device)
-        agreement = require_agreement(compare(reference, saved, example_inputs(input_shape, args.seed)))
-    print(f"TorchScript against PyTorch: {agreement}")
+        write(model, torch.zeros(2, *input_shape, device=device), temporary)
+        saved = TorchPredictor(read(temporary, device), device)
+        agreements = compare(reference, saved, example_inputs(input_shape, args.seed))
+        require_agreement(agreements)
+    for output, agreement in zip(source.network.outputs, agreements, strict=True):
+        print(f"{output}: {args.format} against PyTorch: {agreement}")
     print(f"wrote {args.output_pt_trace_filepath} ({args.output_pt_trace_filepath.stat().st_size / 1e6:.2f} MB)")
+
+
+def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Any batch size; the image size is that of `example`."""
+    with torch.inference_mode():
+        torch.jit.trace(model, example, check_trace=False).save(path)
+
+
+def read_torchscript(path: Path, device: torch.device) -> nn.Module:
+    """The traced network on `device`."""
+    return torch.jit.load(path, map_location=device)
+
+
+def write_exported(model: nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Any batch size; the image size is that of `example`."""
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=dynamic), path)
+
+
+def read_exported(path: Path, device: torch.device) -> nn.Module:
+    """The exported network; it stays on the device it was exported on."""
+    return torch.export.load(path).module()
+
+
+FORMATS = {"torchscript": (write_torchscript, read_torchscript), "exported": (write_exported, read_exported)}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import numpy as np
 import psutil
 import torch
 
+from common.networks import ListNetworks
+
 logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
@@ -42,10 +44,19 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """`-n` and `-p`: which network, and its weights."""
+    """Which network, its weights and its input size; and the list of what there is."""
     parser.add_argument("-n", "--name", required=True, metavar="NETWORK", help="network, for example SceneSeg")
     parser.add_argument(
         "-p", "--model_checkpoint_path", required=True, type=Path, metavar="CKPT", help="its FP32 weights (.pth)"
+    )
+    add_input_size_argument(parser)
+    parser.add_argument("--list", action=ListNetworks)
+
+
+def add_input_size_argument(parser: argparse.ArgumentParser) -> None:
+    """`--input_hw`: a checkpoint knows its input size, so that the flag is for another one."""
+    parser.add_argument(
+        "--input_hw", type=height_width, metavar="H,W", help="input size; default: the checkpoint's own"
     )
 
 
@@ -60,14 +71,16 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float, epochs: int) -> None:
+def add_training_arguments(
+    parser: argparse.ArgumentParser, learning_rate: float, weight_decay: float, epochs: int
+) -> None:
     """Flags of the training loop, the same for FP32 training and quantization-aware training."""
     parser.add_argument("-s", "--model_save_root_path", required=True, type=Path, metavar="DIR", help="checkpoints")
     parser.add_argument("-r", "--root", required=True, type=Path, metavar="DIR", help="data root")
     parser.add_argument("-e", "--epochs", type=positive_int, default=epochs, help="passes over the training images")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="images of one optimizer step")
     parser.add_argument("--learning_rate", type=positive_float, default=learning_rate, help="of AdamW")
-    parser.add_argument("--weight_decay", type=non_negative_float, default=1e-5, help="of AdamW")
+    parser.add_argument("--weight_decay", type=non_negative_float, default=weight_decay, help="of AdamW")
     parser.add_argument("--unweighted_loss", action="store_true", help="cross-entropy without the class weights")
     parser.add_argument("--augmentation", type=fraction, default=0.5, help="strength of the augmentation, 0 to 1")
     parser.add_argument(
@@ -178,7 +191,9 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 def setup_logging(debug: bool) -> None:
     """Our progress goes to stderr; the notices of the libraries below are for their developers, shown with --debug."""
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    level = logging.DEBUG if debug else logging.WARNING
+    # force: executorch sets up a handler of its own when it is imported
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("common", "examples", "benchmarks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     if not debug:

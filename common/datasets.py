@@ -1,5 +1,6 @@
 """Datasets: where their files are, how they are paired and split, and images and masks as tensors."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,8 +102,14 @@ def _known_datasets(root: Path) -> list[DatasetSpec]:
         known = ", ".join(spec.name for spec in DATASETS)
         raise FileNotFoundError(f"{root}: none of {known}; expected {LAYOUT}; name your own with --datasets NAME")
     if absent := [spec.name for spec in DATASETS if spec not in found]:
-        logger.info("using %s; not below %s: %s", ", ".join(spec.name for spec in found), root, ", ".join(absent))
+        _tell_once(f"using {', '.join(spec.name for spec in found)}; not below {root}: {', '.join(absent)}")
     return found
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    """Training and validation images of one root would say the same twice."""
+    logger.info(message)
 
 
 def _folder(root: Path, spec: DatasetSpec) -> Path:

@@ -1,7 +1,7 @@
 """Timing: what is inside the clock, and the percentiles that come out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,3 +43,14 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
+
+
+def interleaved_latency(calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, Latency]:
+    """Time several calls turn by turn, so that a drift of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {label: [] for label in calls}
+    for turn in range(warmup + runs):
+        for label, call in calls.items():
+            _, elapsed = timed(call)
+            if turn >= warmup:
+                seconds[label].append(elapsed)
+    return {label: latency(measured) for label, measured in seconds.items()}

@@ -1,12 +1,12 @@
 """ONNX: the only call of the exporter, what a file says of itself, and the check against PyTorch before it is kept."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.files import atomic_path
 from common.labels import DISPLAY_COLOURS
@@ -15,32 +15,49 @@ from common.predictors import OnnxPredictor, Predictor
 from models import Network
 
 OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
+Check = Callable[[Predictor], Sequence[Agreement]]
+
+
+class HalfPrecision(nn.Module):
+    """A network that computes in FP16 and is fed and read in FP32. Its weights become FP16 in place."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.model(x.half())
+        if isinstance(outputs, tuple):
+            return tuple(output.float() for output in outputs)
+        return outputs.float()
 
 
 def export_onnx(
     model: nn.Module,
     path: Path,
     input_shape: tuple[int, int, int],
+    output_names: Sequence[str],
     metadata: dict[str, str],
-    check: Callable[[Predictor], Agreement],
+    check: Check,
     threads: int,
+    batch: int | None = None,
     opset: int = OPSET,
-) -> Agreement:
-    """Write `model` as ONNX, input `input` (batch, C, H, W), output `output`, with a dynamic batch axis.
+) -> Sequence[Agreement]:
+    """Write `model` as ONNX with input `input` (batch, C, H, W); `batch` None makes the batch axis dynamic.
 
     The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
     raises ValueError where it disagrees with PyTorch.
     """
-    example = torch.zeros(2, *input_shape)
-    batch = torch.export.Dim("batch", min=1)
+    example = torch.zeros(batch or 2, *input_shape)
+    dynamic = {0: torch.export.Dim("batch", min=1)} if batch is None else None
     program = torch.onnx.export(
         model,
         (example,),
         dynamo=True,
         opset_version=opset,
         input_names=["input"],
-        output_names=["output"],
-        dynamic_shapes=({0: batch},),
+        output_names=list(output_names),
+        dynamic_shapes=(dynamic,),
         verbose=False,
     )
     proto = program.model_proto
@@ -68,14 +85,17 @@ def describe(name: str, network: Network, width: float, precision: str, versions
         "task": network.task,
         "width": width,
         "precision": precision,
-        "classes": network.classes,
-        "palette": dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True)),
-        "mean": network.mean,
-        "std": network.std,
-        "input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std",
+        "inputs": network.inputs,
         "outputs": network.outputs,
+        "input_layout": "NCHW, float32",
         "versions": versions,
     }
+    if network.mean:
+        fields |= {"input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std"}
+        fields |= {"mean": network.mean, "std": network.std}
+    if network.classes:
+        palette = dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True))
+        fields |= {"classes": network.classes, "palette": palette}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
 
 

@@ -1,5 +1,6 @@
 """Parity: how far two forms of one network are apart on the same inputs, and how far they may be."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,12 @@ TOLERANCE = 1e-4  # of the output range; float32 sums in another order stay near
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two predictors are apart on the same inputs."""
+    """How far one output of a predictor is from the reference's, over all inputs."""
 
     largest_difference: float
     output_range: float  # largest minus smallest value of the reference's output
-    equal_pixels: float  # share of positions with the same class (argmax over channels), 0..1
+    sqnr_db: float  # signal-to-quantization-noise ratio: 10 log10(sum of reference^2 / sum of difference^2)
+    equal_pixels: float | None  # share of pixels with the same class, 0..1, where the output is a map of classes
 
     @property
     def relative(self) -> float:
@@ -25,54 +27,72 @@ class Agreement:
         return self.largest_difference / self.output_range if self.output_range else self.largest_difference
 
     def __str__(self) -> str:
+        pixels = "" if self.equal_pixels is None else f", {100 * self.equal_pixels:.3f} % of pixels equal"
         return (
             f"largest difference {self.largest_difference:.2e} ({self.relative:.1e} of the output range), "
-            f"{100 * self.equal_pixels:.3f} % of pixels equal"
+            f"SQNR {self.sqnr_db:.1f} dB{pixels}"
         )
 
 
-def compare(reference: Predictor, candidate: Predictor, batches: Sequence[Tensor]) -> Agreement:
-    """Run both on every batch (N, 3, H, W) and keep the worst."""
-    differences, smallest, largest, equal, count = [], float("inf"), -float("inf"), 0, 0
-    for images in batches:
-        expected, actual = reference(images), candidate(images)
-        if expected.shape != actual.shape:
-            raise ValueError(f"outputs differ in shape: {tuple(expected.shape)} and {tuple(actual.shape)}")
-        differences.append((expected - actual).abs().max())
-        smallest, largest = min(smallest, expected.min().item()), max(largest, expected.max().item())
-        same = expected.argmax(dim=1) == actual.argmax(dim=1)
-        equal, count = equal + int(same.sum()), count + same.numel()
-    difference = torch.stack(differences).max().item()  # nan where any of them is nan
-    return Agreement(difference, largest - smallest, equal / count)
-
-
-def require_agreement(agreement: Agreement, tolerance: float = TOLERANCE) -> Agreement:
-    """Pass on an agreement within `tolerance`, a share of the output range.
+def compare(reference: Predictor, candidate: Predictor, batches: Sequence[Tensor]) -> list[Agreement]:
+    """Run both on every batch (N, C, H, W); the agreement of each output, in the order of the network's outputs.
 
     Raises:
-        ValueError: the two differ by more.
+        ValueError: the outputs differ in number or shape.
     """
-    if not agreement.relative <= tolerance:  # also false for nan
-        raise ValueError(
-            f"the exported network does not compute what PyTorch does: {agreement}; allowed {tolerance:.0e}"
-        )
-    return agreement
+    pairs = [(reference.outputs(images), candidate.outputs(images)) for images in batches]
+    for expected, actual in pairs:
+        shapes = [[tuple(output.shape) for output in outputs] for outputs in (expected, actual)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"outputs differ in shape: {shapes[0]} and {shapes[1]}")
+    count = len(pairs[0][0])
+    return [_agreement([(expected[i], actual[i]) for expected, actual in pairs]) for i in range(count)]
 
 
-def require_equal_pixels(agreement: Agreement, share: float) -> Agreement:
-    """Pass on an agreement in which at least `share` (0..1) of the pixels have the same class.
+def _agreement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
+    expected = torch.cat([pair[0].flatten() for pair in pairs]).double()
+    noise = torch.cat([pair[1].flatten() for pair in pairs]).double() - expected
+    power = noise.square().sum().item()
+    return Agreement(
+        largest_difference=noise.abs().max().item(),  # nan where any value is nan
+        output_range=(expected.max() - expected.min()).item(),
+        sqnr_db=10 * math.log10(expected.square().sum().item() / power) if power else math.inf,
+        equal_pixels=_equal_pixels(pairs),
+    )
+
+
+def _equal_pixels(pairs: Sequence[tuple[Tensor, Tensor]]) -> float | None:
+    if pairs[0][0].dim() != 4 or pairs[0][0].shape[1] == 1:
+        return None
+    same = [expected.argmax(dim=1) == actual.argmax(dim=1) for expected, actual in pairs]
+    return torch.cat([equal.flatten() for equal in same]).double().mean().item()
+
+
+def require_agreement(agreements: Sequence[Agreement], tolerance: float = TOLERANCE) -> None:
+    """Accept agreements within `tolerance`, a share of the output range.
+
+    Raises:
+        ValueError: an output differs by more.
+    """
+    for agreement in agreements:
+        if not agreement.relative <= tolerance:  # also false for nan
+            raise ValueError(f"the result does not compute what PyTorch does: {agreement}; allowed {tolerance:.0e}")
+
+
+def require_equal_pixels(agreements: Sequence[Agreement], share: float) -> None:
+    """Accept agreements in which at least `share` (0..1) of the pixels have the same class.
 
     INT8 kernels round in other places than PyTorch's reference does, so the logits differ by steps of their scale.
 
     Raises:
         ValueError: fewer pixels agree.
     """
-    if agreement.equal_pixels < share:
-        raise ValueError(
-            f"ONNX Runtime and PyTorch INT8 disagree: {agreement}; wanted at least {100 * share:g} % of pixels equal. "
-            "A processor without an int8 dot product (VNNI) may saturate; --min_equal_pixels accepts less"
-        )
-    return agreement
+    for agreement in agreements:
+        if agreement.equal_pixels is not None and agreement.equal_pixels < share:
+            raise ValueError(
+                f"ONNX Runtime and PyTorch INT8 disagree: {agreement}; wanted at least {100 * share:g} % of pixels "
+                "equal. A processor without an int8 dot product (VNNI) may saturate; --min_equal_pixels accepts less"
+            )
 
 
 def example_inputs(input_shape: tuple[int, int, int], seed: int) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Predictors: a PyTorch network and an ONNX file, both called like a model, batch of images in, logits out."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import onnxruntime as ort
 import torch
@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-Predictor = Callable[[Tensor], Tensor]  # images (N, 3, H, W) float32 on the CPU -> logits (N, C, H, W) on the CPU
+
+class Predictor(Protocol):
+    """Images (N, C, H, W) float32 on the CPU in, tensors on the CPU out."""
+
+    provider: str  # what computes: an execution provider of ONNX Runtime, or PyTorch and its device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The first output, for a segmentation network the logits (N, classes, H, W)."""
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the network's order."""
 
 
 class TorchPredictor:
@@ -20,9 +30,14 @@ class TorchPredictor:
         self.model, self.device = model.to(device), device
         self.provider = f"PyTorch {device}"
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return self.model(images.to(self.device)).cpu()
+        return self.outputs(images)[0]
+
+    @torch.inference_mode()
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the network's order."""
+        result = self.model(images.to(self.device))
+        return [output.cpu() for output in (result if isinstance(result, tuple) else (result,))]
 
 
 class OnnxPredictor:

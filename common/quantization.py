@@ -22,11 +22,10 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # noqa: E
     get_symmetric_quantization_config,
 )
 from torchao.quantization.pt2e import (  # noqa: E402
-    FakeQuantizeBase,
     disable_observer,
     enable_observer,
 )
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e  # noqa: E402
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e  # noqa: E402
 
 from models.backbone import remove_stochastic_depth  # noqa: E402
 
@@ -63,14 +62,32 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
     Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state.
     """
-    device = next(model.parameters()).device
-    example = torch.zeros(2, 3, *input_hw, device=device)  # not 1: a batch of one would be taken as a constant
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     remove_stochastic_depth(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
-    exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
-    config = get_symmetric_quantization_config(is_per_channel=settings.per_channel, is_qat=True)
-    return prepare_qat_pt2e(exported, XNNPACKQuantizer().set_global(config))
+    return prepare_qat_pt2e(_export(model, (3, *input_hw)), _quantizer(settings, is_qat=True))
+
+
+def quantize_after_training(
+    model: nn.Module, input_shape: tuple[int, int, int], settings: QuantizationSettings, batches: Iterable[Tensor]
+) -> GraphModule:
+    """Post-training quantization: the INT8 network with ranges from histograms of what `batches` (N, C, H, W) cause.
+
+    Works for every network of the family; `model` is in eval mode.
+    """
+    prepared = prepare_pt2e(_export(model, input_shape), _quantizer(settings, is_qat=False))
+    calibrate(prepared, batches)
+    return convert(prepared)
+
+
+def _export(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphModule:
+    device = next(model.parameters()).device
+    example = torch.zeros(2, *input_shape, device=device)  # not 1: a batch of one would be taken as a constant
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    return torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
+
+
+def _quantizer(settings: QuantizationSettings, is_qat: bool) -> XNNPACKQuantizer:
+    return XNNPACKQuantizer().set_global(get_symmetric_quantization_config(settings.per_channel, is_qat))
 
 
 def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:
@@ -130,7 +147,5 @@ def convert(prepared: GraphModule) -> GraphModule:
 
 
 def _is_empty(module: nn.Module) -> bool:
-    if not isinstance(module, FakeQuantizeBase):
-        return False
-    smallest = module.activation_post_process.min_val
-    return smallest.numel() == 0 or not bool(torch.isfinite(smallest).all())
+    smallest = getattr(module, "min_val", None)
+    return smallest is not None and (smallest.numel() == 0 or not bool(torch.isfinite(smallest).all()))

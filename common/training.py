@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from common.allocator import keep_freed_memory
 from common.datasets import AugmentedDataset, EpochSampler, Sample, worker_init
 from common.evaluate import evaluate_datasets, together
 from common.files import write_json
@@ -80,6 +81,8 @@ def train(
         set_mode: puts `model` into the training mode of an epoch; called again after every moment, so that the caller
             may switch to evaluation in between.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     loss_function = unweighted_cross_entropy if args.unweighted_loss else weighted_cross_entropy
     position = start
     while position.epoch < args.epochs:

@@ -171,7 +171,7 @@ def place_objects(rng: Generator) -> list[tuple[float, Callable]]:
 
 def depth(rng: Generator) -> float:
     """More objects far away than near."""
-    return float(rng.uniform(0.25, 0.9) ** 2)
+    return float(rng.uniform(0.4, 0.95) ** 2)
 
 
 def off_road(rng: Generator, nearest: float, farthest: float) -> float:
@@ -215,7 +215,7 @@ def draw_pole(canvas: Canvas, road: Road, t: float, rng: Generator) -> None:
     sign = [(200, 40, 40), (40, 80, 180), (240, 220, 120)][rng.integers(3)]
     canvas.disc(x, base - h, scale * 0.06, vary(rng, sign, 15), "background objects")
     if rng.random() < 0.5:
-        canvas.lights.append(((int(x), int(base - h)), int(scale * 0.5), (255, 225, 160)))
+        canvas.lights.append(((int(x), int(base - h)), int(scale * 0.25), (255, 225, 160)))
 
 
 def draw_car(canvas: Canvas, road: Road, t: float, rng: Generator) -> None:

@@ -39,6 +39,7 @@ from common.training import (
     validate,
 )
 from models import check_input_hw, find_network
+from models.scene_seg import SceneSegNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         __doc__, "python -m examples.train_sceneseg -s fp32 -r data --datasets CamVid --width 0.125 -e 40"
     )
-    add_training_arguments(parser, learning_rate=1e-3, epochs=20)
+    add_training_arguments(parser, learning_rate=3e-4, weight_decay=1e-2, epochs=20)
     parser.add_argument("--width", type=positive_float, default=1.0, help="scale of the decoder's channels")
     parser.add_argument(
         "--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones"
@@ -106,7 +107,27 @@ def start_model(args: argparse.Namespace) -> tuple[nn.Module, Description, dict 
     if args.init_weights:
         model, description = load_network(NETWORK, args.init_weights)
         return model, replace(description, input_hw=input_hw), None
-    return network.build(width=args.width), Description(NETWORK, "fp32", args.width, input_hw, network.classes), None
+    model = network.build(width=args.width)
+    initialise_decoder(model)
+    return model, Description(NETWORK, "fp32", args.width, input_hw, network.classes), None
+
+
+def initialise_decoder(model: SceneSegNetwork) -> None:
+    """Random weights that keep the variance of the signal through all layers (He et al. 2015).
+
+    The decoder has no normalisation. From PyTorch's default weights its signal starts at a hundredth and is trained
+    up to logits of several hundreds, whose few outliers then set the INT8 scales: post-training quantization fell
+    from 0.64 to 0.22 mIoU, against 0.72 to 0.71 with these (width 1/8, 160x320, four epochs of CamVid).
+    """
+    for part in (model.context, model.neck, model.head):
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.ConvTranspose2d):  # kernel = stride: each output sees one position
+                nn.init.normal_(module.weight, std=module.in_channels**-0.5)
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.head.classify.weight, std=0.01)  # start undecided
 
 
 if __name__ == "__main__":

@@ -1,38 +1,66 @@
+import math
+
 import pytest
 import torch
 
 from common.parity import compare, example_inputs, require_agreement, require_equal_pixels
 
 
-def logits(images):
-    return torch.cat([images, -images], dim=1)
+class Network:
+    """A predictor with two classes: `scale` * (x + `shift`) and its negative."""
+
+    provider = "test"
+
+    def __init__(self, scale=1.0, shift=0.0):
+        self.scale, self.shift = scale, shift
+
+    def outputs(self, images):
+        x = self.scale * (images + self.shift)
+        return [torch.cat([x, -x], dim=1)]
+
+
+class OneRow(Network):
+    def outputs(self, images):
+        return [output[:1] for output in super().outputs(images)]
 
 
 def test_agreement_by_hand():
     images = torch.tensor([[[[1.0, -1.0, 2.0, 0.1]]]])  # classes 0, 1, 0, 0
-    shifted = compare(logits, lambda x: logits(x - 0.5), [images])  # the last one changes its class
+    (shifted,) = compare(Network(), Network(shift=-0.5), [images])  # the last one changes its class
     assert shifted.largest_difference == pytest.approx(0.5)
     assert shifted.output_range == 4
     assert shifted.relative == pytest.approx(0.125)
     assert shifted.equal_pixels == 0.75
+    signal, noise = 2 * (1 + 1 + 4 + 0.01), 8 * 0.25
+    assert shifted.sqnr_db == pytest.approx(10 * math.log10(signal / noise))
+
+
+def test_a_single_map_has_no_classes_to_compare():
+    class Depth(Network):
+        def outputs(self, images):
+            return [images]
+
+    (agreement,) = compare(Depth(), Depth(), [torch.randn(1, 1, 4, 4)])
+    assert (agreement.equal_pixels, agreement.sqnr_db) == (None, math.inf)
+    assert "pixels" not in str(agreement)
 
 
 def test_too_far_apart_is_an_error():
     images = [torch.randn(2, 1, 4, 4)]
-    assert require_agreement(compare(logits, logits, images)).largest_difference == 0
-    for broken in (lambda x: logits(x) * 1.01, lambda x: logits(x) * torch.nan):
+    require_agreement(compare(Network(), Network(), images))
+    for broken in (Network(scale=1.01), Network(scale=torch.nan)):
         with pytest.raises(ValueError, match="does not compute what PyTorch does"):
-            require_agreement(compare(logits, broken, images))
+            require_agreement(compare(Network(), broken, images))
     with pytest.raises(ValueError, match="differ in shape"):
-        compare(logits, lambda x: logits(x)[:1], images)
+        compare(Network(), OneRow(), images)
 
 
 def test_too_few_equal_pixels_is_an_error():
     images = [torch.randn(1, 1, 10, 10)]
-    agreement = compare(logits, lambda x: -logits(x), images)
+    agreements = compare(Network(), Network(scale=-1), images)
     with pytest.raises(ValueError, match=r"wanted at least 99.5 % of pixels equal"):
-        require_equal_pixels(agreement, 0.995)
-    assert require_equal_pixels(agreement, 0.0) is agreement
+        require_equal_pixels(agreements, 0.995)
+    require_equal_pixels(agreements, 0.0)
 
 
 def test_example_inputs_are_the_same_for_a_seed():
