@@ -21,6 +21,7 @@ from common.cli import (
 from common.datasets import SceneSegDataset, find_samples, spread
 from common.environment import versions
 from common.evaluate import calibration_batches, evaluate_datasets, warm_up
+from common.int8_graph import for_onnx_runtime
 from common.memory import peak_memory
 from common.onnx_export import describe, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
@@ -33,6 +34,7 @@ from models import find_network
 logger = logging.getLogger(__name__)
 
 FOLDER, FILE = "onnx_models", "SceneSegNetwork_QAT_INT8_final.onnx"
+CALIBRATION_BATCH = 8  # images, where a checkpoint does not say with how many it was trained
 PARITY_IMAGES = 8  # validation images on which ONNX Runtime and PyTorch are compared
 
 
@@ -83,9 +85,10 @@ def main(args: argparse.Namespace) -> None:
     logger.info(
         "calibrating on %d of %d training images", min(args.num_calibration_samples, len(training)), len(training)
     )
-    images = calibration_batches(training, args.num_calibration_samples, input_hw, args.seed, args.workers)
+    batch_size = description.arguments.get("batch_size", CALIBRATION_BATCH)
+    images = calibration_batches(training, args.num_calibration_samples, batch_size, input_hw, args.seed, args.workers)
     calibrate(prepared, (image.to(device) for image in images))
-    int8 = convert(prepared.cpu())
+    int8 = for_onnx_runtime(convert(prepared.cpu()))
 
     path = args.qat_checkpoint_path.parent / FOLDER / FILE
     path.parent.mkdir(exist_ok=True)

@@ -48,7 +48,9 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     require_parent(args.onnx_model_path)
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
-    options = ExportOptions(args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset)
+    options = ExportOptions(
+        args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset, args.fuse
+    )
     if args.int8:
         agreements = quantize(source, args, options)
     else:
@@ -64,7 +66,7 @@ def quantize(source: OpenedNetwork, args: argparse.Namespace, options: ExportOpt
         raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
     folder, count = args.calibration_data, args.num_calibration_samples
     calibration, held_out = calibration_inputs(source, folder, count, args.seed, args.egolanes_checkpoint)
-    settings = QuantizationSettings(args.per_channel)
+    settings = QuantizationSettings(args.per_channel, args.fuse)
     agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out)
     print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))
     print(f"calibrated on {len(calibration)} images, judged on {len(held_out)} others")

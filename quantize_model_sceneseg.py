@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from common.checkpoints import Description, load_network, save_checkpoint
 from common.cli import (
+    add_fuse_argument,
     add_input_size_argument,
     add_training_arguments,
     make_parser,
@@ -60,6 +61,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
     )
     add_input_size_argument(parser)
+    add_fuse_argument(parser)
     parser.add_argument("--freeze_batch_norm", type=non_negative_int, default=1, help="after this many epochs")
     parser.add_argument("--freeze_observers", type=non_negative_int, default=2, help="after this many epochs")
     parser.add_argument(
@@ -100,7 +102,9 @@ def main(args: argparse.Namespace) -> None:
         state = training_state(optimizer, moment.position, history, args, len(training))
         save(f"qat_checkpoint_epoch_{moment.epoch}_step_{moment.position.step}.pth", scores, state)
 
-    images = calibration_batches(training, args.num_calibration_samples, description.input_hw, args.seed, args.workers)
+    images = calibration_batches(
+        training, args.num_calibration_samples, args.batch_size, description.input_hw, args.seed, args.workers
+    )
     calibrate(prepared, (batch.to(device) for batch in images))
     scores = validate(prepared, device, validation, description.input_hw, args)
     save(FINAL, scores, None)
@@ -114,7 +118,7 @@ def start_graph(args: argparse.Namespace, device: torch.device) -> tuple[GraphMo
         prepared, description, checkpoint = load_qat(args.resume, device)
         return prepared, description, checkpoint.training
     model, fp32 = load_network(NETWORK, args.fp32_model)
-    settings = QuantizationSettings(args.per_channel)
+    settings = QuantizationSettings(args.per_channel, args.fuse)
     input_hw = args.input_hw or fp32.input_hw
     check_input_hw(find_network(NETWORK)[1], input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings))

@@ -1,6 +1,7 @@
 """Trace a network and its checkpoint to a file that runs without this repository and computes what the network does."""
 
 import argparse
+import copy
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from common.files import atomic_path, require_parent
 from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
 from common.predictors import TorchPredictor
+from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,9 @@ def main(args: argparse.Namespace) -> None:
     require_parent(args.output_pt_trace_filepath)
     device = resolve_device(args.device)
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
-    model, input_shape = source.model, source.input_shape
-    reference = TorchPredictor(model, device)
+    input_shape = source.input_shape
+    reference = TorchPredictor(source.model, device)
+    model = fuse_upsampling(copy.deepcopy(source.model)) if args.fuse else source.model
 
     logger.info("tracing %s (width %g) with input %s on %s", source.name, source.width, input_shape, device)
     write, read = FORMATS[args.format]

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from common.environment import versions
 from common.image_folder import find_images, frame_pair_preparer, image_preparer, prepared, split_images
+from common.int8_graph import for_onnx_runtime
 from common.latency import interleaved_latency
 from common.networks import OpenedNetwork, open_network
 from common.onnx_export import OPSET, Check, HalfPrecision, describe, export_onnx
 from common.parity import TOLERANCE, Agreement, compare, example_inputs, require_agreement
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.quantization import QuantizationSettings, quantize_after_training
+from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,19 @@ class ExportOptions:
     seed: int = 0  # of the example inputs, and of the choice of calibration images
     batch: int | None = None  # None: a dynamic batch axis
     opset: int = OPSET
+    fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
 
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP32 ONNX; the agreement of each output with PyTorch on example inputs."""
-    return _export(source, source.model, path, "fp32", _parity_check(source, options, TOLERANCE), options)
+    return _export(
+        source, _float_model(source, options), path, "fp32", _parity_check(source, options, TOLERANCE), options
+    )
 
 
 def convert_half(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP16 ONNX with FP32 input and outputs; the agreement of each output with FP32 on example inputs."""
-    half = HalfPrecision(copy.deepcopy(source.model)).eval()
+    half = HalfPrecision(_float_model(source, options)).eval()
     return _export(source, half, path, "fp16", _parity_check(source, options, HALF_TOLERANCE), options)
 
 
@@ -62,7 +67,8 @@ def convert_int8(
     Raises:
         ValueError: the INT8 outputs have little to do with FP32's.
     """
-    int8 = quantize_after_training(copy.deepcopy(source.model), source.input_shape, settings, calibration)
+    model = copy.deepcopy(source.model)
+    int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
 
     def check(candidate: Predictor) -> list[Agreement]:
         images = [_as_batch(image, options) for image in held_out]
@@ -72,6 +78,12 @@ def convert_int8(
         return agreements
 
     return _export(source, int8, path, "int8", check, options)
+
+
+def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
+    """A copy of the network to write; `source.model` stays what the file is compared with."""
+    model = copy.deepcopy(source.model)
+    return fuse_upsampling(model) if options.fuse else model
 
 
 def _export(

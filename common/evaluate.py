@@ -78,13 +78,17 @@ def together(evaluations: Iterable[Evaluation]) -> Evaluation:
 
 
 def calibration_batches(
-    samples: Sequence[Sample], count: int, input_hw: tuple[int, int], seed: int, workers: int
+    samples: Sequence[Sample], count: int, batch_size: int, input_hw: tuple[int, int], seed: int, workers: int
 ) -> Iterable[Tensor]:
-    """At most `count` images of `samples`, drawn with `seed` and spread over all datasets, one at a time (1, 3, H, W).
+    """At most `count` images of `samples`, drawn with `seed` from all datasets, in batches (N, 3, H, W).
 
-    One image a batch: the observers average the ranges of batches, and a batch of one is what the car's model sees.
+    The observers average the ranges of batches, and the range of a batch grows with its images: the batch size is that
+    of the training, or the ranges that were learned shrink. An eighth-width SceneSeg of 0.769 mIoU on CamVid, trained
+    with 8 images a step, kept 0.770 after a calibration with 8, and fell to 0.750 with one.
     """
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = [samples[index] for index in order[:count]]
-    for batch in progress(batches_of(SceneSegDataset(chosen, input_hw), 1, workers), "calibrate", unit="image"):
+    for batch in progress(
+        batches_of(SceneSegDataset(chosen, input_hw), batch_size, workers), "calibrate", unit="batch"
+    ):
         yield batch.image

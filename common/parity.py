@@ -91,7 +91,7 @@ def require_equal_pixels(agreements: Sequence[Agreement], share: float) -> None:
         if agreement.equal_pixels is not None and agreement.equal_pixels < share:
             raise ValueError(
                 f"ONNX Runtime and PyTorch INT8 disagree: {agreement}; wanted at least {100 * share:g} % of pixels "
-                "equal. A processor without an int8 dot product (VNNI) may saturate; --min_equal_pixels accepts less"
+                "equal; --min_equal_pixels accepts less"
             )
 
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training and conversion with PT2E: the only module that imports torchao and executorch.
+"""Quantization-aware training and conversion with PT2E.
 
 The steps and their names are those of the PyTorch 2 Export quantization flow: export -> prepare (insert observers and
 fake quantization) -> train or calibrate -> convert (int8 weights, quantize and dequantize around every quantized
@@ -6,30 +6,22 @@ operator).
 """
 
 import copy
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torchao.quantization.pt2e import disable_observer, enable_observer
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
-# torchao registers its enums with an older call of PyTorch, which says so at every import
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # noqa: E402
-    XNNPACKQuantizer,
-    get_symmetric_quantization_config,
-)
-from torchao.quantization.pt2e import (  # noqa: E402
-    disable_observer,
-    enable_observer,
-)
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e  # noqa: E402
-
-from models.backbone import remove_stochastic_depth  # noqa: E402
+from common.quantizer import NetworkQuantizer
+from models.backbone import remove_stochastic_depth
+from models.fuse import fuse_upsampling
 
 BATCH_NORM = torch.ops.aten.batch_norm.default  # (input, weight, bias, mean, var, training, momentum, eps, cudnn)
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
 DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 
@@ -39,6 +31,7 @@ class QuantizationSettings:
     """Choices that shape the prepared graph; a checkpoint can be rebuilt only with the ones it was trained with."""
 
     per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
+    fused: bool = True  # upsampling stages in their fused form, models/fuse.py
 
 
 @dataclass(frozen=True)
@@ -60,11 +53,14 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     """Export `model` (N, 3, H, W) -> (N, C, H, W) for any N and insert fake quantization.
 
     Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
-    Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state.
+    Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state. `model` is
+    changed in place.
     """
     remove_stochastic_depth(model)
+    if settings.fused:
+        fuse_upsampling(model, channels_last=True)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
-    return prepare_qat_pt2e(_export(model, (3, *input_hw)), _quantizer(settings, is_qat=True))
+    return prepare_qat_pt2e(_export(model, (3, *input_hw)), NetworkQuantizer(settings.per_channel, is_qat=True))
 
 
 def quantize_after_training(
@@ -72,9 +68,11 @@ def quantize_after_training(
 ) -> GraphModule:
     """Post-training quantization: the INT8 network with ranges from histograms of what `batches` (N, C, H, W) cause.
 
-    Works for every network of the family; `model` is in eval mode.
+    Works for every network of the family; `model` is in eval mode and is changed in place.
     """
-    prepared = prepare_pt2e(_export(model, input_shape), _quantizer(settings, is_qat=False))
+    if settings.fused:
+        fuse_upsampling(model, channels_last=True)
+    prepared = prepare_pt2e(_export(model, input_shape), NetworkQuantizer(settings.per_channel, is_qat=False))
     calibrate(prepared, batches)
     return convert(prepared)
 
@@ -84,10 +82,6 @@ def _export(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphModule:
     example = torch.zeros(2, *input_shape, device=device)  # not 1: a batch of one would be taken as a constant
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     return torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
-
-
-def _quantizer(settings: QuantizationSettings, is_qat: bool) -> XNNPACKQuantizer:
-    return XNNPACKQuantizer().set_global(get_symmetric_quantization_config(settings.per_channel, is_qat))
 
 
 def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:

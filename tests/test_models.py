@@ -9,6 +9,8 @@ import torch
 from models import NETWORKS, check_input_hw, find_network
 from models.backbone import remove_stochastic_depth
 from models.checkpoint_keys import from_published, infer_width, to_published
+from models.domain_seg import DomainSegNetwork
+from models.scene_3d import Scene3DNetwork
 from models.scene_seg import SceneSegNetwork
 
 
@@ -80,11 +82,32 @@ def golden_parts(output, described, expected, key):
     return parts
 
 
-def test_each_row_of_a_batch_is_the_batch_of_one(narrow_network):
-    images = torch.randn(3, 3, 64, 96)
-    with torch.no_grad():
-        batch, rows = narrow_network(images), [narrow_network(image[None]) for image in images]
-    torch.testing.assert_close(batch, torch.cat(rows), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@torch.no_grad()
+def test_each_row_of_a_batch_is_the_batch_of_one(name):
+    torch.manual_seed(0)
+    row = NETWORKS[name]
+    narrow = row.size_multiple is not None
+    network = row.build(width=1 / 16 if narrow else 1).eval()
+    inputs = torch.randn(3, row.input_shape[0], *((64, 96) if narrow else row.input_shape[1:]))
+    batch, rows = network(inputs), [network(one[None]) for one in inputs]
+    if not isinstance(batch, tuple):
+        batch, rows = (batch,), [(output,) for output in rows]
+    for index, output in enumerate(batch):
+        torch.testing.assert_close(output, torch.cat([outputs[index] for outputs in rows]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("build", "parts"), [(Scene3DNetwork, 1), (DomainSegNetwork, 3)])
+def test_a_network_on_a_pretrained_scene_seg_takes_its_parts_frozen(build, parts):
+    scene_seg = SceneSegNetwork(1 / 16)
+    network = build(1 / 16, scene_seg)
+    frozen = {name.split(".")[0] for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"backbone", "context", "neck"} if parts == 3 else {"backbone"}
+    taken = scene_seg.state_dict()
+    for key, value in network.state_dict().items():
+        if key.split(".")[0] in frozen:
+            assert torch.equal(value, taken[key])
+    build(1 / 16).load_state_dict(network.state_dict(), strict=True)  # its checkpoint needs no SceneSeg
 
 
 @pytest.mark.parametrize("hw", [(32, 32), (64, 160), (320, 640)])
@@ -124,6 +147,16 @@ def test_names_are_matched_without_regard_to_case():
     assert find_network("sceneseg")[0] == "SceneSeg"
     with pytest.raises(ValueError, match="unknown network 'Nothing'; known: .*SceneSeg"):
         find_network("Nothing")
+    with pytest.raises(ValueError, match="EgoPath: neither its architecture nor its weights were published"):
+        find_network("EgoPath")
+
+
+def test_networks_of_one_size_say_which():
+    with pytest.raises(ValueError, match="bound to 640x640"):
+        check_input_hw(NETWORKS["AutoSpeed"], (320, 640))
+    for name in ("AutoSpeed", "AutoSteer"):
+        with pytest.raises(ValueError, match=name):
+            NETWORKS[name].build(width=0.5)
 
 
 def test_without_stochastic_depth_training_mode_is_deterministic_but_for_dropout(narrow_network):

@@ -1,0 +1,69 @@
+"""Each rewrite of the INT8 graph keeps what it computes, and removes what it says."""
+
+import copy
+
+import pytest
+import torch
+
+from common.int8_graph import (
+    DEQUANTIZE,
+    MOVES,
+    QUANTIZE,
+    move_codes,
+    round_biases,
+    use_unsigned_activations,
+)
+from common.quantization import QuantizationSettings, quantize_after_training
+from models.ego_lanes import EgoLanesNetwork
+from models.scene_seg import SceneSegNetwork
+
+HW = (64, 64)
+
+
+@pytest.fixture(scope="module", params=[SceneSegNetwork, EgoLanesNetwork])
+def int8(request):
+    torch.manual_seed(0)
+    network = request.param(1 / 16).eval()
+    return quantize_after_training(network, (3, *HW), QuantizationSettings(), [torch.randn(1, 3, *HW)])
+
+
+@pytest.mark.parametrize("rewrite", [move_codes, use_unsigned_activations])
+def test_outputs_are_bit_equal(int8, rewrite):
+    images = 2 * torch.randn(2, 3, *HW)
+    expected = int8(images)
+    rewritten = copy.deepcopy(int8)
+    rewrite(rewritten)
+    assert torch.equal(expected, rewritten(images))
+
+
+def test_biases_become_whole_steps_of_the_integer_sum(int8):
+    """Of the last layer, by hand; and the outputs move by no more than a few steps of rounding."""
+    rewritten = copy.deepcopy(int8)
+    assert round_biases(rewritten) >= 90
+    *_, last = [node for node in rewritten.graph.nodes if node.target == torch.ops.aten.conv2d.default]
+    x, weight, bias = last.args[:3]
+    steps = rewritten.get_parameter(bias.target).double() / (x.args[1] * weight.args[1])
+    assert ((steps - steps.round()) / steps).abs().max() < 1e-6  # whole, as far as float32 goes
+    images = torch.randn(2, 3, *HW)
+    scale = next(reversed(rewritten.graph.nodes)).args[0][0].args[1]
+    assert (int8(images) - rewritten(images)).abs().mean() < 2 * scale
+
+
+def test_moves_work_on_codes(int8):
+    rewritten = copy.deepcopy(int8)
+    moved = move_codes(rewritten)
+    moves = [node for node in rewritten.graph.nodes if node.target in MOVES]
+    on_codes = [node for node in moves if not any(source.target == DEQUANTIZE for source in node.all_input_nodes)]
+    assert moved >= 3 * 4 + 2 * 2  # each stage has three reshapes and permutes, at least
+    assert len(on_codes) >= moved
+    pairs = [sum(node.target == QUANTIZE for node in graph.graph.nodes) for graph in (int8, rewritten)]
+    assert pairs[0] - pairs[1] == moved
+
+
+def test_activations_become_unsigned_and_weights_stay_signed(int8):
+    rewritten = copy.deepcopy(int8)
+    use_unsigned_activations(rewritten)
+    for node in rewritten.graph.nodes:
+        if node.target in (QUANTIZE, DEQUANTIZE) and node.args[5] in (torch.int8, torch.uint8):
+            stored = node.args[0].op == "get_attr"
+            assert node.args[3:] == ((-127, 127, torch.int8) if stored else (0, 255, torch.uint8))
