@@ -1,6 +1,5 @@
-"""ONNX: the only call of the exporter, what a file says of itself, and the check against PyTorch before it is kept."""
+"""ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from common.files import atomic_path
-from common.labels import DISPLAY_COLOURS
 from common.parity import Agreement
 from common.predictors import OnnxPredictor, Predictor
-from models import Network
 
 OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
 Check = Callable[[Predictor], Sequence[Agreement]]
@@ -62,6 +59,7 @@ def export_onnx(
     )
     proto = program.model_proto
     _strip_notes(proto)
+    _separate_zero_points(proto.graph)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
@@ -78,25 +76,22 @@ def _strip_notes(proto: onnx.ModelProto) -> None:
         item.doc_string = ""
 
 
-def describe(name: str, network: Network, width: float, precision: str, versions: dict[str, str]) -> dict[str, str]:
-    """What a consumer who has only the file needs to feed it and to read its output, as ONNX metadata strings."""
-    fields = {
-        "network": name,
-        "task": network.task,
-        "width": width,
-        "precision": precision,
-        "inputs": network.inputs,
-        "outputs": network.outputs,
-        "input_layout": "NCHW, float32",
-        "versions": versions,
-    }
-    if network.mean:
-        fields |= {"input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std"}
-        fields |= {"mean": network.mean, "std": network.std}
-    if network.classes:
-        palette = dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True))
-        fields |= {"classes": network.classes, "palette": palette}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
+def _separate_zero_points(graph: onnx.GraphProto) -> None:
+    """Give every INT8 weight a zero point of its own.
+
+    The exporter lets equal ones share; ONNX Runtime's precise INT8 mode for AVX2 replaces them one by one under a name
+    made of theirs, and fails at the second.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants and len(node.input) == 3:
+            own = graph.initializer.add()
+            own.CopyFrom(constants[node.input[2]])
+            own.name = node.input[2] = f"{node.input[0]}_zero_point"
+    used = {name for node in graph.node for name in node.input}
+    unused = [tensor for tensor in graph.initializer if tensor.name not in used]
+    for tensor in unused:
+        graph.initializer.remove(tensor)
 
 
 def precision_of(path: Path) -> str:
