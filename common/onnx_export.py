@@ -59,7 +59,7 @@ def export_onnx(
     )
     proto = program.model_proto
     _strip_notes(proto)
-    _separate_zero_points(proto.graph)
+    separate_zero_points(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
@@ -76,22 +76,25 @@ def _strip_notes(proto: onnx.ModelProto) -> None:
         item.doc_string = ""
 
 
-def _separate_zero_points(graph: onnx.GraphProto) -> None:
-    """Give every INT8 weight a zero point of its own.
+def separate_zero_points(proto: onnx.ModelProto) -> int:
+    """Give every int8 weight a zero point of its own, in place; returns how many share one no longer.
 
-    The exporter lets equal ones share; ONNX Runtime's precise INT8 mode for AVX2 replaces them one by one under a name
-    made of theirs, and fails at the second.
+    On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
+    zero point by zero point, and fails on one that two weights share.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants and len(node.input) == 3:
-            own = graph.initializer.add()
-            own.CopyFrom(constants[node.input[2]])
-            own.name = node.input[2] = f"{node.input[0]}_zero_point"
-    used = {name for node in graph.node for name in node.input}
-    unused = [tensor for tensor in graph.initializer if tensor.name not in used]
-    for tensor in unused:
-        graph.initializer.remove(tensor)
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    taken, separated = set(), 0
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) > 2:
+            shared = node.input[2]
+            if shared in taken:
+                own = onnx.TensorProto()
+                own.CopyFrom(stored[shared])
+                own.name = node.input[2] = f"{node.input[0]}_zero_point"
+                proto.graph.initializer.append(own)
+                separated += 1
+            taken.add(shared)
+    return separated
 
 
 def precision_of(path: Path) -> str:

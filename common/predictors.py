@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-SHARED_ZERO_POINTS = "Attempt to replace the existing tensor"  # ONNX Runtime's words, where exact INT8 meets them
-
 
 class Predictor(Protocol):
     """Images (N, C, H, W) float32 on the CPU in, tensors on the CPU out."""
@@ -57,8 +55,14 @@ class OnnxPredictor:
             raise ValueError(
                 f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}"
             )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; warnings of the optimiser are of no use to a user
+        # exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums of products at 16 bits;
+        # processors that have one are not affected
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self.session = _open_session(path, threads, provider)
+            self.session = ort.InferenceSession(path, options, providers=[provider])
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
             raise ValueError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
         self.provider = self.session.get_providers()[0]
@@ -77,23 +81,3 @@ class OnnxPredictor:
         """The height and width that the file fixes, or None where they are dynamic."""
         _, _, height, width = self.session.get_inputs()[0].shape
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
-    """A session that computes INT8 exactly; of a file of another tool that allows none, one that may overflow."""
-
-    def session(exact: bool) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # none; what is wrong arrives as an exception
-        # without VNNI the fast INT8 kernels add two products in 16 bits, which may overflow; "1" takes exact kernels
-        options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
-        return ort.InferenceSession(path, options, providers=[provider])
-
-    try:
-        return session(exact=True)
-    except Exception as error:  # noqa: BLE001 - as above
-        if SHARED_ZERO_POINTS not in str(error):
-            raise
-        logger.warning("%s: its weights share zero points; without VNNI its INT8 sums may overflow", path)
-        return session(exact=False)

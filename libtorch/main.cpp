@@ -1,6 +1,7 @@
 // Runs a network of trace_pytorch_model.py on images with LibTorch, on the CPU or on CUDA.
+#include <torch/cuda.h>
 #include <torch/script.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include "runner.hpp"
 

@@ -17,7 +17,6 @@ const std::map<std::string, std::string> PROVIDERS = {{"cpu", "CPUExecutionProvi
                                                       {"dnnl", "DnnlExecutionProvider"},
                                                       {"openvino", "OpenVINOExecutionProvider"}};
 const std::string ENDING = "ExecutionProvider";
-const std::string SHARED_ZERO_POINTS = "Attempt to replace the existing tensor";  // ONNX Runtime's words
 
 // ONNX Runtime's name of a provider that this library has.
 std::string find_provider(const std::string& name) {
@@ -55,35 +54,20 @@ void append_provider(Ort::SessionOptions& options, const std::string& provider) 
   }
 }
 
-Ort::Session open(const Ort::Env& environment, const runner::Options& options, const std::string& provider,
-                  bool exact) {
-  Ort::SessionOptions result;
-  if (options.threads) result.SetIntraOpNumThreads(options.threads);
-  // without VNNI the fast INT8 kernels add two products in 16 bits, which may overflow; "1" takes exact kernels
-  result.AddConfigEntry("session.x64quantprecision", exact ? "1" : "0");
-  if (provider != "CPUExecutionProvider" && !options.extra)
-    result.AddConfigEntry("session.disable_cpu_ep_fallback", "1");
-  append_provider(result, provider);
-  return Ort::Session(environment, options.model.c_str(), result);
-}
-
-// A session that computes INT8 exactly; of a file of another tool that allows none, one that may overflow.
 Ort::Session load(const Ort::Env& environment, const runner::Options& options, const std::string& provider) {
   const std::string path = options.model.string();
   if (!runner::fs::is_regular_file(options.model)) throw std::runtime_error(path + ": no such ONNX file");
-  const auto failure = [&](const std::exception& error) {
-    return std::runtime_error(path + ": ONNX Runtime cannot load it (" + runner::first_line(error) + ")");
-  };
+  Ort::SessionOptions session;
+  if (options.threads) session.SetIntraOpNumThreads(options.threads);
+  // exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums of products at 16 bits
+  session.AddConfigEntry("session.x64quantprecision", "1");
+  if (provider != "CPUExecutionProvider" && !options.extra)
+    session.AddConfigEntry("session.disable_cpu_ep_fallback", "1");
   try {
-    return open(environment, options, provider, true);
+    append_provider(session, provider);
+    return Ort::Session(environment, options.model.c_str(), session);
   } catch (const std::exception& error) {
-    if (std::string(error.what()).find(SHARED_ZERO_POINTS) == std::string::npos) throw failure(error);
-  }
-  std::cerr << path << ": its weights share zero points; without VNNI its INT8 sums may overflow\n";
-  try {
-    return open(environment, options, provider, false);
-  } catch (const std::exception& error) {
-    throw failure(error);
+    throw std::runtime_error(path + ": ONNX Runtime cannot load it (" + runner::first_line(error) + ")");
   }
 }
 
