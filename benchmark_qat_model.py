@@ -19,11 +19,12 @@ from common.cli import (
     seed_everything,
 )
 from common.datasets import SceneSegDataset, find_samples, spread
+from common.description import as_metadata, describe
 from common.environment import versions
 from common.evaluate import calibration_batches, evaluate_datasets, warm_up
 from common.int8_graph import for_onnx_runtime
 from common.memory import peak_memory
-from common.onnx_export import describe, export_onnx
+from common.onnx_export import export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.qat_checkpoints import load_qat
@@ -93,7 +94,8 @@ def main(args: argparse.Namespace) -> None:
     path = args.qat_checkpoint_path.parent / FOLDER / FILE
     path.parent.mkdir(exist_ok=True)
     logger.info("exporting %s", path)
-    metadata = describe(name, network, description.width, "int8", versions())
+    input_shape = (network.input_shape[0], *input_hw)
+    metadata = as_metadata(describe(name, network, description.width, "int8", input_shape, versions()))
     reference = TorchPredictor(int8, torch.device("cpu"))
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], input_hw)]
 
@@ -102,7 +104,6 @@ def main(args: argparse.Namespace) -> None:
         require_equal_pixels(agreements, args.min_equal_pixels)
         return agreements
 
-    input_shape = (network.input_shape[0], *input_hw)
     (agreement,) = export_onnx(int8, path, input_shape, list(network.outputs), metadata, check, args.threads)
 
     predict = OnnxPredictor(path, args.threads)

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import logging
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
+from common.description import TORCH_FILE, describe
+from common.environment import versions
 from common.files import atomic_path, require_parent
 from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
@@ -44,8 +47,9 @@ def main(args: argparse.Namespace) -> None:
 
     logger.info("tracing %s (width %g) with input %s on %s", source.name, source.width, input_shape, device)
     write, read = FORMATS[args.format]
+    description = describe(source.name, source.network, source.width, "fp32", input_shape, versions())
     with atomic_path(args.output_pt_trace_filepath) as temporary:
-        write(model, torch.zeros(2, *input_shape, device=device), temporary)
+        write(model, torch.zeros(2, *input_shape, device=device), temporary, {TORCH_FILE: json.dumps(description)})
         saved = TorchPredictor(read(temporary, device), device)
         agreements = compare(reference, saved, example_inputs(input_shape, args.seed))
         require_agreement(agreements)
@@ -54,10 +58,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"wrote {args.output_pt_trace_filepath} ({args.output_pt_trace_filepath.stat().st_size / 1e6:.2f} MB)")
 
 
-def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Any batch size; the image size is that of `example`."""
+def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, notes: dict[str, str]) -> None:
+    """Any batch size; the image size is that of `example`; `notes` become files within the file."""
     with torch.inference_mode():
-        torch.jit.trace(model, example, check_trace=False).save(path)
+        torch.jit.save(torch.jit.trace(model, example, check_trace=False), path, _extra_files=notes)
 
 
 def read_torchscript(path: Path, device: torch.device) -> nn.Module:
@@ -65,10 +69,10 @@ def read_torchscript(path: Path, device: torch.device) -> nn.Module:
     return torch.jit.load(path, map_location=device)
 
 
-def write_exported(model: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Any batch size; the image size is that of `example`."""
+def write_exported(model: nn.Module, example: torch.Tensor, path: Path, notes: dict[str, str]) -> None:
+    """Any batch size; the image size is that of `example`; `notes` become files within the file."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
-    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=dynamic), path)
+    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=dynamic), path, extra_files=notes)
 
 
 def read_exported(path: Path, device: torch.device) -> nn.Module:

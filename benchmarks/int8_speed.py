@@ -16,11 +16,12 @@ from torch.fx import GraphModule
 
 from benchmarks.tables import write_csv
 from common.cli import fraction, height_width, make_parser, positive_int, run, seed_everything
+from common.description import as_metadata, describe
 from common.environment import versions
 from common.files import require_parent
 from common.int8_graph import for_onnx_runtime
 from common.latency import Latency, interleaved_latency, timed
-from common.onnx_export import describe, export_onnx
+from common.onnx_export import export_onnx
 from common.predictors import OnnxPredictor
 from common.quantization import QuantizationSettings, quantize_after_training
 from common.report import table
@@ -102,7 +103,8 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     for index, (label, variant) in enumerate(variants.items()):
         logger.info("exporting %s", label)
         files[label] = folder / f"{index}.onnx"
-        metadata = describe(name, network, width, "int8" if "INT8" in label else "fp32", versions())
+        precision = "int8" if "INT8" in label else "fp32"
+        metadata = as_metadata(describe(name, network, width, precision, input_shape, versions()))
         export_onnx(variant, files[label], input_shape, list(network.outputs), metadata, lambda _: [], threads)
     return files
 

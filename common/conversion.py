@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.description import as_metadata, describe
 from common.environment import versions
 from common.image_folder import find_images, frame_pair_preparer, image_preparer, prepared, split_images
 from common.int8_graph import for_onnx_runtime
 from common.latency import interleaved_latency
 from common.networks import OpenedNetwork, open_network
-from common.onnx_export import OPSET, Check, HalfPrecision, describe, export_onnx
+from common.onnx_export import OPSET, Check, HalfPrecision, export_onnx
 from common.parity import TOLERANCE, Agreement, compare, example_inputs, require_agreement
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.quantization import QuantizationSettings, quantize_after_training
@@ -90,7 +91,8 @@ def _export(
     source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
 ) -> Sequence[Agreement]:
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
-    metadata = describe(source.name, source.network, source.width, precision, versions())
+    description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
+    metadata = as_metadata(description)
     outputs = list(source.network.outputs)
     return export_onnx(
         model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset

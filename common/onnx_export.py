@@ -1,6 +1,5 @@
-"""ONNX: the only call of the exporter, what a file says of itself, and the check against PyTorch before it is kept."""
+"""ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from common.files import atomic_path
-from common.labels import DISPLAY_COLOURS
 from common.parity import Agreement
 from common.predictors import OnnxPredictor, Predictor
-from models import Network
 
 OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
 Check = Callable[[Predictor], Sequence[Agreement]]
@@ -98,27 +95,6 @@ def separate_zero_points(proto: onnx.ModelProto) -> int:
                 separated += 1
             taken.add(shared)
     return separated
-
-
-def describe(name: str, network: Network, width: float, precision: str, versions: dict[str, str]) -> dict[str, str]:
-    """What a consumer who has only the file needs to feed it and to read its output, as ONNX metadata strings."""
-    fields = {
-        "network": name,
-        "task": network.task,
-        "width": width,
-        "precision": precision,
-        "inputs": network.inputs,
-        "outputs": network.outputs,
-        "input_layout": "NCHW, float32",
-        "versions": versions,
-    }
-    if network.mean:
-        fields |= {"input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std"}
-        fields |= {"mean": network.mean, "std": network.std}
-    if network.classes:
-        palette = dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True))
-        fields |= {"classes": network.classes, "palette": palette}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
 
 
 def precision_of(path: Path) -> str:

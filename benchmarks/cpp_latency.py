@@ -1,0 +1,75 @@
+"""Measure a C++ program against Python on the same file, image and number of threads, turn by turn."""
+
+import argparse
+import re
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from common.cli import make_parser, positive_int, run
+from common.image_folder import image_preparer
+from common.latency import latency, timed
+from common.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.report import table
+from models import NETWORKS
+
+GOAL = 1.02  # of Python's median
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    example = "python -m benchmarks.cpp_latency build/onnx_rt/deploy_onnx_rt SceneSeg.onnx image.png --threads 1"
+    parser = make_parser(__doc__, example)
+    parser.add_argument("program", type=Path, help="deploy_libtorch for a .pt, deploy_onnx_rt for an .onnx")
+    parser.add_argument("model", type=Path, help="a file of SceneSeg, at the native input size")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--rounds", type=positive_int, default=9, help="turns of each side")
+    parser.add_argument("--repeat", type=positive_int, default=20, help="timed runs in a turn, after 3 untimed")
+    parser.set_defaults(threads=1)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    predict = open_predictor(args.model, args.threads)
+    network = NETWORKS["SceneSeg"]
+    image = image_preparer(network, network.input_shape[1:])(args.image)
+    turns = [(python_turn(predict, image, args.repeat), cpp_turn(args)) for _ in range(args.rounds)]
+    python, cpp = (statistics.median(side) for side in zip(*turns, strict=True))
+    ratios = [theirs / ours for ours, theirs in turns]
+    print(table([{"side": side, "p50 ms": f"{value:.2f}"} for side, value in (("Python", python), ("C++", cpp))]))
+    print(f"C++ / Python: {statistics.median(ratios):.3f}, turns {min(ratios):.3f} to {max(ratios):.3f}; goal {GOAL}")
+
+
+def open_predictor(path: Path, threads: int) -> Predictor:
+    """The file in the runtime of its kind."""
+    if path.suffix == ".onnx":
+        return OnnxPredictor(path, threads)
+    return TorchPredictor(torch.jit.load(path), torch.device("cpu"))
+
+
+def python_turn(predict: Predictor, image: torch.Tensor, repeat: int) -> float:
+    """Median milliseconds of `repeat` calls after three untimed ones."""
+    seconds = [timed(lambda: predict(image))[1] for _ in range(3 + repeat)]
+    return latency(seconds[3:]).p50
+
+
+def cpp_turn(args: argparse.Namespace) -> float:
+    """The median that the program prints for as many calls.
+
+    Raises:
+        ValueError: the program failed.
+    """
+    numbers = ["--threads", str(args.threads), "--warmup", "3", "--repeat", str(args.repeat)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [args.program.resolve(), args.model, args.image, "--output", folder, *numbers]
+        process = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"^infer +\S+ +(\S+)", process.stdout, re.MULTILINE)
+    if process.returncode or not found:
+        raise ValueError(f"{args.program}: {process.stderr.strip()}")
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
