@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,11 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
     return chosen
 
 
-def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns
+Loader = Callable[[Sample, tuple[int, int]], Loaded]
+
+
+def load_sample(sample: Sample, input_hw: tuple[int, int]) -> Loaded:
     """Decode, cut the region of interest, look the classes up and resize.
 
     Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
@@ -196,22 +201,29 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, 
 class SceneSegDataset(Dataset):
     """Samples as they are, for validation, calibration and benchmarks; `[index]` -> Example."""
 
-    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW):
-        self.samples, self.input_hw = samples, input_hw
+    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW, load: Loader = load_sample):
+        self.samples, self.input_hw, self.load = samples, input_hw, load
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
-        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
         return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
 
 
 class AugmentedDataset(Dataset):
     """Samples for training; `[epoch, index]` -> Example, whose augmentation depends on seed, epoch and index alone."""
 
-    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int], strength: float, seed: int):
-        self.samples, self.input_hw, self.seed = samples, input_hw, seed
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        input_hw: tuple[int, int],
+        strength: float,
+        seed: int,
+        load: Loader = load_sample,
+    ):
+        self.samples, self.input_hw, self.seed, self.load = samples, input_hw, seed, load
         self.transform = augmentation(strength) if strength else None
 
     def __len__(self) -> int:
@@ -219,7 +231,7 @@ class AugmentedDataset(Dataset):
 
     def __getitem__(self, draw: tuple[int, int]) -> Example:
         epoch, index = draw
-        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
         if self.transform is None:
             return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
         image, mask = augment(image, ids, self.transform, _derived_seed(self.seed, epoch, index))
@@ -247,6 +259,8 @@ def _derived_seed(seed: int, *position: int) -> int:
 
 
 def worker_init(worker: int) -> None:
-    """One thread per worker process: the workers are the parallelism."""
+    """One thread per worker process: the workers are the parallelism. The main process sees to signals."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
