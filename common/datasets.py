@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
 LISTED_FILES = 5  # that an error message spells out
 SPLITS = ("train", "val")
@@ -168,8 +169,12 @@ Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns
 Loader = Callable[[Sample, tuple[int, int]], Loaded]
 
 
-def load_sample(sample: Sample, input_hw: tuple[int, int]) -> Loaded:
+def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:
     """Decode, cut the region of interest, look the classes up and resize.
+
+    With `reduced` a JPEG image whose region is at least twice the input size is decoded at half its size, in about half
+    the time: each pixel is then the mean of four, which the resize alone would not take, and the region may be off by
+    half a pixel. The mask is the same.
 
     Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
     of the region before the resize.
@@ -177,25 +182,37 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> Loaded:
     Raises:
         ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
     """
-    image, mask = read_rgb(sample.image), read_rgb(sample.mask)
-    height, width = image.shape[:2]
-    if mask.shape != image.shape:
-        raise ValueError(
-            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
-            "a mask has the size of its image"
-        )
+    mask = read_rgb(sample.mask)
+    height, width = mask.shape[:2]
     left, top, right, bottom = find_spec(sample.dataset).region(width, height)
+    wide = right - left >= 2 * input_hw[1] and bottom - top >= 2 * input_hw[0]
+    scale = 2 if reduced and wide and sample.image.suffix.lower() in JPEG_SUFFIXES else 1
+    image = read_rgb(sample.image, scale)
+    _check_sizes(sample, image, mask, scale)
+    try:
+        ids = class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+    left, top, right, bottom = left // scale, top // scale, -(-right // scale), -(-bottom // scale)
+    image = resize_image(image[top:bottom, left:right], input_hw)
+    return image, resize_mask(ids, input_hw), class_weights(ids)
+
+
+def _check_sizes(sample: Sample, image: np.ndarray, mask: np.ndarray, scale: int) -> None:
+    height, width = mask.shape[:2]
+    if image.shape[:2] != (-(-height // scale), -(-width // scale)):  # the decoder rounds up
+        found = (
+            f"about {image.shape[1] * scale}x{image.shape[0] * scale}" if scale > 1 else "{1}x{0}".format(*image.shape)
+        )
+        raise ValueError(
+            f"{sample.mask}: {width}x{height}, but {sample.image.name} is {found}; a mask has the size of its image"
+        )
+    _, _, right, bottom = find_spec(sample.dataset).region(width, height)
     if right > width or bottom > height:
         raise ValueError(
             f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
             f"{right}x{bottom}; use the dataset's native size"
         )
-    try:
-        ids = class_ids(mask[top:bottom, left:right])
-    except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error}") from error
-    image = resize_image(image[top:bottom, left:right], input_hw)
-    return image, resize_mask(ids, input_hw), class_weights(ids)
 
 
 class SceneSegDataset(Dataset):

@@ -11,10 +11,11 @@ import psutil
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it takes the final name when the block succeeds.
 
-    The data is on the disk (fsync) before the rename, and the temporary file is removed when the block fails.
+    The data is on the disk (fsync) before the rename, unless `durable` is switched off: then a power failure may leave
+    a damaged file under the final name. The temporary file is removed when the block fails.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
@@ -23,10 +24,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
