@@ -39,7 +39,7 @@ def start(folder, data, *flags, program=TINY):
 
 def finish(process, code=0):
     """What a process tells on stderr."""
-    _, notes = process.communicate(timeout=300)
+    _, notes = process.communicate(timeout=900)
     assert process.returncode == code, notes
     return notes
 
