@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.checkpoints import Description, load_network, save_checkpoint
+from common.checkpoints import Checkpoint, Description, load_network
 from common.cli import (
     add_fuse_argument,
     add_input_size_argument,
-    add_training_arguments,
     make_parser,
+    non_negative_float,
     non_negative_int,
-    plain_arguments,
     resolve_device,
     run,
     seed_everything,
 )
-from common.datasets import AugmentedDataset, find_samples, spread
-from common.environment import versions
+from common.datasets import find_samples, spread
+from common.distributed import is_writer, join_ranks
 from common.evaluate import calibration_batches
+from common.fit import Trainee, fit, open_folder, save_trainee
 from common.qat_checkpoints import load_qat
 from common.quantization import (
     QatSchedule,
@@ -33,21 +33,17 @@ from common.quantization import (
     set_evaluation_mode,
     set_training_mode,
 )
-from common.training import (
-    Position,
-    make_optimizer,
-    record,
-    restore_training_state,
-    score_table,
-    train,
-    training_state,
-    validate,
-)
+from common.resume import resolve_resume
+from common.schedule import add_recipe_argument, apply_recipe
+from common.training_flags import add_training_arguments
+from common.validation import score_table, validate
 from models import check_input_hw, find_network
 
 logger = logging.getLogger(__name__)
 
 NETWORK = "SceneSeg"
+CHECKPOINT = "qat_checkpoint"
+BEST = "qat_best.pth"
 FINAL = "qat_model_final_calibrated.pth"
 
 
@@ -67,56 +63,53 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_calibration_samples", type=non_negative_int, default=200, help="training images for the last calibration"
     )
+    parser.add_argument(
+        "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
+    )
+    add_recipe_argument(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    apply_recipe(args)
     seed_everything(args.seed)
-    device = resolve_device(args.device)
+    device = join_ranks(resolve_device(args.device))
     schedule = QatSchedule(args.freeze_batch_norm, args.freeze_observers)
     training = find_samples(args.root, args.datasets, "train")
     validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
-    prepared, description, resumed = start_graph(args, device)
+    folder = open_folder(args, CHECKPOINT)
+    prepared, description, resumed = start_graph(args, resolve_resume(args, folder), device)
     logger.info(
         "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device
     )
-
-    optimizer = make_optimizer(prepared, args)
-    start, history = Position(), []
-    if args.resume:
-        start, history = restore_training_state(resumed, optimizer, args, len(training))
-    dataset = AugmentedDataset(training, description.input_hw, args.augmentation, args.seed)
-    folder = args.model_save_root_path
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def save(name: str, scores: dict, state: dict | None) -> None:
-        described = replace(description, metrics=scores, arguments=plain_arguments(args), versions=versions())
-        save_checkpoint(folder / name, prepared.state_dict(), described, state)
-
-    for moment in train(
-        prepared, optimizer, dataset, args, device, partial(set_training_mode, prepared, schedule), start
-    ):
-        set_evaluation_mode(prepared)
-        scores = validate(prepared, device, validation, description.input_hw, args)
-        record(history, moment, scores, folder)
-        state = training_state(optimizer, moment.position, history, args, len(training))
-        save(f"qat_checkpoint_epoch_{moment.epoch}_step_{moment.position.step}.pth", scores, state)
+    trainee = Trainee(
+        prepared,
+        description,
+        train_mode=partial(set_training_mode, prepared, schedule),
+        eval_mode=partial(set_evaluation_mode, prepared),
+        state=prepared.state_dict,
+        best=BEST,
+        teacher=load_network(NETWORK, args.fp32_model)[0].to(device) if args.distill else None,
+    )
+    fit(trainee, folder, training, validation, args, device, resumed)
 
     images = calibration_batches(
         training, args.num_calibration_samples, args.batch_size, description.input_hw, args.seed, args.workers
     )
     calibrate(prepared, (batch.to(device) for batch in images))
     scores = validate(prepared, device, validation, description.input_hw, args)
-    save(FINAL, scores, None)
-    print(score_table(scores))
-    print(f"wrote {folder / FINAL}")
+    if is_writer():
+        save_trainee(folder.path / FINAL, trainee, scores, args)
+        print(score_table(scores))
+        print(f"wrote {folder.path / FINAL}")
 
 
-def start_graph(args: argparse.Namespace, device: torch.device) -> tuple[GraphModule, Description, dict | None]:
-    """The prepared graph, what its checkpoints say of it, and the state to resume from: fresh from FP32, or resumed."""
-    if args.resume:
-        prepared, description, checkpoint = load_qat(args.resume, device)
-        return prepared, description, checkpoint.training
+def start_graph(
+    args: argparse.Namespace, resume: Path | None, device: torch.device
+) -> tuple[GraphModule, Description, Checkpoint | None]:
+    """The prepared graph, its description, and the checkpoint to resume from: fresh from FP32 weights, or resumed."""
+    if resume:
+        return load_qat(resume, device)
     model, fp32 = load_network(NETWORK, args.fp32_model)
     settings = QuantizationSettings(args.per_channel, args.fuse)
     input_hw = args.input_hw or fp32.input_hw

@@ -5,7 +5,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.cache import load_cached
 from common.cli import make_parser, non_negative_float, non_negative_int, positive_int, run
-from common.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec
+from common.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
 from common.environment import environment
 from common.files import require_parent, write_text
 from common.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
@@ -26,6 +27,7 @@ from examples.make_scenes import SCENE_SETS, draw_at, write_image
 
 DATASET, HEIGHT_WIDTH = "ACDC", (1080, 1920)
 OURS = "loader, all of it"
+CACHED, JPEG, REDUCED = "loader, from the cache", "loader, JPEG image", "loader, JPEG image at reduced scale"
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         samples = write_pairs(Path(folder), args.pairs, args.noise, args.seed)
         check_that_all_agree(samples[0])
-        seconds = measure(samples, args.rounds, args.walk_rounds)
+        seconds = measure(samples, other_loaders(samples, Path(folder)), args.rounds, args.walk_rounds)
     rows = summarise(seconds)
     print(table([{**asdict(row), **formatted(row)} for row in rows]))
+    print(f"{np.median(seconds[OURS]) / np.median(seconds[CACHED]):.1f} times as fast again from the cache")
+    decoding = np.median(seconds["decode image"]) + np.median(seconds["decode mask"])
+    print(f"{decoding / np.median(seconds[OURS]):.0%} of the loader's time is the decoder's own")
     for name in [name for name in WALKS if name in seconds]:
         ratio = np.median(seconds[name]) / np.median(seconds[OURS])
         print(f"{ratio:.1f} times as fast as the {name} ({args.threads} thread, files in the page cache)")
@@ -123,7 +128,20 @@ def check_that_all_agree(sample: Sample) -> None:
                 raise RuntimeError(f"the {label} gives another {name} than the loader; there is nothing to compare")
 
 
-def measure(samples: list[Sample], rounds: int, walk_rounds: int) -> dict[str, list[float]]:
+def other_loaders(samples: list[Sample], folder: Path) -> dict[str, SceneSegDataset]:
+    """The same scenes from the cache, and with the image as JPEG, decoded at full and at half size."""
+    (folder / "cache").mkdir()
+    cached = SceneSegDataset(samples, load=partial(load_cached, folder / "cache"))
+    jpegs = [replace(sample, image=sample.image.with_suffix(".jpg")) for sample in samples]
+    for sample, jpeg in zip(samples, jpegs, strict=True):
+        write_image(jpeg.image, read_rgb(sample.image))
+    reduced = SceneSegDataset(jpegs, load=partial(load_sample, reduced=True))
+    return {CACHED: cached, JPEG: SceneSegDataset(jpegs), REDUCED: reduced}
+
+
+def measure(
+    samples: list[Sample], others: dict[str, SceneSegDataset], rounds: int, walk_rounds: int
+) -> dict[str, list[float]]:
     """Seconds of each call by stage; loader, stages and walks take turns, so that a slow moment meets all of them."""
     seconds = {}
     loader = SceneSegDataset(samples)
@@ -131,6 +149,8 @@ def measure(samples: list[Sample], rounds: int, walk_rounds: int) -> dict[str, l
         timings = {} if number == 0 else seconds  # the first round only warms up
         for index, sample in enumerate(samples):
             timings.setdefault(OURS, []).append(timed(lambda index=index: loader[index])[1])
+            for label, other in others.items():  # the first round fills the cache
+                timings.setdefault(label, []).append(timed(lambda other=other, index=index: other[index])[1])
             time_stages(sample, timings)
             for label, walked in WALKS.items() if 0 < number <= walk_rounds else ():
                 timings.setdefault(label, []).append(timed(lambda walked=walked, sample=sample: walked(sample))[1])

@@ -82,31 +82,6 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
 
 
-def add_training_arguments(
-    parser: argparse.ArgumentParser, learning_rate: float, weight_decay: float, epochs: int
-) -> None:
-    """Flags of the training loop, the same for FP32 training and quantization-aware training."""
-    parser.add_argument("-s", "--model_save_root_path", required=True, type=Path, metavar="DIR", help="checkpoints")
-    parser.add_argument("-r", "--root", required=True, type=Path, metavar="DIR", help="data root")
-    parser.add_argument("-e", "--epochs", type=positive_int, default=epochs, help="passes over the training images")
-    parser.add_argument("--batch_size", type=positive_int, default=32, help="images of one optimizer step")
-    parser.add_argument("--learning_rate", type=positive_float, default=learning_rate, help="of AdamW")
-    parser.add_argument("--weight_decay", type=non_negative_float, default=weight_decay, help="of AdamW")
-    parser.add_argument("--unweighted_loss", action="store_true", help="cross-entropy without the class weights")
-    parser.add_argument("--augmentation", type=fraction, default=0.5, help="strength of the augmentation, 0 to 1")
-    parser.add_argument(
-        "--samples_per_epoch", type=positive_int, help="train on this many images of each epoch's order"
-    )
-    parser.add_argument(
-        "--checkpoint_interval", type=positive_int, default=8000, help="samples between checkpoints within an epoch"
-    )
-    parser.add_argument(
-        "--num_val_samples", type=positive_int, help="validation images per dataset at each checkpoint; default: all"
-    )
-    parser.add_argument("--resume", type=Path, metavar="CKPT", help="continue from a checkpoint of this script")
-    add_dataset_arguments(parser)
-
-
 def plain_arguments(args: argparse.Namespace) -> dict[str, object]:
     """The flags as JSON and a checkpoint can hold them: paths become strings."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
@@ -135,6 +110,11 @@ def non_negative_float(text: str) -> float:
 def fraction(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     return _checked(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def decay(text: str) -> float:
+    """An argparse type: a number from 0 up to, but not including, 1."""
+    return _checked(float, text, lambda value: 0 <= value < 1, "a number, 0 or more and below 1")
 
 
 def height_width(text: str) -> tuple[int, int]:
@@ -178,7 +158,10 @@ def seed_everything(seed: int) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+
+    A training run that a signal stopped leaves by itself: 130 after Ctrl-C, 143 after SIGTERM.
+    """
     args = parser.parse_args()
     setup_logging(args.debug)
     torch.set_num_threads(args.threads)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
 LISTED_FILES = 5  # that an error message spells out
 SPLITS = ("train", "val")
@@ -163,8 +165,16 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
     return chosen
 
 
-def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns
+Loader = Callable[[Sample, tuple[int, int]], Loaded]
+
+
+def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:
     """Decode, cut the region of interest, look the classes up and resize.
+
+    With `reduced` a JPEG image whose region is at least twice the input size is decoded at half its size, in about half
+    the time: each pixel is then the mean of four, which the resize alone would not take, and the region may be off by
+    half a pixel. The mask is the same.
 
     Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
     of the region before the resize.
@@ -172,46 +182,65 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, 
     Raises:
         ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
     """
-    image, mask = read_rgb(sample.image), read_rgb(sample.mask)
-    height, width = image.shape[:2]
-    if mask.shape != image.shape:
-        raise ValueError(
-            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
-            "a mask has the size of its image"
-        )
+    mask = read_rgb(sample.mask)
+    height, width = mask.shape[:2]
     left, top, right, bottom = find_spec(sample.dataset).region(width, height)
+    wide = right - left >= 2 * input_hw[1] and bottom - top >= 2 * input_hw[0]
+    scale = 2 if reduced and wide and sample.image.suffix.lower() in JPEG_SUFFIXES else 1
+    image = read_rgb(sample.image, scale)
+    _check_sizes(sample, image, mask, scale)
+    try:
+        ids = class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+    left, top, right, bottom = left // scale, top // scale, -(-right // scale), -(-bottom // scale)
+    image = resize_image(image[top:bottom, left:right], input_hw)
+    return image, resize_mask(ids, input_hw), class_weights(ids)
+
+
+def _check_sizes(sample: Sample, image: np.ndarray, mask: np.ndarray, scale: int) -> None:
+    height, width = mask.shape[:2]
+    if image.shape[:2] != (-(-height // scale), -(-width // scale)):  # the decoder rounds up
+        found = (
+            f"about {image.shape[1] * scale}x{image.shape[0] * scale}" if scale > 1 else "{1}x{0}".format(*image.shape)
+        )
+        raise ValueError(
+            f"{sample.mask}: {width}x{height}, but {sample.image.name} is {found}; a mask has the size of its image"
+        )
+    _, _, right, bottom = find_spec(sample.dataset).region(width, height)
     if right > width or bottom > height:
         raise ValueError(
             f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
             f"{right}x{bottom}; use the dataset's native size"
         )
-    try:
-        ids = class_ids(mask[top:bottom, left:right])
-    except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error}") from error
-    image = resize_image(image[top:bottom, left:right], input_hw)
-    return image, resize_mask(ids, input_hw), class_weights(ids)
 
 
 class SceneSegDataset(Dataset):
     """Samples as they are, for validation, calibration and benchmarks; `[index]` -> Example."""
 
-    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW):
-        self.samples, self.input_hw = samples, input_hw
+    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW, load: Loader = load_sample):
+        self.samples, self.input_hw, self.load = samples, input_hw, load
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
-        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
         return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
 
 
 class AugmentedDataset(Dataset):
     """Samples for training; `[epoch, index]` -> Example, whose augmentation depends on seed, epoch and index alone."""
 
-    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int], strength: float, seed: int):
-        self.samples, self.input_hw, self.seed = samples, input_hw, seed
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        input_hw: tuple[int, int],
+        strength: float,
+        seed: int,
+        load: Loader = load_sample,
+    ):
+        self.samples, self.input_hw, self.seed, self.load = samples, input_hw, seed, load
         self.transform = augmentation(strength) if strength else None
 
     def __len__(self) -> int:
@@ -219,7 +248,7 @@ class AugmentedDataset(Dataset):
 
     def __getitem__(self, draw: tuple[int, int]) -> Example:
         epoch, index = draw
-        image, ids, weights = load_sample(self.samples[index], self.input_hw)
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
         if self.transform is None:
             return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
         image, mask = augment(image, ids, self.transform, _derived_seed(self.seed, epoch, index))
@@ -247,6 +276,8 @@ def _derived_seed(seed: int, *position: int) -> int:
 
 
 def worker_init(worker: int) -> None:
-    """One thread per worker process: the workers are the parallelism."""
+    """One thread per worker process: the workers are the parallelism. The main process sees to signals."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from common.datasets import Example, Sample, SceneSegDataset, worker_init
+from common.datasets import Example, Loader, Sample, SceneSegDataset, load_sample, worker_init
 from common.labels import CLASSES
 from common.latency import timed
 from common.metrics import IoUMeter
@@ -45,11 +45,12 @@ def evaluate_datasets(
     batch_size: int = 1,
     workers: int = 0,
     description: str = "evaluate",
+    load: Loader = load_sample,
 ) -> dict[str, Evaluation]:
     """Score each dataset that occurs in `samples`, by name, in the order of `samples`."""
     results = {}
     for name in dict.fromkeys(sample.dataset for sample in samples):
-        dataset = SceneSegDataset([sample for sample in samples if sample.dataset == name], input_hw)
+        dataset = SceneSegDataset([sample for sample in samples if sample.dataset == name], input_hw, load)
         batches = batches_of(dataset, batch_size, workers)
         results[name] = evaluate(predict, batches, f"{description} {name}")
     return results

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it takes the final name when the block succeeds.
 
-    The data is on the disk (fsync) before the rename, and the temporary file is removed when the block fails.
+    The data is on the disk (fsync) before the rename, unless `durable` is switched off: then a power failure may leave
+    a damaged file under the final name. The temporary file is removed when the block fails.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
@@ -20,11 +24,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk; Windows cannot open folders, and needs not."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in `folder`: files under `atomic_path`'s temporary names, of ended processes."""
+    for path in folder.glob(".*.tmp*"):
+        found = re.fullmatch(r"\..*\.(\d+)\.tmp(\..*)?", path.name)
+        # one of our own number is of an earlier process: in a container every run has the same
+        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            path.unlink(missing_ok=True)
 
 
 def require_parent(path: Path) -> None:

@@ -1,10 +1,12 @@
 """Progress bars: shown to a person at a terminal, silent in a log file."""
 
+import os
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
 
 def progress(items: Iterable | None, description: str, unit: str = "it", **options) -> tqdm:
-    """tqdm on stderr, without output where stderr is not a terminal."""
-    return tqdm(items, desc=description, unit=unit, dynamic_ncols=True, disable=None, leave=False, **options)
+    """tqdm on stderr, silent where stderr is not a terminal and in all but the first of torchrun's processes."""
+    hidden = None if os.environ.get("RANK", "0") == "0" else True
+    return tqdm(items, desc=description, unit=unit, dynamic_ncols=True, disable=hidden, leave=False, **options)

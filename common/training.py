@@ -1,52 +1,38 @@
-"""The training loop that FP32 training and quantization-aware training share, and what a run needs to be resumed."""
+"""The training loop that FP32 training and quantization-aware training share."""
 
 import argparse
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from common.allocator import keep_freed_memory
-from common.datasets import AugmentedDataset, EpochSampler, Sample, worker_init
-from common.evaluate import evaluate_datasets, together
-from common.files import write_json
-from common.labels import CLASSES
-from common.predictors import TorchPredictor
-from common.progress import progress
-from common.report import score_row, table
+from common.datasets import AugmentedDataset, Example
+from common.display import Display, Moment
+from common.distributed import shares, summed, without_synchronisation, world_size
+from common.precision import arithmetic
+from common.schedule import WeightAverage, learning_rate
+from common.signals import StopRequest
+from common.steps import Position, Step, Waiting, epoch_length, planned_steps, run_loader
 
-logger = logging.getLogger(__name__)
-
-Scores = dict[str, dict[str, Any]]
-VALIDATION_BATCH = 8  # images; larger batches only cost memory
-
-# flags that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
-FIXED_ARGUMENTS = ("batch_size", "seed", "augmentation", "samples_per_epoch", "unweighted_loss", "weight_decay")
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, class weights -> mean over the images
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a run stands: `samples` images of `epoch` (from 0) were trained on, in `step` optimizer steps overall."""
+class Learner:
+    """What a step changes, and how."""
 
-    epoch: int = 0
-    samples: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A point of the run at which a checkpoint is due: after `checkpoint_interval` samples, and after an epoch."""
-
-    position: Position  # from which a resumed run goes on
-    epoch: int  # that was trained, from 0
-    loss: float  # mean over the steps since the last moment
+    model: nn.Module  # computes the logits; may be wrapped for several processes
+    optimizer: Optimizer
+    set_mode: Callable[[int], None]  # puts the model into the training mode of an epoch
+    teacher: nn.Module | None = None  # whose logits are learned, too, with the weight `args.distill`
+    average: WeightAverage | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
@@ -65,141 +51,93 @@ def unweighted_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tens
     return F.cross_entropy(logits, target)
 
 
+def distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL divergence of the student's classes from the teacher's, mean over the pixels: (N, C, H, W) twice -> scalar."""
+    student, teacher = logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
+
+
 def train(
-    model: nn.Module,
-    optimizer: Optimizer,
-    dataset: AugmentedDataset,
-    args: argparse.Namespace,
-    device: torch.device,
-    set_mode: Callable[[int], None],
-    start: Position,
+    learner: Learner, dataset: AugmentedDataset, args: argparse.Namespace, device: torch.device, start: Position
 ) -> Iterator[Moment]:
     """Train from `start` to the end of epoch `args.epochs - 1`; hand over at every moment a checkpoint is due.
 
-    Args:
-        args: the flags of `common.cli.add_training_arguments`.
-        set_mode: puts `model` into the training mode of an epoch; called again after every moment, so that the caller
-            may switch to evaluation in between.
+    The mode is set anew after every moment, so that the caller may switch to evaluation in between. After a signal to
+    `learner.stop` the step is finished and the last moment handed over.
+
+    Raises:
+        FloatingPointError: the loss is no longer a finite number.
     """
     if device.type == "cpu":
         keep_freed_memory()
+    length = epoch_length(len(dataset), args)
+    total_steps = args.epochs * math.ceil(length / args.batch_size)
+    batches = Waiting(iter(run_loader(dataset, start, args)))
+    display = Display(batches, length, args.epochs)
+    if start.due:
+        yield display.moment(start)
+    position, resumed = (start.scored() if start.due else start), True
+    for step in planned_steps(length, start, args):
+        if resumed:
+            learner.set_mode(step.epoch)
+            display.start(step)
+        rate = learning_rate(args, position.step, total_steps)
+        loss, stopped = take_step(learner, batches, step, rate, args, device)
+        position = position.after(step, loss, length, args.checkpoint_interval)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"step {position.step}: the loss is {loss}")
+        display.update(step, loss, rate)
+        if resumed := position.due or stopped:
+            yield display.moment(position, stopped)
+            position = position.scored()
+        if stopped:
+            return
+
+
+def take_step(
+    learner: Learner,
+    batches: Iterator[Example],
+    step: Step,
+    rate: float,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> tuple[float, bool]:
+    """One optimizer step on `step.count` images over all ranks; the mean loss, and whether any rank is to stop."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    learner.optimizer.zero_grad(set_to_none=True)
+    weights = [weight for _, weight in shares(range(step.count), args.gradient_accumulation)]
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for number, weight in enumerate(weights, start=1):
+        # the gradients of all parts are averaged over the ranks once, with the last part
+        with nullcontext() if number == len(weights) else without_synchronisation(learner.model):
+            loss = weight * batch_loss(learner, next(batches), args, device)
+            (loss * world_size()).backward()  # the ranks' gradients are averaged, their weights sum up to 1
+        sums[0] += loss.detach()
+    learner.optimizer.step()
+    if learner.average:
+        learner.average.update()
+    sums[1] = learner.stop.signal is not None
+    loss, stops = summed(sums).tolist()
+    return loss, stops > 0
+
+
+def batch_loss(learner: Learner, batch: Example, args: argparse.Namespace, device: torch.device) -> Tensor:
+    """The mean loss of a batch on the CPU, with the share of it that comes from the teacher."""
+    images = batch[0].to(device, memory_format=torch.channels_last, non_blocking=True)
+    target, class_weights = (each.to(device, non_blocking=True) for each in batch[1:])
     loss_function = unweighted_cross_entropy if args.unweighted_loss else weighted_cross_entropy
-    position = start
-    while position.epoch < args.epochs:
-        epoch, losses = position.epoch, []
-        set_mode(epoch)
-        loader = _epoch_loader(dataset, position, args)
-        bar = progress(loader, f"epoch {epoch + 1}/{args.epochs}", unit="batch")
-        for images, target, class_weights in bar:
-            optimizer.zero_grad(set_to_none=True)
-            logits = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
-            loss = loss_function(logits, target.to(device), class_weights.to(device))
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{losses[-1]:.4f}")
-            before, after = position.samples, position.samples + len(images)
-            position = Position(epoch, after, position.step + 1)
-            if after // args.checkpoint_interval > before // args.checkpoint_interval and after < loader.sampler.stop:
-                yield Moment(position, epoch, sum(losses) / len(losses))
-                losses = []
-                set_mode(epoch)
-        position = Position(epoch + 1, 0, position.step)
-        yield Moment(position, epoch, sum(losses) / max(len(losses), 1))
-
-
-def _epoch_loader(dataset: AugmentedDataset, position: Position, args: argparse.Namespace) -> DataLoader:
-    length = min(len(dataset), args.samples_per_epoch or len(dataset))
-    sampler = EpochSampler(len(dataset), position.epoch, args.seed, start=position.samples, stop=length)
-    return DataLoader(
-        dataset,
-        args.batch_size,
-        sampler=sampler,
-        num_workers=args.workers,
-        worker_init_fn=worker_init,
-        generator=torch.Generator().manual_seed(args.seed),  # a loader must not draw from the global random state
-        pin_memory=torch.cuda.is_available(),
-    )
+    with arithmetic(args.precision, device):
+        logits = learner.model(images).float()
+        loss = loss_function(logits, target, class_weights)
+        if learner.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = learner.teacher(images).float()
+            loss = loss + args.distill * distillation(logits, teacher_logits)
+    return loss
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
     """AdamW over the parameters that are trained."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
-
-
-def validate(
-    model: nn.Module,
-    device: torch.device,
-    samples: Sequence[Sample],
-    input_hw: tuple[int, int],
-    args: argparse.Namespace,
-) -> Scores:
-    """Score `model`, which the caller has put into evaluation mode: `IoUMeter.summary` by dataset and `together`."""
-    predict = TorchPredictor(model, device)
-    batch_size = min(args.batch_size, VALIDATION_BATCH)
-    evaluations = evaluate_datasets(predict, samples, input_hw, batch_size, args.workers, "validate")
-    summaries = {name: evaluation.meter.summary(CLASSES) for name, evaluation in evaluations.items()}
-    return {**summaries, "together": together(evaluations.values()).meter.summary(CLASSES)}
-
-
-def score_table(scores: Scores) -> str:
-    """One row a dataset."""
-    return table([{"dataset": name, **score_row(summary)} for name, summary in scores.items()])
-
-
-def record(history: list[dict[str, Any]], moment: Moment, scores: Scores, folder: Path) -> None:
-    """Add a moment to the history, write it to `folder`/history.json, and tell how the run stands."""
-    score = scores["together"]
-    history.append({"epoch": moment.epoch, "step": moment.position.step, "loss": moment.loss, **score})
-    write_json(folder / "history.json", history)
-    classes = ", ".join(f"{name} {value:.4f}" for name, value in score["iou"].items() if value is not None)
-    logger.info(
-        "epoch %d step %d: loss %.4f, mIoU %.4f (%s)",
-        moment.epoch,
-        moment.position.step,
-        moment.loss,
-        score["miou"],
-        classes,
-    )
-
-
-def training_state(
-    optimizer: Optimizer, position: Position, history: list, args: argparse.Namespace, num_samples: int
-) -> dict[str, Any]:
-    """What a checkpoint keeps beside the weights so that the run can go on as if it had never stopped."""
-    return {
-        "optimizer": optimizer.state_dict(),
-        "position": asdict(position),
-        "history": list(history),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all(),
-        "fixed": _fixed(args, num_samples),
-    }
-
-
-def restore_training_state(
-    state: dict[str, Any] | None, optimizer: Optimizer, args: argparse.Namespace, num_samples: int
-) -> tuple[Position, list[dict[str, Any]]]:
-    """Put optimizer and random state back; return where to go on, and the history up to there.
-
-    Raises:
-        ValueError: the checkpoint holds no training state, or a flag differs that would make it another run.
-    """
-    if state is None:
-        raise ValueError(
-            f"--resume {args.resume}: no training state in it; resume from a periodic checkpoint of this script"
-        )
-    now = _fixed(args, num_samples)
-    changed = [f"{key} was {value}, is {now[key]}" for key, value in state["fixed"].items() if value != now[key]]
-    if changed:
-        raise ValueError(f"--resume {args.resume}: this would be another run: {'; '.join(changed)}")
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    return Position(**state["position"]), list(state["history"])
-
-
-def _fixed(args: argparse.Namespace, num_samples: int) -> dict[str, Any]:
-    return {"training images": num_samples, **{name: getattr(args, name) for name in FIXED_ARGUMENTS}}

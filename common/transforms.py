@@ -19,15 +19,19 @@ _MEAN = torch.tensor(MEAN)[:, None, None]
 _STD = torch.tensor(STD)[:, None, None]
 
 
-def read_rgb(path: Path) -> np.ndarray:
+def read_rgb(path: Path, scale: int = 1) -> np.ndarray:
     """Decode an image file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
+
+    A `scale` of 2 halves both sides, rounded up, while it decodes: saves time with JPEG only.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be decoded.
     """
     data = np.fromfile(path, np.uint8)  # not cv2.imread: it prints instead of raising
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    # without the bit for colour, which is for BGR, this flag is the scale alone
+    flags = cv2.IMREAD_COLOR_RGB | {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}[scale]
+    image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     if image is None:
         raise ValueError(f"{path}: not an image that can be decoded; is the file damaged?")
     return image

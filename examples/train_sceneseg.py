@@ -3,47 +3,41 @@
 import argparse
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from common.checkpoints import (
+    Checkpoint,
     Description,
     build_from_published,
     load_network,
     published_state,
     read_checkpoint,
-    save_checkpoint,
 )
 from common.cli import (
-    add_training_arguments,
     height_width,
     make_parser,
-    plain_arguments,
     positive_float,
     resolve_device,
     run,
     seed_everything,
 )
-from common.datasets import AugmentedDataset, find_samples, spread
-from common.environment import versions
-from common.training import (
-    Position,
-    make_optimizer,
-    record,
-    restore_training_state,
-    score_table,
-    train,
-    training_state,
-    validate,
-)
+from common.datasets import find_samples, spread
+from common.distributed import is_writer, join_ranks
+from common.fit import Trainee, fit, open_folder
+from common.resume import resolve_resume
+from common.training_flags import add_training_arguments
+from common.validation import score_table
 from models import check_input_hw, find_network
 from models.scene_seg import SceneSegNetwork
 
 logger = logging.getLogger(__name__)
 
 NETWORK = "SceneSeg"
+CHECKPOINT = "checkpoint"
 BEST = "best_model.pth"
 
 
@@ -62,46 +56,36 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    device = resolve_device(args.device)
+    device = join_ranks(resolve_device(args.device))
     training = find_samples(args.root, args.datasets, "train")
     validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
-    model, description, resumed = start_model(args)
+    folder = open_folder(args, CHECKPOINT)
+    model, description, resumed = start_model(args, resolve_resume(args, folder))
     model.to(device, memory_format=torch.channels_last)
     logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)
-
-    optimizer = make_optimizer(model, args)
-    start, history = Position(), []
-    if args.resume:
-        start, history = restore_training_state(resumed, optimizer, args, len(training))
-    dataset = AugmentedDataset(training, description.input_hw, args.augmentation, args.seed)
-    folder = args.model_save_root_path
-    folder.mkdir(parents=True, exist_ok=True)
-
-    for moment in train(model, optimizer, dataset, args, device, lambda epoch: model.train(), start):
-        model.eval()
-        scores = validate(model, device, validation, description.input_hw, args)
-        record(history, moment, scores, folder)
-        described = replace(description, metrics=scores, arguments=plain_arguments(args), versions=versions())
-        state = training_state(optimizer, moment.position, history, args, len(training))
-        name = f"checkpoint_epoch_{moment.epoch}_step_{moment.position.step}.pth"
-        save_checkpoint(folder / name, published_state(NETWORK, model), described, state)
-        if scores["together"]["miou"] >= max(entry["miou"] for entry in history):
-            save_checkpoint(folder / BEST, published_state(NETWORK, model), described)
-    print(score_table(read_checkpoint(folder / BEST).description.metrics))
-    print(f"wrote {folder / BEST}")
+    trainee = Trainee(
+        model,
+        description,
+        train_mode=lambda epoch: model.train(),
+        eval_mode=model.eval,
+        state=partial(published_state, NETWORK, model),
+        best=BEST,
+    )
+    fit(trainee, folder, training, validation, args, device, resumed)
+    if is_writer():
+        print(score_table(read_checkpoint(folder.path / BEST).description.metrics))
+        print(f"wrote {folder.path / BEST}")
 
 
-def start_model(args: argparse.Namespace) -> tuple[nn.Module, Description, dict | None]:
-    """The network, what its checkpoints say of it, and the state to resume from: random, from weights, or resumed."""
+def start_model(args: argparse.Namespace, resume: Path | None) -> tuple[nn.Module, Description, Checkpoint | None]:
+    """The network, what its checkpoints say of it, and the checkpoint to resume from: random, from weights, or that."""
     _, network = find_network(NETWORK)
-    if args.resume:
-        checkpoint = read_checkpoint(args.resume)
+    if resume:
+        checkpoint = read_checkpoint(resume)
         if checkpoint.description is None:
-            raise ValueError(
-                f"--resume {args.resume}: not a checkpoint of this script; --init_weights starts from weights"
-            )
-        model, _ = build_from_published(NETWORK, checkpoint.state, args.resume)
-        return model, checkpoint.description, checkpoint.training
+            raise ValueError(f"--resume {resume}: not a checkpoint of this script; --init_weights starts from weights")
+        model, _ = build_from_published(NETWORK, checkpoint.state, resume)
+        return model, checkpoint.description, checkpoint
     input_hw = args.input_hw or network.input_shape[1:]
     check_input_hw(network, input_hw)
     if args.init_weights:

@@ -123,6 +123,7 @@ def test_quantize_writes_the_checkpoints_of_the_original(qat):
         "qat_checkpoint_epoch_1_step_6.pth",
         "qat_checkpoint_epoch_2_step_8.pth",
         "qat_checkpoint_epoch_2_step_9.pth",
+        "qat_best.pth",
         "qat_model_final_calibrated.pth",
     }
     description = read_checkpoint(qat / "qat_model_final_calibrated.pth").description

@@ -1,0 +1,128 @@
+"""Measure what each part of a QAT recipe does: FP32, post-training quantization, plain QAT, and QAT with each part.
+
+Every INT8 network is scored on the validation images, none of which is trained or calibrated on; nothing is chosen by
+them, since each run is judged by its last weights. Runs go through quantize_model_sceneseg.py, in folders below
+--output, and an interrupted measurement goes on where it stood.
+"""
+
+import argparse
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.checkpoints import load_network
+from common.cli import add_dataset_arguments, make_parser, positive_float, positive_int, resolve_device, run
+from common.datasets import Sample, find_samples
+from common.evaluate import calibration_batches, evaluate_datasets, together
+from common.files import write_text
+from common.predictors import TorchPredictor
+from common.qat_checkpoints import load_qat
+from common.quantization import QuantizationSettings, convert, quantize_after_training
+from common.report import table
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")  # where INT8 is computed
+NETWORK, FINAL = "SceneSeg", "qat_model_final_calibrated.pth"
+FP32, PTQ = "FP32", "PTQ"
+PLAIN = ["--recipe", "original", "--learning_rate", "{rate}"]
+QAT = {  # name -> flags; {rate} and {warmup} are filled in
+    "QAT original": ["--recipe", "original"],
+    "QAT": PLAIN,
+    "QAT + cosine": [*PLAIN, "--schedule", "cosine", "--warmup_steps", "{warmup}"],
+    "QAT + EMA": [*PLAIN, "--ema", "0.99"],
+    "QAT + distillation": [*PLAIN, "--distill", "1"],
+    "QAT best": ["--recipe", "best", "--learning_rate", "{rate}", "--warmup_steps", "{warmup}"],
+}
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        __doc__,
+        "python -m benchmarks.qat_recipes -fp32 fp32/best_model.pth -r data --datasets CamVid --output recipes -e 5",
+    )
+    parser.add_argument("-fp32", "--fp32_model", type=Path, required=True, metavar="CKPT", help="FP32 weights")
+    parser.add_argument("-r", "--root", type=Path, required=True, metavar="DIR", help="data root")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, and the table as recipes.csv")
+    parser.add_argument("-e", "--epochs", type=positive_int, default=5, help="of each QAT run")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="images of one step")
+    parser.add_argument("--learning_rate", type=positive_float, default=1e-4, help="of all but the original recipe")
+    parser.add_argument("--warmup_steps", type=positive_int, default=20, help="of the rows with a cosine")
+    parser.add_argument("--num_calibration_samples", type=positive_int, default=200, help="training images")
+    parser.add_argument("--only", nargs="+", choices=[FP32, PTQ, *QAT], default=[FP32, PTQ, *QAT], help="rows to make")
+    add_dataset_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    resolve_device(args.device)
+    args.output.mkdir(parents=True, exist_ok=True)
+    judged = find_samples(args.root, args.datasets, "val")
+    rows = []
+    for name in args.only:
+        model, input_hw = make_network(name, args)
+        rows.append({"network": name, **score(model, judged, input_hw, args)})
+        write_text(args.output / "recipes.csv", as_csv(rows))
+    print(table([{key: f"{v:.4f}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]))
+    print(f"wrote {args.output / 'recipes.csv'}")
+
+
+def make_network(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int]]:
+    """The network of a row, on the CPU, and its input size."""
+    if name in QAT:
+        folder = args.output / name.replace(" ", "_").replace("+", "with")
+        train(folder, QAT[name], args)
+        prepared, description, _ = load_qat(folder / FINAL, CPU)
+        return convert(prepared), description.input_hw
+    model, description = load_network(NETWORK, args.fp32_model)
+    if name == PTQ:
+        training = find_samples(args.root, args.datasets, "train")
+        images = calibration_batches(
+            training, args.num_calibration_samples, description.input_hw, args.seed, args.workers
+        )
+        model = quantize_after_training(model, (3, *description.input_hw), QuantizationSettings(), images)
+    return model, description.input_hw
+
+
+def train(folder: Path, recipe: list[str], args: argparse.Namespace) -> None:
+    """Run the script in `folder`, or let it go on there.
+
+    Raises:
+        ValueError: the script failed; it has told why on stderr.
+    """
+    flags = [text.format(rate=args.learning_rate, warmup=args.warmup_steps) for text in recipe]
+    for flag in ("fp32_model", "root", "epochs", "batch_size", "num_calibration_samples", "workers", "device"):
+        flags += [f"--{flag}", str(getattr(args, flag))]
+    flags += ["--seed", str(args.seed), "--threads", str(args.threads), "--resume", "auto", "--keep_checkpoints", "1"]
+    flags += ["--datasets", *args.datasets] if args.datasets else []
+    script = ROOT / "quantize_model_sceneseg.py"
+    command = [sys.executable, str(script), "--model_save_root_path", str(folder), *flags]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise ValueError(f"{folder}: the training failed, see above")
+
+
+def score(
+    model: nn.Module, judged: list[Sample], input_hw: tuple[int, int], args: argparse.Namespace
+) -> dict[str, object]:
+    """mIoU and the IoU of each class over all images together."""
+    evaluations = evaluate_datasets(TorchPredictor(model, CPU), judged, input_hw, 1, args.workers)
+    meter = together(evaluations.values()).meter
+    classes = load_network(NETWORK, args.fp32_model)[1].classes
+    return {"images": meter.images, "mIoU": meter.miou(), **dict(zip(classes, meter.iou().tolist(), strict=True))}
+
+
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """The rows with their header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())

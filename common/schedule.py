@@ -1,0 +1,91 @@
+"""The recipe of a run: learning rate by step, averaged weights, and named sets of such choices."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+# flags whose default is the recipe's; each can still be given
+RECIPES = {
+    "original": {"learning_rate": 1e-5, "schedule": "constant", "warmup_steps": 0, "ema": 0.0, "distill": 0.0},
+    "best": {"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 100, "ema": 0.99, "distill": 1.0},
+}
+
+
+def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
+    """`--recipe`, from which the flags in `RECIPES` take what the command line does not say; see `apply_recipe`."""
+    parser.add_argument(
+        "--recipe", choices=sorted(RECIPES), default="original", help="defaults of the flags that say so"
+    )
+    parser.set_defaults(**dict.fromkeys(RECIPES["original"]))
+
+
+def apply_recipe(args: argparse.Namespace) -> None:
+    """Fill in the flags that were not given."""
+    for flag, value in RECIPES[args.recipe].items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+
+
+def learning_rate(args: argparse.Namespace, step: int, total_steps: int) -> float:
+    """The learning rate of a step, from 0: a linear rise over `warmup_steps`, then constant or half a cosine down to 0.
+
+    The last step of the cosine is one before the end, so that it still learns.
+    """
+    if step < args.warmup_steps:
+        return args.learning_rate * (step + 1) / (args.warmup_steps + 1)
+    if args.schedule == "constant":
+        return args.learning_rate
+    passed = (step - args.warmup_steps) / max(total_steps - args.warmup_steps, 1)
+    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * min(passed, 1.0)))
+
+
+class WeightAverage:
+    """An exponential moving average of a model's parameters over the steps (EMA).
+
+    Early on the decay is smaller, (1 + n) / (10 + n) after n steps, so that the average does not stay at the start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self.decay, self.updates = decay, 0
+        self.averages = {name: each.detach().clone() for name, each in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the present weights into the average."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(list(self.averages.values()), list(self.parameters.values()), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights within this context."""
+        trained = {name: each.detach().clone() for name, each in self.parameters.items()}
+        self._fill(self.averages)
+        try:
+            yield
+        finally:
+            self._fill(trained)
+
+    def apply(self) -> None:
+        """Give the model the averaged weights for good."""
+        self._fill(self.averages)
+
+    @torch.no_grad()
+    def _fill(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
+
+    def state_dict(self) -> dict[str, object]:
+        """What a resumed run needs."""
+        return {"updates": self.updates, "averages": {name: each.clone() for name, each in self.averages.items()}}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from `state_dict()`."""
+        self.updates = state["updates"]
+        for name, value in state["averages"].items():
+            self.averages[name].copy_(value)

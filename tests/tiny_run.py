@@ -1,0 +1,55 @@
+"""A training run as the scripts do it, on a network of two layers: what the tests of long runs start and kill."""
+
+import argparse
+
+import torch
+from torch import nn
+
+from common.checkpoints import Description, read_checkpoint
+from common.cli import height_width, make_parser, resolve_device, run, seed_everything
+from common.datasets import find_samples
+from common.distributed import is_writer, join_ranks
+from common.fit import Trainee, fit, open_folder, save_trainee
+from common.labels import CLASSES
+from common.resume import resolve_resume
+from common.training_flags import add_training_arguments
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, "python tests/tiny_run.py -s out -r data")
+    add_training_arguments(parser, learning_rate=1e-2, weight_decay=1e-2, epochs=3)
+    parser.add_argument("--input_hw", type=height_width, default=(16, 32))
+    parser.add_argument("--dropout", type=float, default=0.3)
+    parser.add_argument("--frozen_batch_norm", action="store_true")
+    return parser
+
+
+def make_model(dropout: float) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Dropout(dropout), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
+
+
+def main(args: argparse.Namespace) -> None:
+    seed_everything(args.seed)
+    device = join_ranks(resolve_device(args.device))
+    folder = open_folder(args, "checkpoint")
+    resume = resolve_resume(args, folder)
+    model = make_model(args.dropout)
+    checkpoint = read_checkpoint(resume) if resume else None
+    if checkpoint:
+        model.load_state_dict(checkpoint.state)
+
+    def train_mode(epoch: int) -> None:
+        model.train()
+        model[2].train(not args.frozen_batch_norm)
+
+    description = Description("Tiny", "fp32", 1.0, args.input_hw, CLASSES)
+    trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
+    training, validation = (find_samples(args.root, args.datasets, split) for split in ("train", "val"))
+    fit(trainee, folder, training, validation, args, device, checkpoint)
+    if is_writer():
+        save_trainee(folder.path / "final.pth", trainee, {}, args)
+    print(f"done {torch.distributed.is_initialized()}")
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
