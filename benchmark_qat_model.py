@@ -22,6 +22,7 @@ from common.datasets import SceneSegDataset, find_samples, spread
 from common.environment import versions
 from common.evaluate import calibration_batches, evaluate_datasets, warm_up
 from common.int8_graph import for_onnx_runtime
+from common.integer_reference import as_integer_kernels
 from common.memory import peak_memory
 from common.onnx_export import describe, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     path.parent.mkdir(exist_ok=True)
     logger.info("exporting %s", path)
     metadata = describe(name, network, description.width, "int8", versions())
-    reference = TorchPredictor(int8, torch.device("cpu"))
+    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], input_hw)]
 
     def check(candidate: Predictor) -> list[Agreement]:
