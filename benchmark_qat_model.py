@@ -23,6 +23,7 @@ from common.description import as_metadata, describe
 from common.environment import versions
 from common.evaluate import calibration_batches, evaluate_datasets, warm_up
 from common.int8_graph import for_onnx_runtime
+from common.integer_reference import as_integer_kernels
 from common.memory import peak_memory
 from common.onnx_export import export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
@@ -96,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     logger.info("exporting %s", path)
     input_shape = (network.input_shape[0], *input_hw)
     metadata = as_metadata(describe(name, network, description.width, "int8", input_shape, versions()))
-    reference = TorchPredictor(int8, torch.device("cpu"))
+    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], input_hw)]
 
     def check(candidate: Predictor) -> list[Agreement]:

@@ -48,7 +48,7 @@ def move_codes(int8: GraphModule) -> int:
             for user in list(node.users):
                 user.replace_all_uses_with(node)
             moved += 1
-    _finish(int8)
+    finish(int8)
     return moved
 
 
@@ -81,7 +81,7 @@ def use_unsigned_activations(int8: GraphModule) -> int:
             x, scale, zero_point, smallest, largest, _ = node.args
             node.args = (x, scale, zero_point + 128, smallest + 128, largest + 128, torch.uint8)
             changed += node.target == QUANTIZE
-    _finish(int8)
+    finish(int8)
     return changed
 
 
@@ -113,7 +113,8 @@ def _stored(int8: GraphModule, node: Node) -> Tensor:
     return reduce(getattr, node.target.split("."), int8)
 
 
-def _finish(int8: GraphModule) -> None:
+def finish(int8: GraphModule) -> None:
+    """Drop what is no longer used, check the graph, and generate its code."""
     int8.graph.eliminate_dead_code()
     int8.graph.lint()
     int8.recompile()

@@ -82,7 +82,7 @@ def require_agreement(agreements: Sequence[Agreement], tolerance: float = TOLERA
 def require_equal_pixels(agreements: Sequence[Agreement], share: float) -> None:
     """Accept agreements in which at least `share` (0..1) of the pixels have the same class.
 
-    INT8 kernels round in other places than PyTorch's reference does, so the logits differ by steps of their scale.
+    Two right INT8 kernels may round a value in other directions, so the logits differ by a few steps of their scale.
 
     Raises:
         ValueError: fewer pixels agree.

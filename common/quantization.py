@@ -22,6 +22,9 @@ from models.fuse import fuse_upsampling
 BATCH_NORM = torch.ops.aten.batch_norm.default  # (input, weight, bias, mean, var, training, momentum, eps, cudnn)
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
+DEQUANTIZE_PER_CHANNEL = (
+    torch.ops.quantized_decomposed.dequantize_per_channel.default
+)  # (codes, scales, zero points, ...)
 DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 

@@ -44,8 +44,6 @@ def fp32(tmp_path_factory, data):
     return folder
 
 
-# A network after a few steps grows one step of rounding in its first layer to other classes in its last
-UNTRAINED = ["--min_equal_pixels", "0.5"]
 QUANTIZE = ["--batch_size", 4, "--learning_rate", "1e-4", "--workers", 0, "--num_calibration_samples", 4]
 
 
@@ -70,7 +68,7 @@ def fp32_onnx(fp32):
 @pytest.fixture(scope="session")
 def int8_onnx(qat, data):
     checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
-    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, *UNTRAINED]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0]
     run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
     return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
 
@@ -262,7 +260,6 @@ def test_a_qat_state_dict_of_the_original_gives_its_weights(qat, fp32, data, tmp
         0,
         "--datasets",
         "Town",
-        *UNTRAINED,
     ]
     process = run(
         "benchmark_qat_model.py", "--qat_checkpoint_path", tmp_path / "original.pth", "--dataset_root", data, *flags

@@ -1,0 +1,87 @@
+"""The INT8 network in PyTorch as integer kernels compute it: what an exported file is compared with.
+
+`convert_pt2e`'s graph adds up floats. Where such a sum falls on the other side of a half than the exact one, a code
+differs by one step, and a deep network grows a single such code into differences all over its output: on an
+eighth-width SceneSeg 99.06 % of the pixels of two runtimes agree then, whose arithmetic is both right. With exact sums,
+rounded where ONNX Runtime's kernels round, 99.90 % do.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from common.int8_graph import finish
+from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+
+aten = torch.ops.aten
+Settings = tuple[float, int]  # scale, zero point
+
+
+def as_integer_kernels(int8: GraphModule) -> GraphModule:
+    """A copy of a graph with unsigned activations in which convolutions, linear layers and sums work on codes."""
+    reference = copy.deepcopy(int8)
+    for node in list(reference.graph.nodes):
+        if _has_integer_form(node):
+            _compute_in_integers(node)
+    finish(reference)
+    return reference
+
+
+def _has_integer_form(node: Node) -> bool:
+    return (
+        node.target in INTEGER_FORMS
+        and all(source.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in node.args[:2])
+        and [user.target for user in node.users] == [QUANTIZE]
+    )
+
+
+def _compute_in_integers(node: Node) -> None:
+    (quantized,) = node.users
+    codes = [source.args[0] for source in node.args[:2]]
+    settings = [source.args[1:3] for source in (*node.args[:2], quantized)]
+    with node.graph.inserting_before(quantized):
+        integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *node.args[2:]))
+    quantized.replace_all_uses_with(integer)
+
+
+def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+    """A convolution of codes, uint8 (N, C, H, W) and int8 weights -> uint8; `rest` as in `torch.conv2d`."""
+    return _weighted_sum(aten.conv2d.default, x, weight, of_x, of_weight, of_y, *rest)
+
+
+def linear(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+    """A linear layer of codes, uint8 (N, C) and int8 weights -> uint8; `rest` is the bias."""
+    return _weighted_sum(aten.linear.default, x, weight, of_x, of_weight, of_y, *rest)
+
+
+def _weighted_sum(operator, x: Tensor, weight: Tensor, of_x, of_weight, of_y, bias: Tensor | None = None, *rest):
+    step = _float32(of_x[0]) * _float32(of_weight[0])  # of the integer sum; one for each channel, or one
+    steps = None if bias is None else (bias / step).round().double()
+    total = operator(x.double() - of_x[1], weight.double(), steps, *rest)  # whole numbers, exact in float64
+    ratio = (step / _float32(of_y[0])).reshape(-1, *[1] * (total.dim() - 2))
+    return _as_codes((total.float() * ratio).round() + of_y[1])
+
+
+def addition(a: Tensor, b: Tensor, of_a: Settings, of_b: Settings, of_y: Settings) -> Tensor:
+    """The sum of two tensors of uint8 codes, rounded once, with the zero point added before."""
+    ratio_a, ratio_b = (_float32(scale) / _float32(of_y[0]) for scale in (of_a[0], of_b[0]))
+    fixed = of_y[1] - (ratio_a * of_a[1] + ratio_b * of_b[1])
+    return _as_codes((b.float() * ratio_b + (a.float() * ratio_a + fixed)).round())
+
+
+def _float32(scale: float | Tensor) -> Tensor:
+    return torch.as_tensor(scale, dtype=torch.float32)
+
+
+def _as_codes(values: Tensor) -> Tensor:
+    return values.clamp(0, 255).to(torch.uint8)
+
+
+INTEGER_FORMS = {
+    aten.conv2d.default: convolution,
+    aten.linear.default: linear,
+    aten.add.Tensor: addition,
+    aten.add_.Tensor: addition,
+}

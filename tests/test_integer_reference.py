@@ -1,0 +1,52 @@
+"""The integer reference: hand-worked sums, and the same network as the float graph to within its rounding."""
+
+import pytest
+import torch
+
+from common.int8_graph import for_onnx_runtime
+from common.integer_reference import INTEGER_FORMS, addition, as_integer_kernels, convolution, linear
+from common.quantization import QuantizationSettings, quantize_after_training
+from models.ego_lanes import EgoLanesNetwork
+
+HW = (64, 64)
+
+
+def test_a_convolution_by_hand():
+    x = torch.tensor([10, 20], dtype=torch.uint8).reshape(1, 2, 1, 1)  # values 0.5 * (code - 4): 3, 8
+    weight = torch.tensor([3, -1], dtype=torch.int8).reshape(1, 2, 1, 1)  # 0.25 * code: 0.75, -0.25
+    bias = torch.tensor([0.5])
+    # 3 * 0.75 - 8 * 0.25 + 0.5 = 0.75, in steps of 0.1: 7.5, which rounds to the even 8; zero point 100
+    y = convolution(x, weight, (0.5, 4), (0.25, 0), (0.1, 100), bias)
+    assert y.tolist() == [[[[108]]]]
+
+
+def test_a_linear_layer_saturates_at_the_ends():
+    x = torch.tensor([[255]], dtype=torch.uint8)
+    weights = torch.tensor([[127], [-127]], dtype=torch.int8)
+    assert linear(x, weights, (1.0, 0), (1.0, 0), (1.0, 128), None).tolist() == [[255, 0]]
+
+
+def test_one_scale_for_each_output_channel():
+    x = torch.tensor([[10]], dtype=torch.uint8)
+    weights, scales = torch.tensor([[1], [1]], dtype=torch.int8), torch.tensor([1.0, 2.0])
+    assert linear(x, weights, (1.0, 0), (scales, None), (1.0, 0), None).tolist() == [[10, 20]]
+
+
+def test_a_sum_by_hand():
+    a, b = torch.tensor([30], dtype=torch.uint8), torch.tensor([7], dtype=torch.uint8)
+    # 0.5 * (30 - 10) + 2 * (7 - 5) = 14, in steps of 4: 3.5; with the zero point 1 it rounds to the even 4
+    assert addition(a, b, (0.5, 10), (2.0, 5), (4.0, 1)).tolist() == [4]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_network_computes_the_same_to_within_its_rounding(per_channel):
+    torch.manual_seed(0)
+    network, images = EgoLanesNetwork(1 / 16).eval(), torch.randn(2, 3, *HW)
+    settings = QuantizationSettings(per_channel=per_channel)
+    int8 = for_onnx_runtime(quantize_after_training(network, (3, *HW), settings, [images]))
+    reference = as_integer_kernels(int8)
+    targets = [node.target for node in reference.graph.nodes]
+    assert sum(targets.count(form) for form in set(INTEGER_FORMS.values())) > 100
+    assert not set(INTEGER_FORMS) & set(targets)
+    expected, actual = int8(images), reference(images)
+    assert (expected - actual).square().mean() < 0.05 * expected.var()
