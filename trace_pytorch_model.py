@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
 from common.files import atomic_path, require_parent
 from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
 from common.predictors import TorchPredictor
+from common.traced import read_exported, read_torchscript, write_exported, write_torchscript
 
 logger = logging.getLogger(__name__)
 
@@ -51,29 +51,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"wrote {args.output_pt_trace_filepath} ({args.output_pt_trace_filepath.stat().st_size / 1e6:.2f} MB)")
 
 
-def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Any batch size; the image size is that of `example`."""
-    with torch.inference_mode():
-        torch.jit.trace(model, example, check_trace=False).save(path)
-
-
-def read_torchscript(path: Path, device: torch.device) -> nn.Module:
-    """The traced network on `device`."""
-    return torch.jit.load(path, map_location=device)
-
-
-def write_exported(model: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Any batch size; the image size is that of `example`."""
-    dynamic = ({0: torch.export.Dim("batch", min=1)},)
-    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=dynamic), path)
-
-
-def read_exported(path: Path, device: torch.device) -> nn.Module:
-    """The exported network; it stays on the device it was exported on."""
-    return torch.export.load(path).module()
-
-
-FORMATS = {"torchscript": (write_torchscript, read_torchscript), "exported": (write_exported, read_exported)}
+FORMATS = {
+    "torchscript": (write_torchscript, read_torchscript),
+    "exported": (write_exported, lambda path, device: read_exported(path)),
+}
 
 
 if __name__ == "__main__":

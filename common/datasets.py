@@ -163,8 +163,44 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
     return chosen
 
 
+def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode, cut the region of interest and resize: uint8 RGB (H, W, 3), and the file's own (height, width).
+
+    Raises:
+        ValueError: the file cannot be decoded, or the region does not fit.
+    """
+    image = read_rgb(sample.image)
+    height, width = image.shape[:2]
+    left, top, right, bottom = find_spec(sample.dataset).region(width, height)
+    if right > width or bottom > height:
+        raise ValueError(
+            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
+            f"{right}x{bottom}; use the dataset's native size"
+        )
+    return resize_image(image[top:bottom, left:right], input_hw), (height, width)
+
+
+def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
+    """The class ids of the mask in the region of interest, before any resize: uint8 (H, W).
+
+    Raises:
+        ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
+    """
+    mask, (height, width) = read_rgb(sample.mask), image_hw
+    if mask.shape[:2] != image_hw:
+        raise ValueError(
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
+            "a mask has the size of its image"
+        )
+    left, top, right, bottom = find_spec(sample.dataset).region(width, height)
+    try:
+        return class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+
+
 def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decode, cut the region of interest, look the classes up and resize.
+    """Image and mask of one sample.
 
     Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
     of the region before the resize.
@@ -172,24 +208,8 @@ def load_sample(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, 
     Raises:
         ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
     """
-    image, mask = read_rgb(sample.image), read_rgb(sample.mask)
-    height, width = image.shape[:2]
-    if mask.shape != image.shape:
-        raise ValueError(
-            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
-            "a mask has the size of its image"
-        )
-    left, top, right, bottom = find_spec(sample.dataset).region(width, height)
-    if right > width or bottom > height:
-        raise ValueError(
-            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
-            f"{right}x{bottom}; use the dataset's native size"
-        )
-    try:
-        ids = class_ids(mask[top:bottom, left:right])
-    except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error}") from error
-    image = resize_image(image[top:bottom, left:right], input_hw)
+    image, size = load_image(sample, input_hw)
+    ids = load_ids(sample, size)
     return image, resize_mask(ids, input_hw), class_weights(ids)
 
 

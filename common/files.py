@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NUMBERS = re.compile(r"\[\n([\s\d.,eE+-]+)\]")  # an indented list that holds numbers only
 
 
 @contextmanager
@@ -47,5 +50,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write `document` as indented JSON, whole or not at all; NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """Write `document` as indented JSON, lists of numbers on one line, whole or not at all.
+
+    NaN and infinity are refused (ValueError).
+    """
+    text = json.dumps(document, indent=2, allow_nan=False)  # a text of the document holds no line break of its own
+    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
