@@ -4,7 +4,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from common.benchmark import benchmark
+from common.benchmark import benchmark, leave_by_gate
 from common.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.cli import (
     add_benchmark_arguments,
@@ -17,7 +17,9 @@ from common.cli import (
     seed_everything,
 )
 from common.datasets import find_samples, spread
+from common.gate import add_gate_arguments
 from common.latency import pin
+from common.show import show
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -39,7 +41,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         help=f"any other model, of a kind by its suffix: {', '.join(KINDS)}; may be repeated. The first model of all "
         "is the reference of the differences",
     )
-    parser.add_argument("--dataset_root", required=True, type=Path, metavar="DIR", help="data root")
+    parser.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root; needed unless --show is given")
+    parser.add_argument(
+        "--show",
+        type=Path,
+        metavar="PATH",
+        help="no benchmark: write what the models see in an image, a folder of images or a video, with their times",
+    )
     parser.add_argument("--save_outputs", action="store_true", help="also write the pictures as PNG files")
     parser.add_argument(
         "--output_dir_base",
@@ -51,20 +59,27 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pytorch_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     parser.add_argument("--onnx_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     add_benchmark_arguments(parser)
+    add_gate_arguments(parser)
     add_dataset_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    if not (args.dataset_root or args.show):
+        get_args_parser().error("the following arguments are required: --dataset_root")  # leaves with exit code 2
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options)
-    samples = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if args.show:
+        written = show(args.show, candidates, args.threads, folder)
+        print(f"wrote {len(written)} files, the first is {written[0]}")
+        return
+    samples = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
     folder.mkdir(parents=True)
-    benchmark("Comparison of models", candidates, samples, folder, args)
+    leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args))
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

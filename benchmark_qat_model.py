@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from common.benchmark import benchmark
+from common.benchmark import benchmark, leave_by_gate
 from common.candidates import Candidate
 from common.cli import (
     add_benchmark_arguments,
@@ -22,6 +22,7 @@ from common.cli import (
 from common.datasets import SceneSegDataset, find_samples, spread
 from common.environment import versions
 from common.evaluate import calibration_batches
+from common.gate import add_gate_arguments
 from common.latency import pin
 from common.onnx_export import describe, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
@@ -64,6 +65,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="share of pixels on which ONNX Runtime and PyTorch INT8 have to agree, or no file is written",
     )
     add_benchmark_arguments(parser)
+    add_gate_arguments(parser)
     add_dataset_arguments(parser)
     return parser
 
@@ -104,8 +106,9 @@ def main(args: argparse.Namespace) -> None:
     note = f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"
     print(note)
     candidates = {"ONNX INT8": Candidate(path, partial(OnnxPredictor, path), "int8", input_hw)}
-    benchmark("INT8 from QAT", candidates, validation, path.parent, args, [note])
+    document = benchmark("INT8 from QAT", candidates, validation, path.parent, args, [note])
     print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    leave_by_gate(document)
 
 
 if __name__ == "__main__":

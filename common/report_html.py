@@ -148,7 +148,8 @@ def _baseline(document: Document) -> str:
     rows = []
     for index, row in enumerate(baseline["rows"]):
         base: Place = ("baseline", "rows", index)
-        before, now, noise = (figure(document, (*base, key), "score") for key in ("before", "now", "noise"))
+        form = "score" if row["what"] == "mIoU" else "ms"
+        before, now, noise = (figure(document, (*base, key), form) for key in ("before", "now", "noise"))
         rows.append(
             [left(html.escape(row["model"])), left(html.escape(row["what"])), before, now, noise, tag(row["result"])]
         )

@@ -1,5 +1,6 @@
 """Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -38,7 +39,9 @@ def torchscript_hw(path: Path) -> tuple[int, int] | None:
 def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -> nn.Module:
     _require_file(path)
     try:
-        return torch.jit.load(path, map_location=device, _extra_files=extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's advice to use torch.export
+            return torch.jit.load(path, map_location=device, _extra_files=extra)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: not a TorchScript file ({reason}); weights alone have the suffix .pth") from error

@@ -202,7 +202,22 @@ def test_any_number_of_models_of_any_kind(fp32, fp32_onnx, data, tmp_path):
         "--output_dir_base",
         tmp_path / "out",
     ]
-    run("benchmark_onnx_models.py", *models, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
+    gate = ["--min_miou", 1, "--max_size_ratio", 5]
+    command = [
+        "benchmark_onnx_models.py",
+        *models,
+        "--dataset_root",
+        data,
+        "--datasets",
+        "Town",
+        "Country",
+        *flags,
+        *gate,
+    ]
+    process = run(*command, check=False)
+    assert process.returncode == 3, process.stderr
+    assert process.stdout.count("FAILED") == 3  # the first model is the reference
+    assert process.stdout.count("passed") == 3 + 1  # and the head of the table
     results = json.loads(next((tmp_path / "out").rglob("results.json")).read_text())
     assert list(results["models"]) == [".onnx file", ".pt file", ".pt2 file", ".pth file"]
     assert results["reference"] == ".onnx file"
