@@ -17,7 +17,7 @@ from common.cli import (
     seed_everything,
 )
 from common.datasets import find_samples, spread
-from common.gate import add_gate_arguments
+from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
 from common.show import show
 
@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
         pin(args.pin)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options)
+    check_gate(args, len(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, args.threads, folder)

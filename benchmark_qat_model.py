@@ -19,16 +19,18 @@ from common.cli import (
     run,
     seed_everything,
 )
+from common.conversion import ExportOptions
 from common.datasets import SceneSegDataset, find_samples, spread
 from common.environment import versions
 from common.evaluate import calibration_batches
-from common.gate import add_gate_arguments
+from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
 from common.onnx_export import describe, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
-from common.quantization import calibrate, convert
+from common.quantization import QuantizationSettings, calibrate, convert
 from models import find_network
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         default=0.995,
         help="share of pixels on which ONNX Runtime and PyTorch INT8 have to agree, or no file is written",
     )
+    parser.add_argument(
+        "--compare_ptq",
+        type=Path,
+        metavar="CKPT",
+        help="FP32 weights (.pth): benchmark them, and them quantized without training, beside the trained INT8",
+    )
     add_benchmark_arguments(parser)
     add_gate_arguments(parser)
     add_dataset_arguments(parser)
@@ -71,6 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_gate(args, 3 if args.compare_ptq else 1)
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
@@ -106,6 +115,14 @@ def main(args: argparse.Namespace) -> None:
     note = f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"
     print(note)
     candidates = {"ONNX INT8": Candidate(path, partial(OnnxPredictor, path), "int8", input_hw)}
+    if args.compare_ptq:
+        settings = QuantizationSettings(**description.quantization or {})
+        calibration = list(
+            calibration_batches(training, args.num_calibration_samples, input_hw, args.seed, args.workers)
+        )
+        options = ExportOptions(args.threads, args.seed)
+        others = ptq_baseline(name, args.compare_ptq, path.parent, input_hw, settings, calibration, compared, options)
+        candidates = others | candidates  # FP32 is the reference
     document = benchmark("INT8 from QAT", candidates, validation, path.parent, args, [note])
     print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)

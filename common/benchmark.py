@@ -16,7 +16,6 @@ from common.gate import (
     has_failed,
     limits_of,
     read_baseline,
-    require_models,
 )
 from common.measure import measure, measure_memory, measure_threads
 from common.report import accuracy_table, summary_table
@@ -40,7 +39,6 @@ def benchmark(
     a script has it.
     """
     limits, baseline = limits_of(args), read_baseline(args.baseline) if args.baseline else None
-    require_models(limits, len(candidates))
     for label, candidate in candidates.items():
         logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
     measurement = measure(candidates, samples, args.warmup_runs, args.threads, args.workers)

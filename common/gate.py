@@ -95,15 +95,17 @@ def limits_of(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
 
 
-def require_models(limits: Mapping[str, float], count: int) -> None:
-    """Fail before the measuring, not after it.
+def check_gate(args: argparse.Namespace, count: int) -> None:
+    """Fail before the work, not after it, where the limits cannot be checked on `count` models.
 
     Raises:
-        ValueError: a limit against the first model, and no second one.
+        FileNotFoundError, ValueError: a limit against the first model and no second one, or no usable baseline.
     """
-    relative = [name for name in limits if LIMITS[name].relative]
+    relative = [name for name in limits_of(args) if LIMITS[name].relative]
     if relative and count < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
+    if args.baseline:
+        read_baseline(args.baseline)
 
 
 def check_limits(document: Document, limits: Mapping[str, float]) -> list[dict[str, object]]:

@@ -6,13 +6,13 @@ import pytest
 
 from common.gate import (
     add_gate_arguments,
+    check_gate,
     check_limits,
     compare_with_baseline,
     gate_tables,
     has_failed,
     limits_of,
     read_baseline,
-    require_models,
 )
 from tests.benchmarked import document_of, measured
 
@@ -22,10 +22,14 @@ def document(tmp_path_factory):
     return document_of(measured(tmp_path_factory.mktemp("measured"), FP32=0.05, INT8=0.2))
 
 
-def limits(*flags):
+def parsed(*flags):
     parser = argparse.ArgumentParser()
     add_gate_arguments(parser)
-    return limits_of(parser.parse_args(flags))
+    return parser.parse_args(flags)
+
+
+def limits(*flags):
+    return limits_of(parsed(*flags))
 
 
 def test_no_flag_is_no_limit():
@@ -54,8 +58,11 @@ def test_a_limit_passes_or_fails(document, flag, loose, tight):
 
 def test_a_limit_against_the_first_model_needs_a_second():
     with pytest.raises(ValueError, match="--min_speedup compares with the first model"):
-        require_models(limits("--min_speedup", "2"), 1)
-    require_models(limits("--min_miou", "0.5"), 1)
+        check_gate(parsed("--min_speedup", "2"), 1)
+    check_gate(parsed("--min_miou", "0.5"), 1)
+    check_gate(parsed("--min_speedup", "2"), 2)
+    with pytest.raises(FileNotFoundError, match="--baseline"):
+        check_gate(parsed("--baseline", "absent.json"), 2)
 
 
 def results(rows):

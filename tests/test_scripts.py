@@ -164,6 +164,16 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
 
 
+def test_qat_beside_its_weights_without_training(qat, fp32, data):
+    checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--datasets", "Town"]
+    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, *flags, "--compare_ptq", fp32 / "best_model.pth")
+    results = json.loads((qat / "onnx_models" / "results.json").read_text())
+    assert list(results["models"]) == ["ONNX FP32", "ONNX INT8 PTQ", "ONNX INT8"]
+    assert [model["precision"] for model in results["models"].values()] == ["fp32", "int8", "int8"]
+    assert results["differences"]["ONNX INT8 PTQ"]["size_ratio"] < 0.5
+
+
 def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
     paths = ["--pytorch_model_path", fp32 / "best_model.pth", "--fp32_model_path", fp32_onnx]
     flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
