@@ -7,30 +7,33 @@ from pathlib import Path
 
 import torch
 
+from common.benchmark import benchmark, leave_by_gate
+from common.candidates import Candidate
 from common.cli import (
+    add_benchmark_arguments,
     add_dataset_arguments,
     fraction,
     make_parser,
     non_negative_int,
-    plain_arguments,
-    positive_int,
     resolve_device,
     run,
     seed_everything,
 )
+from common.conversion import ExportOptions
 from common.datasets import SceneSegDataset, find_samples, spread
 from common.description import as_metadata, describe
 from common.environment import versions
-from common.evaluate import calibration_batches, evaluate_datasets, warm_up
+from common.evaluate import calibration_batches
+from common.gate import add_gate_arguments, check_gate
 from common.int8_graph import for_onnx_runtime
 from common.integer_reference import as_integer_kernels
-from common.memory import peak_memory
+from common.latency import pin
 from common.onnx_export import export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
-from common.quantization import calibrate, convert
-from common.report import accuracy_table, model_result, summary_table, write_report
+from common.quantization import QuantizationSettings, calibrate, convert
 from models import find_network
 
 logger = logging.getLogger(__name__)
@@ -62,21 +65,28 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training images for the last calibration; 0 keeps the ranges of the training",
     )
     parser.add_argument(
-        "--num_samples_per_dataset", type=positive_int, default=20, help="validation images scored per dataset"
-    )
-    parser.add_argument("--warmup_runs", type=non_negative_int, default=3, help="untimed runs before the clock starts")
-    parser.add_argument(
         "--min_equal_pixels",
         type=fraction,
         default=0.995,
         help="share of pixels on which ONNX Runtime and PyTorch INT8 have to agree, or no file is written",
     )
+    parser.add_argument(
+        "--compare_ptq",
+        type=Path,
+        metavar="CKPT",
+        help="FP32 weights (.pth): benchmark them, and them quantized without training, beside the trained INT8",
+    )
+    add_benchmark_arguments(parser)
+    add_gate_arguments(parser)
     add_dataset_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    check_gate(args, 3 if args.compare_ptq else 1)
     seed_everything(args.seed)
+    if args.pin:
+        pin(args.pin)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
     training = find_samples(args.dataset_root, args.datasets, "train")
@@ -107,16 +117,20 @@ def main(args: argparse.Namespace) -> None:
 
     (agreement,) = export_onnx(int8, path, input_shape, list(network.outputs), metadata, check, args.threads)
 
-    predict = OnnxPredictor(path, args.threads)
-    warm_up(predict, validation, input_hw, args.warmup_runs)
-    evaluations = evaluate_datasets(predict, validation, input_hw)
-    memory = peak_memory(partial(OnnxPredictor, path, args.threads), (1, 3, *input_hw), args.threads)
-    models = {"ONNX INT8": model_result(path, "int8", predict.provider, args.threads, input_hw, evaluations, memory)}
     note = f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"
-    write_report(path.parent, "INT8 from QAT", models, plain_arguments(args), [note])
     print(note)
-    print(accuracy_table(models), summary_table(models), sep="\n\n")
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), results.json and report.md beside it")
+    candidates = {"ONNX INT8": Candidate(path, partial(OnnxPredictor, path), "int8", input_hw)}
+    if args.compare_ptq:
+        settings = QuantizationSettings(**description.quantization or {})
+        calibration = list(
+            calibration_batches(training, args.num_calibration_samples, 1, input_hw, args.seed, args.workers)
+        )
+        options = ExportOptions(args.threads, args.seed)
+        others = ptq_baseline(name, args.compare_ptq, path.parent, input_hw, settings, calibration, compared, options)
+        candidates = others | candidates  # FP32 is the reference
+    document = benchmark("INT8 from QAT", candidates, validation, path.parent, args, [note])
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    leave_by_gate(document)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,19 @@
 
 import argparse
 import copy
-import json
 import logging
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
-from common.description import TORCH_FILE, describe
+from common.description import describe
 from common.environment import versions
 from common.files import atomic_path, require_parent
 from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
 from common.predictors import TorchPredictor
+from common.traced import read_exported, read_torchscript, write_exported, write_torchscript
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     write, read = FORMATS[args.format]
     description = describe(source.name, source.network, source.width, "fp32", input_shape, versions())
     with atomic_path(args.output_pt_trace_filepath) as temporary:
-        write(model, torch.zeros(2, *input_shape, device=device), temporary, {TORCH_FILE: json.dumps(description)})
+        write(model, torch.zeros(2, *input_shape, device=device), temporary, description)
         saved = TorchPredictor(read(temporary, device), device)
         agreements = compare(reference, saved, example_inputs(input_shape, args.seed))
         require_agreement(agreements)
@@ -58,29 +57,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"wrote {args.output_pt_trace_filepath} ({args.output_pt_trace_filepath.stat().st_size / 1e6:.2f} MB)")
 
 
-def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, notes: dict[str, str]) -> None:
-    """Any batch size; the image size is that of `example`; `notes` become files within the file."""
-    with torch.inference_mode():
-        torch.jit.save(torch.jit.trace(model, example, check_trace=False), path, _extra_files=notes)
-
-
-def read_torchscript(path: Path, device: torch.device) -> nn.Module:
-    """The traced network on `device`."""
-    return torch.jit.load(path, map_location=device)
-
-
-def write_exported(model: nn.Module, example: torch.Tensor, path: Path, notes: dict[str, str]) -> None:
-    """Any batch size; the image size is that of `example`; `notes` become files within the file."""
-    dynamic = ({0: torch.export.Dim("batch", min=1)},)
-    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=dynamic), path, extra_files=notes)
-
-
-def read_exported(path: Path, device: torch.device) -> nn.Module:
-    """The exported network; it stays on the device it was exported on."""
-    return torch.export.load(path).module()
-
-
-FORMATS = {"torchscript": (write_torchscript, read_torchscript), "exported": (write_exported, read_exported)}
+FORMATS = {
+    "torchscript": (write_torchscript, read_torchscript),
+    "exported": (write_exported, lambda path, device: read_exported(path)),
+}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from common.networks import ListNetworks
 logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
+EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C: 128 + SIGINT
 
 
@@ -82,9 +83,54 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
 
 
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """What both benchmarks measure on, and how."""
+    parser.add_argument(
+        "--num_samples_per_dataset", type=positive_int, default=20, help="validation images scored per dataset"
+    )
+    parser.add_argument(
+        "--warmup_runs",
+        type=non_negative_int,
+        default=3,
+        help="least number of untimed runs; more follow until the times are steady; 0: none",
+    )
+    parser.add_argument(
+        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures of each model per dataset"
+    )
+    parser.add_argument(
+        "--thread_counts",
+        nargs="+",
+        type=positive_int,
+        default=[],
+        metavar="N",
+        help="also measure the throughput with these numbers of threads",
+    )
+    parser.add_argument(
+        "--pin",
+        nargs="+",
+        type=non_negative_int,
+        metavar="CPU",
+        help="keep the process on these processors (Linux); name as many as --threads",
+    )
+
+
 def plain_arguments(args: argparse.Namespace) -> dict[str, object]:
     """The flags as JSON and a checkpoint can hold them: paths become strings."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    return {key: _plain(value) for key, value in vars(args).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """An argparse type: "NAME=PATH" -> (name, path)."""
+    name, _, path = text.partition("=")
+    if not name.strip() or not path or not name.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH such as INT8=model.onnx")
+    return name.strip(), Path(path)
 
 
 def positive_int(text: str) -> int:

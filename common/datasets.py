@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -169,8 +170,61 @@ Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns
 Loader = Callable[[Sample, tuple[int, int]], Loaded]
 
 
+def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode, cut the region of interest and resize: uint8 RGB (H, W, 3), and the file's own (height, width).
+
+    Raises:
+        ValueError: the file cannot be decoded, or the region does not fit.
+    """
+    image = read_rgb(sample.image)
+    height, width = image.shape[:2]
+    left, top, right, bottom = _region(sample, width, height)
+    return resize_image(image[top:bottom, left:right], input_hw), (height, width)
+
+
+def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
+    with Image.open(sample.image) as header:  # decodes nothing
+        width, height = header.size
+    left, top, right, bottom = _region(sample, width, height)
+    if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
+        return load_image(sample, input_hw)
+    image = read_rgb(sample.image, 2)
+    image = image[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]  # the decoder rounds sizes up
+    return resize_image(image, input_hw), (height, width)
+
+
+def _region(sample: Sample, width: int, height: int) -> Box:
+    box = find_spec(sample.dataset).region(width, height)
+    if box[2] > width or box[3] > height:
+        raise ValueError(
+            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
+            f"{box[2]}x{box[3]}; use the dataset's native size"
+        )
+    return box
+
+
+def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
+    """The class ids of the mask in the region of interest, before any resize: uint8 (H, W).
+
+    Raises:
+        ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
+    """
+    mask, (height, width) = read_rgb(sample.mask), image_hw
+    if mask.shape[:2] != image_hw:
+        raise ValueError(
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
+            "a mask has the size of its image"
+        )
+    left, top, right, bottom = _region(sample, width, height)
+    try:
+        return class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+
+
 def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:
-    """Decode, cut the region of interest, look the classes up and resize.
+    """Image and mask of one sample.
 
     With `reduced` a JPEG image whose region is at least twice the input size is decoded at half its size, in about half
     the time: each pixel is then the mean of four, which the resize alone would not take, and the region may be off by
@@ -182,37 +236,10 @@ def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = Fa
     Raises:
         ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
     """
-    mask = read_rgb(sample.mask)
-    height, width = mask.shape[:2]
-    left, top, right, bottom = find_spec(sample.dataset).region(width, height)
-    wide = right - left >= 2 * input_hw[1] and bottom - top >= 2 * input_hw[0]
-    scale = 2 if reduced and wide and sample.image.suffix.lower() in JPEG_SUFFIXES else 1
-    image = read_rgb(sample.image, scale)
-    _check_sizes(sample, image, mask, scale)
-    try:
-        ids = class_ids(mask[top:bottom, left:right])
-    except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error}") from error
-    left, top, right, bottom = left // scale, top // scale, -(-right // scale), -(-bottom // scale)
-    image = resize_image(image[top:bottom, left:right], input_hw)
+    load = _load_reduced_image if reduced and sample.image.suffix.lower() in JPEG_SUFFIXES else load_image
+    image, size = load(sample, input_hw)
+    ids = load_ids(sample, size)
     return image, resize_mask(ids, input_hw), class_weights(ids)
-
-
-def _check_sizes(sample: Sample, image: np.ndarray, mask: np.ndarray, scale: int) -> None:
-    height, width = mask.shape[:2]
-    if image.shape[:2] != (-(-height // scale), -(-width // scale)):  # the decoder rounds up
-        found = (
-            f"about {image.shape[1] * scale}x{image.shape[0] * scale}" if scale > 1 else "{1}x{0}".format(*image.shape)
-        )
-        raise ValueError(
-            f"{sample.mask}: {width}x{height}, but {sample.image.name} is {found}; a mask has the size of its image"
-        )
-    _, _, right, bottom = find_spec(sample.dataset).region(width, height)
-    if right > width or bottom > height:
-        raise ValueError(
-            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
-            f"{right}x{bottom}; use the dataset's native size"
-        )
 
 
 class SceneSegDataset(Dataset):

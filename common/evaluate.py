@@ -1,4 +1,4 @@
-"""The one scoring loop: any predictor, over batches, into an IoU meter and the seconds of each call."""
+"""Scoring in training: any predictor, over batches, into an IoU meter. The benchmarks measure time too: measure.py."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from common.datasets import Example, Loader, Sample, SceneSegDataset, load_sample, worker_init
 from common.labels import CLASSES
-from common.latency import timed
 from common.metrics import IoUMeter
 from common.predictors import Predictor
 from common.progress import progress
@@ -17,24 +16,20 @@ from common.progress import progress
 
 @dataclass
 class Evaluation:
-    """The counts of the images that were scored, and the seconds of each call of the predictor, without the scoring."""
+    """The counts of the images that were scored."""
 
     meter: IoUMeter = field(default_factory=lambda: IoUMeter(len(CLASSES)))
-    seconds: list[float] = field(default_factory=list)
 
     def add(self, other: "Evaluation") -> None:
         """Count the images of `other` here too."""
         self.meter.merge(other.meter)
-        self.seconds.extend(other.seconds)
 
 
 def evaluate(predict: Predictor, batches: Iterable[Example], description: str = "evaluate") -> Evaluation:
-    """Score any predictor (eager, prepared, converted or ONNX) on batches; only its call is inside the clock."""
+    """Score any predictor (eager, prepared, converted or ONNX) on batches."""
     result = Evaluation()
     for batch in progress(batches, description, unit="batch"):
-        logits, seconds = timed(lambda images=batch.image: predict(images))
-        result.seconds.append(seconds)
-        result.meter.update(logits.argmax(dim=1), batch.mask)
+        result.meter.update(predict(batch.image).argmax(dim=1), batch.mask)
     return result
 
 
@@ -54,13 +49,6 @@ def evaluate_datasets(
         batches = batches_of(dataset, batch_size, workers)
         results[name] = evaluate(predict, batches, f"{description} {name}")
     return results
-
-
-def warm_up(predict: Predictor, samples: Sequence[Sample], input_hw: tuple[int, int], runs: int) -> None:
-    """Call `predict` on the first image `runs` times; caches fill, memory is allocated, kernels are chosen."""
-    image = SceneSegDataset(samples[:1], input_hw)[0].image[None]
-    for _ in range(runs):
-        predict(image)
 
 
 def batches_of(dataset: SceneSegDataset, batch_size: int, workers: int) -> DataLoader:

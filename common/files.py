@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+_NUMBERS = re.compile(r"\[\n([\s\d.,eE+-]+)\]")  # an indented list that holds numbers only
+
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
@@ -73,5 +75,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write `document` as indented JSON, whole or not at all; NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """Write `document` as indented JSON, lists of numbers on one line, whole or not at all.
+
+    NaN and infinity are refused (ValueError).
+    """
+    text = json.dumps(document, indent=2, allow_nan=False)  # a text of the document holds no line break of its own
+    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")

@@ -1,4 +1,4 @@
-"""Peak memory of one model, measured in a process of its own so that no other model hides or adds to it."""
+"""Peak memory and cold start of one model, in a process of its own so that no other model hides or adds to it."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from common.latency import timed
 from common.predictors import Predictor
 
 STATUS = Path("/proc/self/status")
@@ -17,11 +18,14 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Bytes of resident memory while a model is loaded and run, and its share of the device memory where it has one."""
+    """Bytes of resident memory while a model is loaded and run, its share of the device memory where it has one, and
+    the seconds of its cold start."""
 
     process: int  # peak of the whole process, with the interpreter and the libraries
     model: int  # the same less what was resident before the model was loaded
     device: int | None  # peak of PyTorch's allocations on the CUDA device
+    load_seconds: float  # opening the file, the libraries being there
+    first_seconds: float  # the first run
 
 
 def peak_memory(
@@ -38,12 +42,14 @@ def _measure(
     torch.set_num_threads(threads)
     _reset_peak()
     before = psutil.Process().memory_info().rss
-    predict = open_model()
-    for _ in range(runs):
-        predict(torch.zeros(input_shape))
+    predict, load_seconds = timed(open_model)
+    images = torch.zeros(input_shape)
+    _, first_seconds = timed(lambda: predict(images))
+    for _ in range(runs - 1):
+        predict(images)
     peak = max(_peak_rss(), before)
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return PeakMemory(peak, peak - before, device or None)
+    return PeakMemory(peak, peak - before, device or None, load_seconds, first_seconds)
 
 
 def _reset_peak() -> None:

@@ -1,165 +1,97 @@
-"""Results of the benchmarks: one record per model, and its forms as JSON, as a table and as a Markdown report.
+"""The results document as tables and as Markdown, for a console and for report.md."""
 
-The JSON schema is described in docs/results.md.
-"""
-
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.environment import environment
-from common.evaluate import Evaluation, together
-from common.files import write_json, write_text
-from common.labels import CLASSES
-from common.latency import latency
-from common.memory import PeakMemory
+Document = Mapping[str, object]
 
-SCHEMA = 1
-DEFINITIONS = """- **mIoU**: standard. One confusion matrix over all images; mean IoU of the classes that occur.
+DEFINITIONS = """- **mIoU**: standard. One confusion matrix over all images; mean IoU of the classes that occur. The
+  interval holds it with 95 % confidence; it comes from drawing the images anew, with replacement, 1000 times.
 - **mIoU smoothed**: the original's. For each image (intersection + 1) / (union + 1) over the three class maps together,
   mean over the images. It is larger than the standard one and not comparable with it.
+- **Difference**: the model's mIoU minus the reference's on the same images; significant where its interval excludes 0.
 - **Latency**: one image, from the prepared tensor to the logits, after warm-up; decoding and scoring are not in it.
+- **End to end**: image file to class map, that is decoding, resizing, normalising, the network, and the largest logit.
 - **Peak memory**: resident memory of a process that loads and runs this model alone, libraries included;
-  "model" is the same less what was resident before the model was loaded."""
+  "model" is the same less what was resident before the model was loaded. Cold start is measured there, too."""
 
 
-@dataclass(frozen=True)
-class ModelResult:
-    """One benchmarked model; the field names are the keys of results.json."""
-
-    path: str
-    size_bytes: int
-    precision: str  # fp32, fp16, int8
-    provider: str  # ONNX Runtime's execution provider, or PyTorch and its device
-    threads: int
-    input_hw: tuple[int, int]
-    latency_ms: dict[str, float]
-    throughput_per_second: float
-    peak_memory_bytes: int
-    model_memory_bytes: int
-    device_memory_bytes: int | None
-    overall: dict[str, object]
-    datasets: dict[str, dict[str, object]]
-
-
-def model_result(
-    path: Path,
-    precision: str,
-    provider: str,
-    threads: int,
-    input_hw: tuple[int, int],
-    evaluations: Mapping[str, Evaluation],
-    memory: PeakMemory,
-) -> ModelResult:
-    """The record of one model from its evaluations by dataset."""
-    overall = together(evaluations.values())
-    timing = latency(overall.seconds)
-    return ModelResult(
-        path=str(path),
-        size_bytes=path.stat().st_size,
-        precision=precision,
-        provider=provider,
-        threads=threads,
-        input_hw=input_hw,
-        latency_ms=asdict(timing),
-        throughput_per_second=timing.per_second,
-        peak_memory_bytes=memory.process,
-        model_memory_bytes=memory.model,
-        device_memory_bytes=memory.device,
-        overall=overall.meter.summary(CLASSES),
-        datasets={
-            name: {**evaluation.meter.summary(CLASSES), "latency_ms": asdict(latency(evaluation.seconds))}
-            for name, evaluation in evaluations.items()
-        },
-    )
-
-
-def results_document(models: Mapping[str, ModelResult], settings: Mapping[str, object]) -> dict[str, object]:
-    """The whole of results.json: schema, command, settings, models, environment."""
-    return {
-        "schema": SCHEMA,
-        "command": " ".join(sys.argv),
-        "settings": dict(settings),
-        "models": {label: asdict(result) for label, result in models.items()},
-        "environment": environment(),
-    }
-
-
-def write_report(
-    folder: Path,
-    title: str,
-    models: Mapping[str, ModelResult],
-    settings: Mapping[str, object],
-    notes: Sequence[str] = (),
-    pictures: Sequence[Path] = (),
-) -> None:
-    """Write results.json and report.md into `folder`."""
-    document = results_document(models, settings)
-    write_json(folder / "results.json", document)
-    write_text(
-        folder / "report.md", markdown_report(title, document, models, notes, [p.relative_to(folder) for p in pictures])
-    )
-
-
-def markdown_report(
-    title: str,
-    document: Mapping[str, object],
-    models: Mapping[str, ModelResult],
-    notes: Sequence[str],
-    pictures: Sequence[Path],
-) -> str:
-    """The report for people."""
+def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
+    """The report as Markdown."""
     machine = dict(document["environment"])
     packages = machine.pop("versions")
     parts = [
-        f"# {title}",
-        f"`{document['command']}`",
+        f"# {_inline(document['title'])}",
+        f"`{document['command'].replace('`', ' ')}`",
         "## Summary",
-        summary_table(models),
-        *(f"- {note}" for note in notes),
+        *(f"- {_inline(difference['verdict'])}" for difference in document["differences"].values()),
+        summary_table(document),
+        *(f"- {_inline(note)}" for note in document["notes"]),
         "## Accuracy by dataset and class",
-        accuracy_table(models),
+        accuracy_table(document),
+        "## Time",
+        timing_table(document),
         "## What the columns mean",
         DEFINITIONS,
         "## Measured on",
         table([{"what": key, "value": value} for key, value in {**machine, **packages}.items()]),
     ]
     if pictures:
-        links = (f"### {picture.stem}\n\n![{picture.stem}]({picture.as_posix()})" for picture in pictures)
+        links = (f"### {_inline(picture.stem)}\n\n![](<{picture.as_posix()}>)" for picture in pictures)
         parts += ["## Pictures", *links]
     return "\n\n".join(parts) + "\n"
 
 
-def summary_table(models: Mapping[str, ModelResult]) -> str:
+def summary_table(document: Document) -> str:
     """One row a model: size, time, memory, accuracy; ratios are against the first row."""
-    first = next(iter(models.values()))
+    first = next(iter(document["models"].values()))
     rows = [
         {
             "model": label,
-            "precision": result.precision,
-            "size MB": f"{result.size_bytes / 1e6:.2f}",
-            "p50 ms": f"{result.latency_ms['p50']:.2f}",
-            "p90 ms": f"{result.latency_ms['p90']:.2f}",
-            "p99 ms": f"{result.latency_ms['p99']:.2f}",
-            "images/s": f"{result.throughput_per_second:.2f}",
-            "speed": f"{first.latency_ms['p50'] / result.latency_ms['p50']:.2f}x",
-            "peak MB": f"{result.peak_memory_bytes / 1e6:.0f}",
-            "model MB": f"{result.model_memory_bytes / 1e6:.0f}",
-            "mIoU": _score(result.overall["miou"]),
-            "mIoU smoothed": _score(result.overall["miou_smoothed"]),
+            "precision": model["precision"],
+            "size MB": f"{model['size_bytes'] / 1e6:.2f}",
+            "p50 ms": f"{model['latency_ms']['p50']:.2f}",
+            "p90 ms": f"{model['latency_ms']['p90']:.2f}",
+            "p99 ms": f"{model['latency_ms']['p99']:.2f}",
+            "images/s": f"{model['throughput_per_second']:.2f}",
+            "speed": f"{first['latency_ms']['p50'] / model['latency_ms']['p50']:.2f}x",
+            "peak MB": f"{model['peak_memory_bytes'] / 1e6:.0f}",
+            "model MB": f"{model['model_memory_bytes'] / 1e6:.0f}",
+            "mIoU": _score(model["overall"]["miou"]),
+            "95 % interval": _range(model["overall"]["miou_interval"]),
+            "mIoU smoothed": _score(model["overall"]["miou_smoothed"]),
         }
-        for label, result in models.items()
+        for label, model in document["models"].items()
     ]
     return table(rows)
 
 
-def accuracy_table(models: Mapping[str, ModelResult]) -> str:
+def accuracy_table(document: Document) -> str:
     """One row for each model and dataset, and one for all datasets together."""
     rows = [
         {"model": label, "dataset": name, **score_row(scores)}
-        for label, result in models.items()
-        for name, scores in {**result.datasets, "together": result.overall}.items()
+        for label, model in document["models"].items()
+        for name, scores in {**model["datasets"], "together": model["overall"]}.items()
+    ]
+    return table(rows)
+
+
+def timing_table(document: Document) -> str:
+    """One row a model: what it takes to start, what a file to a mask takes, and how far the figures scatter."""
+    rows = [
+        {
+            "model": label,
+            "load ms": f"{model['cold_start_ms']['load']:.0f}",
+            "first inference ms": f"{model['cold_start_ms']['first_inference']:.1f}",
+            "warm-up runs": f"{model['warm_up']['runs']}{'' if model['warm_up']['steady'] else ' (not steady)'}",
+            "end to end p50 ms": f"{model['end_to_end_ms']['p50']:.2f}",
+            "min ms": f"{model['latency_ms']['min']:.2f}",
+            "max ms": f"{model['latency_ms']['max']:.2f}",
+            "MAD ms": f"{model['latency_ms']['mad']:.2f}",
+            "outliers": model["latency_ms"]["outliers"],
+            "spread of blocks": f"{100 * model['block_spread']:.1f} %",
+        }
+        for label, model in document["models"].items()
     ]
     return table(rows)
 
@@ -179,13 +111,22 @@ def _score(value: object) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _range(bounds: Sequence[float | None]) -> str:
+    return "-" if bounds[0] is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """A Markdown table with aligned columns, which reads as well on a console; the first row's keys are its head."""
     head = list(rows[0])
-    cells = [head, *([str(row[key]) for key in head] for row in rows)]
+    cells = [[_inline(cell) for cell in row] for row in (head, *([row[key] for key in head] for row in rows))]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _inline(value: object) -> str:
+    """A value as one line of Markdown that ends no cell and starts no tag."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

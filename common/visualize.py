@@ -1,4 +1,4 @@
-"""Pictures: Original | GT | Prediction, with the classes blended over the image."""
+"""Drawing: the classes blended over an image, panels side by side, and where two predictions differ."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.datasets import Sample, SceneSegDataset, spread
 from common.files import atomic_path
 from common.labels import CLASSES, DISPLAY_COLOURS, colourise
-from common.predictors import Predictor
-from common.transforms import denormalise
 
 OPACITY = 0.6  # of the class colours over the image
 BAR = 26  # height of the title bar and of the legend, pixels
 GAP = 4  # between the panels, pixels
 SMALLEST_PANEL = 240  # pixels wide; holds the longest title
 WHITE, DARK = (255, 255, 255), (32, 32, 32)
+# of the pixels on which a model and the reference differ: only the reference is right, only the model, or neither
+DISAGREEMENT = {"lost": (220, 38, 38), "gained": (22, 150, 72), "both wrong": (234, 160, 0)}
 
 
 def overlay(rgb: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -60,23 +59,15 @@ def save_png(path: Path, rgb: np.ndarray) -> None:
         temporary.write_bytes(data)
 
 
-def save_pictures(
-    folder: Path,
-    label: str,
-    predict: Predictor,
-    samples: Sequence[Sample],
-    input_hw: tuple[int, int],
-    per_dataset: int,
-) -> list[Path]:
-    """Write Original | GT | Prediction of some samples of each dataset to `folder`/pictures and return the files."""
-    chosen, written = spread(samples, per_dataset), []
-    (folder / "pictures").mkdir(exist_ok=True)
-    dataset = SceneSegDataset(chosen, input_hw)
-    for index, sample in enumerate(chosen):
-        example = dataset[index]
-        rgb = denormalise(example.image)
-        predicted = predict(example.image[None]).argmax(dim=1)[0].numpy()
-        panels = [("GT", example.mask.numpy()), (f"Prediction: {label}", predicted)]
-        written.append(folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{label.replace(' ', '_')}.png")
-        save_png(written[-1], strip(rgb, panels))
-    return written
+def disagreement(rgb: np.ndarray, target: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Where two predictions differ, and who is right, in DISAGREEMENT's colours over a pale grey image.
+
+    Shapes: uint8 RGB (H, W, 3) and class ids (H, W) each -> uint8 RGB (H, W, 3).
+    """
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture = cv2.addWeighted(grey, 0.4, np.full_like(grey, 255), 0.6, 0)
+    different = reference != candidate
+    picture[different & (candidate != target) & (reference != target)] = DISAGREEMENT["both wrong"]
+    picture[different & (candidate == target)] = DISAGREEMENT["gained"]
+    picture[different & (reference == target)] = DISAGREEMENT["lost"]
+    return picture

@@ -29,6 +29,15 @@ def test_the_temporary_name_keeps_the_suffix_that_writers_look_at(tmp_path):
         temporary.touch()
 
 
+def test_lists_of_numbers_take_one_line(tmp_path):
+    document = {"times": [1, 2.5, -3e-05], "rows": [[1, 2], [3]], "names": ["[\n  1\n]", "b"], "none": []}
+    write_json(tmp_path / "a.json", document)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == document
+    assert '"times": [1, 2.5, -3e-05]' in text
+    assert "[1, 2]" in text
+
+
 def test_nan_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "results.json", {"miou": float("nan")})

@@ -1,14 +1,40 @@
+import gc
+import os
+
 import pytest
 
-from common.latency import Latency, latency, timed
+from common.latency import (
+    MOST_EXTRA_RUNS,
+    Latency,
+    interleaved_latency,
+    latency,
+    no_garbage_collection,
+    pin,
+    timed,
+    warm_up,
+)
 
 
-def test_percentiles_of_a_hundred_known_calls():
+def test_figures_of_a_hundred_and_one_known_calls():
     result = latency([milliseconds / 1000 for milliseconds in range(1, 102)])  # 1, 2, ..., 101 ms
     assert result == Latency(
-        mean=pytest.approx(51), p50=pytest.approx(51), p90=pytest.approx(91), p99=pytest.approx(100), n=101
+        mean=pytest.approx(51),
+        p50=pytest.approx(51),
+        p90=pytest.approx(91),
+        p99=pytest.approx(100),
+        min=pytest.approx(1),
+        max=pytest.approx(101),
+        mad=pytest.approx(25),  # distances 0, 1, 1, 2, 2, ..., 50, 50
+        outliers=0,
+        n=101,
     )
     assert result.per_second == pytest.approx(1000 / 51)
+
+
+def test_an_outlier_is_counted_and_kept():
+    result = latency([0.010, 0.011, 0.012, 0.011, 0.200])
+    assert (result.outliers, result.n) == (1, 5)
+    assert result.max == pytest.approx(200)
 
 
 def test_no_call_is_an_error():
@@ -20,3 +46,64 @@ def test_timed_returns_the_result():
     result, seconds = timed(lambda: 7)
     assert result == 7
     assert 0 <= seconds < 1
+
+
+def test_calls_take_turns():
+    order = []
+    calls = {label: lambda label=label: order.append(label) for label in "ab"}
+    results = interleaved_latency(calls, runs=2, warmup=1)
+    assert order == ["a", "b"] * 3
+    assert results["a"].n == 2
+
+
+def test_the_garbage_collector_is_off_within_and_on_after():
+    with no_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+class Clock:
+    """Stands for time.perf_counter: every call of `work` takes the next of the given durations."""
+
+    def __init__(self, durations):
+        self.now, self.durations = 0.0, iter(durations)
+
+    def __call__(self):
+        return self.now
+
+    def work(self):
+        self.now += next(self.durations)
+
+
+def warmed(monkeypatch, durations, runs):
+    clock = Clock(durations)
+    monkeypatch.setattr("common.latency.time.perf_counter", clock)
+    return warm_up(clock.work, runs)
+
+
+def test_warm_up_stops_when_two_blocks_agree(monkeypatch):
+    result = warmed(monkeypatch, [0.9, 0.5, 0.2, 0.1, 0.1, 0.1, 0.1], runs=3)
+    # (0.9, 0.5), (0.2, 0.1) differ; (0.5, 0.2), (0.1, 0.1) differ; (0.2, 0.1), (0.1, 0.1) differ; then they agree
+    assert (result.runs, result.steady) == (7, True)
+    assert result.block_medians_ms[-2:] == pytest.approx((100, 100))
+
+
+def test_warm_up_gives_up_on_an_unsteady_machine(monkeypatch):
+    result = warmed(monkeypatch, [2**-run for run in range(99)], runs=3)
+    assert (result.runs, result.steady) == (3 + MOST_EXTRA_RUNS, False)
+
+
+def test_no_warm_up_when_none_is_asked_for(monkeypatch):
+    assert warmed(monkeypatch, [], runs=0).runs == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity (Linux)")
+def test_pinning_binds_this_process_and_refuses_absent_processors():
+    before = os.sched_getaffinity(0)
+    try:
+        pin([min(before)])
+        assert os.sched_getaffinity(0) == {min(before)}
+        with pytest.raises(ValueError, match="no processor 4095"):
+            pin([4095])
+    finally:
+        os.sched_setaffinity(0, before)

@@ -171,6 +171,16 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
 
 
+def test_qat_beside_its_weights_without_training(qat, fp32, data):
+    checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--datasets", "Town"]
+    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, *flags, "--compare_ptq", fp32 / "best_model.pth")
+    results = json.loads((qat / "onnx_models" / "results.json").read_text())
+    assert list(results["models"]) == ["ONNX FP32", "ONNX INT8 PTQ", "ONNX INT8"]
+    assert [model["precision"] for model in results["models"].values()] == ["fp32", "int8", "int8"]
+    assert results["differences"]["ONNX INT8 PTQ"]["size_ratio"] < 0.5
+
+
 def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
     paths = ["--pytorch_model_path", fp32 / "best_model.pth", "--fp32_model_path", fp32_onnx]
     flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
@@ -189,6 +199,49 @@ def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
     assert len(list(folder.rglob("*.png"))) == 2 * 3
     assert "| ONNX INT8" in process.stdout
     assert "mIoU smoothed" in (folder / "report.md").read_text()
+    assert (folder / "report.html").read_text().count("data:image/jpeg") > 8
+    assert len((folder / "images.csv").read_text().splitlines()) == 1 + 3 * 4
+
+
+def test_any_number_of_models_of_any_kind(fp32, fp32_onnx, data, tmp_path):
+    weights = ["-n", "SceneSeg", "-p", fp32 / "best_model.pth", "-o"]
+    run("trace_pytorch_model.py", *weights, tmp_path / "traced.pt")
+    run("trace_pytorch_model.py", *weights, tmp_path / "exported.pt2", "--format", "exported")
+    paths = (fp32_onnx, tmp_path / "traced.pt", tmp_path / "exported.pt2", fp32 / "best_model.pth")
+    models = [word for path in paths for word in ("--model", f"{path.suffix} file={path}")]
+    flags = [
+        "--num_samples_per_dataset",
+        1,
+        "--thread_counts",
+        1,
+        "--warmup_runs",
+        0,
+        "--output_dir_base",
+        tmp_path / "out",
+    ]
+    gate = ["--min_miou", 1, "--max_size_ratio", 5]
+    command = [
+        "benchmark_onnx_models.py",
+        *models,
+        "--dataset_root",
+        data,
+        "--datasets",
+        "Town",
+        "Country",
+        *flags,
+        *gate,
+    ]
+    process = run(*command, check=False)
+    assert process.returncode == 3, process.stderr
+    assert process.stdout.count("FAILED") == 3  # the first model is the reference
+    assert process.stdout.count("passed") == 3 + 1  # and the head of the table
+    results = json.loads(next((tmp_path / "out").rglob("results.json")).read_text())
+    assert list(results["models"]) == [".onnx file", ".pt file", ".pt2 file", ".pth file"]
+    assert results["reference"] == ".onnx file"
+    for model in results["models"].values():
+        assert model["input_hw"] == [64, 128]
+        assert model["overall"]["miou"] == pytest.approx(results["models"][".pth file"]["overall"]["miou"], abs=1e-3)
+        assert model["throughput_by_threads"]["1"] > 0
 
 
 def failing(*arguments):
@@ -215,10 +268,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(fp32, qat, data, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["truncated.pth"]
 
 
+def _as(source, path):
+    path.write_bytes(source.read_bytes())
+    return path
+
+
 def test_benchmarks_refuse_what_their_flags_do_not_say(fp32, fp32_onnx, data, tmp_path):
     base = ["benchmark_onnx_models.py", "--dataset_root", data, "--output_dir_base", tmp_path / "results"]
     assert "no model given" in failing(*base)
     assert "an fp32 file given as ONNX INT8" in failing(*base, "--int8_model_path", fp32_onnx)
+    assert "two models are named" in failing(*base, "--model", f"A={fp32_onnx}", "--model", f"A={fp32_onnx}")
+    assert "known: .pth, .pt, .pt2, .onnx" in failing(*base, "--model", f"A={fp32_onnx.with_suffix('.tflite')}")
+    assert "not a TorchScript file" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt')}")
+    assert "not a file of torch.export" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt2')}")
     assert "ROOT" in failing(*base, "--fp32_model_path", fp32_onnx, "--dataset_root", tmp_path).upper()
     assert "not a QAT checkpoint" in failing(
         "benchmark_qat_model.py", "--qat_checkpoint_path", fp32 / "best_model.pth", "--dataset_root", data

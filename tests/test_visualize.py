@@ -1,11 +1,8 @@
 import cv2
 import numpy as np
-import torch
 
-from common.datasets import find_samples
 from common.labels import DISPLAY_COLOURS
-from common.visualize import BAR, GAP, OPACITY, SMALLEST_PANEL, overlay, save_pictures, save_png, strip
-from examples.make_scenes import write_dataset
+from common.visualize import BAR, DISAGREEMENT, GAP, OPACITY, SMALLEST_PANEL, disagreement, overlay, save_png, strip
 
 
 def test_a_strip_holds_its_panels_side_by_side():
@@ -33,17 +30,13 @@ def test_png_keeps_the_colours(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_pictures_of_each_dataset(tmp_path):
-    for name in ("Town", "Country"):
-        write_dataset(tmp_path, name, 20, seed=0, size=(48, 80))
-    samples = find_samples(tmp_path, ["Town", "Country"], "val")
-
-    def predict(images):
-        return torch.stack([torch.zeros_like(images[:, 0])] * 3, dim=1)
-
-    written = save_pictures(tmp_path, "ONNX INT8", predict, samples, (32, 64), per_dataset=1)
-    assert [path.name for path in written] == ["Country_0009_ONNX_INT8.png", "Town_0009_ONNX_INT8.png"]
-    assert all(cv2.imread(str(path)) is not None for path in written)
+def test_a_disagreement_says_who_is_right():
+    rgb = np.full((1, 5, 3), 100, np.uint8)
+    target, reference, candidate = (np.array([ids]) for ids in ([0, 0, 0, 1, 2], [0, 0, 1, 2, 2], [0, 1, 0, 0, 2]))
+    picture = disagreement(rgb, target, reference, candidate)[0].tolist()
+    grey = picture[0]
+    assert picture == [grey, *(list(DISAGREEMENT[key]) for key in ("lost", "gained", "both wrong")), grey]
+    assert min(grey) == max(grey) > 150
 
 
 def test_an_overlay_is_the_weighted_mean_of_class_colour_and_image():

@@ -1,0 +1,53 @@
+"""Figures of the results document in a page: each carries its place in the document, so that it can be checked."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+
+Place = Sequence[str | int]  # keys and indices from the top of the document
+
+# name -> how a figure is written; None is a dash everywhere
+FORMATS: dict[str, Callable[[float], str]] = {
+    "score": lambda value: f"{value:.4f}",
+    "signed": lambda value: f"{value:+.4f}",
+    "percent": lambda value: f"{100 * value:.2f} %",
+    "ms": lambda value: f"{value:.2f}",
+    "rate": lambda value: f"{value:.2f}",
+    "times": lambda value: f"{value:.2f}\N{MULTIPLICATION SIGN}",
+    "megabytes": lambda value: f"{value / 1e6:.2f}",
+    "count": lambda value: f"{value:,}",
+    "plain": str,
+}
+
+
+def look_up(document: Mapping[str, object], place: Place) -> object:
+    """The value at a place of the document.
+
+    Raises:
+        KeyError, IndexError: there is no such place.
+    """
+    value: object = document
+    for key in place:
+        value = value[key]  # type: ignore[index]
+    return value
+
+
+def pointer(place: Place) -> str:
+    """The place as a JSON pointer (RFC 6901): /models/ONNX INT8/size_bytes."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in place)
+
+
+def written(value: object, form: str) -> str:
+    """A value in one of FORMATS."""
+    return "\N{EN DASH}" if value is None else FORMATS[form](value)
+
+
+def figure(document: Mapping[str, object], place: Place, form: str) -> str:
+    """A `data` element: the rounded figure to read, the exact one and its place as attributes."""
+    value = look_up(document, place)
+    return f"<data {attributes(document, place)}>{html.escape(written(value, form))}</data>"
+
+
+def attributes(document: Mapping[str, object], place: Place) -> str:
+    """`value` and `data-place` for an element that shows the figure at that place, of HTML or SVG."""
+    value = "" if (found := look_up(document, place)) is None else str(found)
+    return f'value="{html.escape(value)}" data-place="{html.escape(pointer(place))}"'

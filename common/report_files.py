@@ -1,0 +1,39 @@
+"""All files of a report, from one document: results.json, report.md, report.html, models.csv, images.csv."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.files import write_json, write_text
+from common.measure import Measurement
+from common.pictures import chosen_indices, save_pictures, scene
+from common.report import markdown_report
+from common.report_csv import csv_text, image_rows, model_rows
+from common.report_html import page
+
+WORST_SHOWN = 3  # images of each model, of those that the document lists
+
+
+def write_report(
+    folder: Path, document: Mapping[str, object], measurement: Measurement, per_dataset: int, save_outputs: bool = False
+) -> list[Path]:
+    """Write every form of the report into `folder`, with `per_dataset` pictures of each dataset in the page.
+
+    `save_outputs` writes them as PNG files, too; these are returned.
+    """
+    indices = chosen_indices(measurement, per_dataset)
+    pictures = save_pictures(folder, measurement, indices) if save_outputs else []
+    worst = {
+        label: [scene(measurement, image["index"]) for image in difference["worst_images"][:WORST_SHOWN]]
+        for label, difference in document["differences"].items()
+    }
+    scenes = [scene(measurement, index) for index in indices]
+    write_json(folder / "results.json", document)
+    write_text(folder / "report.md", markdown_report(document, _relative(pictures, folder)))
+    write_text(folder / "report.html", page(document, scenes, worst))
+    write_text(folder / "models.csv", csv_text(model_rows(document)))
+    write_text(folder / "images.csv", csv_text(image_rows(document)))
+    return pictures
+
+
+def _relative(pictures: Sequence[Path], folder: Path) -> list[Path]:
+    return [picture.relative_to(folder) for picture in pictures]

@@ -1,0 +1,119 @@
+"""A live look: models side by side on an image, a folder of images or a video, with the time of every frame."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.candidates import Candidate
+from common.datasets import IMAGE_SUFFIXES
+from common.files import atomic_path
+from common.image_folder import find_images
+from common.latency import timed
+from common.predictors import Predictor
+from common.progress import progress
+from common.transforms import read_rgb, resize_image, to_tensor
+from common.visualize import save_png, strip
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+PANEL_WIDTH = 640  # pixels of one model's picture, at most; narrower images keep theirs
+
+
+def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder: Path) -> list[Path]:
+    """Write Original | one overlay per model of every frame of `source` into a new `folder`; the files written.
+
+    An image or a folder of images becomes PNG pictures of the same names, a video an MP4 of the same speed.
+
+    Raises:
+        FileNotFoundError: there is no `source`, or no image in it.
+        ValueError: it is neither an image, nor a folder, nor a video that can be read.
+    """
+    if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
+        frames, rate, count = read_video(source)
+        predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+        pictures = (compose(rgb, predictors, candidates) for rgb in progress(frames, "show", "frame", total=count))
+        folder.mkdir(parents=True)
+        path = folder / f"{source.stem}.mp4"
+        write_video(path, pictures, rate)
+        return [path]
+    images = [source] if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() else _images_below(source)
+    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    folder.mkdir(parents=True)
+    written = []
+    for index, image in enumerate(progress(images, "show", "image")):
+        written.append(folder / f"{index:04d}_{image.stem}.png")
+        save_png(written[-1], compose(read_rgb(image), predictors, candidates))
+    return written
+
+
+def _images_below(source: Path) -> list[Path]:
+    if not source.exists():
+        raise FileNotFoundError(f"--show {source}: no such file or folder")
+    if source.is_file():
+        known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise ValueError(f"--show {source}: neither an image nor a video ({known}), nor a folder of images")
+    return find_images(source)
+
+
+def compose(rgb: np.ndarray, predictors: Mapping[str, Predictor], candidates: Mapping[str, Candidate]) -> np.ndarray:
+    """Original | overlay of each model with its time for this frame, uint8 RGB."""
+    width = min(rgb.shape[1], PANEL_WIDTH)
+    hw = (round(rgb.shape[0] * width / rgb.shape[1]), width)
+    panels = []
+    for label, predict in predictors.items():
+        image = to_tensor(resize_image(rgb, candidates[label].input_hw))[None]
+        logits, seconds = timed(partial(predict, image))
+        ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
+        ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))
+    return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels)
+
+
+def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int | None]:
+    """The frames as uint8 RGB (H, W, 3), frames per second, and their number where the file says it.
+
+    Raises:
+        ValueError: OpenCV cannot read it.
+    """
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    good, first = capture.read()
+    if not good:
+        raise ValueError(f"--show {path}: not a video that OpenCV can read; is the file damaged?")
+
+    def frames() -> Iterator[np.ndarray]:
+        good, frame = True, first
+        while good:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            good, frame = capture.read()
+        capture.release()
+
+    return frames(), rate or 25.0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
+
+
+def write_video(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:
+    """Write uint8 RGB pictures of one size as MP4, whole or not at all.
+
+    Raises:
+        ValueError: this OpenCV has no encoder for it.
+    """
+    first = next(pictures)
+    with atomic_path(path) as temporary, _writer(temporary, first, rate) as writer:
+        for picture in pictures:
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+@contextmanager
+def _writer(path: Path, first: np.ndarray, rate: float) -> Iterator[cv2.VideoWriter]:
+    height, width = first.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+    if not writer.isOpened():
+        raise ValueError(f"{path}: this OpenCV cannot write MP4")
+    try:
+        writer.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
+        yield writer
+    finally:
+        writer.release()

@@ -1,0 +1,93 @@
+"""Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.description import TORCH_FILE
+
+Description = Mapping[str, object]  # of common.description
+
+
+def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, description: Description) -> None:
+    """Any batch size; the image size is that of `example` (N, C, H, W); the file holds `description`."""
+    with torch.inference_mode():
+        traced = torch.jit.trace(model, example, check_trace=False)
+        traced.save(path, _extra_files={TORCH_FILE: json.dumps(description)})
+
+
+def read_torchscript(path: Path, device: torch.device) -> nn.Module:
+    """The traced network on `device`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no TorchScript file.
+    """
+    return _load_torchscript(path, device, {})
+
+
+def torchscript_hw(path: Path) -> tuple[int, int] | None:
+    """The input size (height, width) that the file says it was traced with, or None where it does not say."""
+    extra = {TORCH_FILE: ""}
+    _load_torchscript(path, torch.device("cpu"), extra)
+    if not extra[TORCH_FILE]:
+        return None
+    try:
+        _, height, width = json.loads(extra[TORCH_FILE])["input_shape"]
+        return int(height), int(width)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its description {TORCH_FILE} is damaged ({error})") from error
+
+
+def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -> nn.Module:
+    _require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's advice to use torch.export
+            return torch.jit.load(path, map_location=device, _extra_files=extra)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not a TorchScript file ({reason}); weights alone have the suffix .pth") from error
+
+
+def write_exported(model: nn.Module, example: torch.Tensor, path: Path, description: Description) -> None:
+    """Any batch size; the image size is that of `example`; the file holds `description`."""
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
+    torch.export.save(program, path, extra_files={TORCH_FILE: json.dumps(description)})
+
+
+def read_exported(path: Path) -> nn.Module:
+    """The exported network; it stays on the device it was exported on.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no file of torch.export.
+    """
+    return _load_exported(path).module()
+
+
+def exported_hw(path: Path) -> tuple[int, int]:
+    """The input size (height, width) of an exported network."""
+    program = _load_exported(path)
+    (name,) = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == name)
+    height, width = node.meta["val"].shape[-2:]
+    return int(height), int(width)
+
+
+def _load_exported(path: Path) -> torch.export.ExportedProgram:
+    _require_file(path)
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # noqa: BLE001 - torch.export.load raises bare assertions and errors of zip files
+        raise ValueError(f"{path}: not a file of torch.export ({str(error).partition(chr(10))[0]})") from error
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")

@@ -1,0 +1,58 @@
+"""A measurement and its document made of nothing but arithmetic, for the tests of the reports."""
+
+from functools import partial
+
+import torch
+
+from common.candidates import Candidate
+from common.datasets import Sample, find_samples
+from common.measure import Measurement, measure
+from common.memory import PeakMemory
+from common.results import results_document
+from examples.make_scenes import write_dataset
+
+HW = (32, 64)
+
+
+class Guess:
+    """A predictor without weights: road below the middle, background above, foreground in the upper `wrong` (0..1)."""
+
+    provider = "arithmetic"
+
+    def __init__(self, wrong, threads=1):
+        self.wrong = wrong
+
+    def __call__(self, images):
+        height, width = images.shape[2:]
+        ids = torch.zeros(height, width, dtype=torch.long)
+        ids[height // 2 :] = 2
+        ids[: round(self.wrong * height)] = 1
+        return torch.nn.functional.one_hot(ids, 3).permute(2, 0, 1)[None].float()
+
+
+def candidates(folder, **wrongs):
+    """Label -> candidate with a file of some bytes; labels with `_` for blanks."""
+    result = {}
+    for number, (name, wrong) in enumerate(wrongs.items()):
+        path = folder / f"{name}.onnx"
+        path.write_bytes(bytes(1_000_000 // (number + 1)))
+        result[name.replace("_", " ")] = Candidate(path, partial(Guess, wrong), "fp32", HW)
+    return result
+
+
+def samples(folder, names=("Town", "Country"), images=30) -> list[Sample]:
+    for seed, name in enumerate(names):
+        write_dataset(folder, name, images, seed=seed, size=(48, 96))
+    return find_samples(folder, list(names), "val")
+
+
+def measured(folder, **wrongs) -> Measurement:
+    """Real scores and times of guesses, with memory figures made up."""
+    models = candidates(folder, **wrongs)
+    measurement = measure(models, samples(folder), warmup_runs=1, threads=1, workers=0)
+    measurement.memory = {label: PeakMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
+    return measurement
+
+
+def document_of(measurement, title="A title", notes=()):
+    return results_document(title, measurement, {"seed": 0}, threads=1, seed=0, notes=notes)

@@ -1,0 +1,59 @@
+import cv2
+import numpy as np
+import pytest
+
+from common.show import read_video, show, write_video
+from common.visualize import BAR, GAP, overlay
+from tests.benchmarked import candidates
+
+SIZE = (96, 256)  # height, width
+
+
+@pytest.fixture
+def models(tmp_path):
+    return candidates(tmp_path, FP32=0.0, INT8=0.5)
+
+
+def frame(level):
+    return np.full((*SIZE, 3), level, np.uint8)
+
+
+def test_an_image_becomes_a_picture_of_all_models(tmp_path, models):
+    cv2.imwrite(str(tmp_path / "road.jpg"), frame(100))
+    (written,) = show(tmp_path / "road.jpg", models, 1, tmp_path / "out")
+    picture = cv2.imread(str(written), cv2.IMREAD_COLOR_RGB)
+    height, width = SIZE
+    assert picture.shape == (height + 2 * BAR, 3 * width + 2 * GAP, 3)
+    expected = overlay(frame(100), np.where(np.arange(height) < height / 2, 0, 2)[:, None].repeat(width, axis=1))
+    np.testing.assert_array_equal(picture[BAR:-BAR, width + GAP : 2 * width + GAP], expected)
+    assert (picture[BAR:-BAR, 2 * (width + GAP) :] != expected).any()
+
+
+def test_a_folder_becomes_a_picture_of_each_image(tmp_path, models):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("b.png", "deep/a.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), frame(50))
+    written = show(tmp_path / "in", models, 1, tmp_path / "out")
+    assert [path.name for path in written] == ["0000_b.png", "0001_a.png"]
+
+
+def test_a_video_becomes_a_video_of_as_many_frames(tmp_path, models):
+    write_video(tmp_path / "drive.mp4", (frame(40 * number) for number in range(5)), rate=10)
+    (written,) = show(tmp_path / "drive.mp4", models, 1, tmp_path / "out")
+    frames, rate, count = read_video(written)
+    frames = list(frames)
+    assert (written.name, rate, count, len(frames)) == ("drive.mp4", 10, 5, 5)
+    assert frames[0].shape == (SIZE[0] + 2 * BAR, 3 * SIZE[1] + 2 * GAP, 3)
+    assert frames[4][BAR + 20, 20].mean() > 140 > 30 > frames[0][BAR + 20, 20].mean()
+
+
+def test_what_cannot_be_shown_is_named_and_leaves_nothing(tmp_path, models):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        show(tmp_path / "absent", models, 1, tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="neither an image nor a video"):
+        show(tmp_path / "notes.txt", models, 1, tmp_path / "out")
+    (tmp_path / "broken.mp4").write_text("x")
+    with pytest.raises(ValueError, match="not a video"):
+        show(tmp_path / "broken.mp4", models, 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from common.metrics import IoUMeter
+from common.statistics import (
+    Interval,
+    bootstrap_counts,
+    difference_intervals,
+    iou,
+    iou_intervals,
+    miou,
+    pooled_iou,
+    resampled_iou,
+    speedup_interval,
+)
+
+
+def matrices(images, seed=0, error=0.1):
+    """Confusion matrices of images whose share of wrong pixels varies about `error`."""
+    rng = np.random.default_rng(seed)
+    result = []
+    for _ in range(images):
+        wrong = np.clip(rng.normal(error, 0.03), 0, 1)
+        rows = np.full((3, 3), wrong / 2)
+        np.fill_diagonal(rows, 1 - wrong)
+        result.append([rng.multinomial(rng.integers(500, 2000), row) for row in rows])
+    return np.array(result)
+
+
+def test_iou_by_hand():
+    confusion = np.array([[2, 1, 0], [0, 3, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(iou(confusion), [2 / 3, 3 / 4, np.nan])
+    assert miou(confusion) == (2 / 3 + 3 / 4) / 2
+
+
+def test_pooled_iou_equals_the_meter_and_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(3, (6, 20, 30), generator=generator)
+    noise = torch.rand(target.shape, generator=generator) < 0.3
+    predicted = torch.where(noise, torch.randint(3, target.shape, generator=generator), target)
+    meters = [IoUMeter(3) for _ in target]
+    for meter, ids, truth in zip(meters, predicted, target, strict=True):
+        meter.update(ids[None], truth[None])
+    ours = pooled_iou(np.stack([meter.confusion.numpy() for meter in meters]))
+    scores = sklearn.jaccard_score(target.flatten(), predicted.flatten(), average=None)
+    np.testing.assert_allclose(ours, [scores.mean(), *scores], rtol=0, atol=1e-9)
+
+
+def test_every_resample_draws_as_many_images_as_there_are():
+    counts = bootstrap_counts(7, seed=0)
+    assert counts.shape == (1000, 7)
+    assert (counts.sum(axis=1) == 7).all()
+    assert (bootstrap_counts(7, seed=0) == counts).all()
+    assert (bootstrap_counts(7, seed=1) != counts).any()
+
+
+def test_a_resample_equals_scoring_the_drawn_images_one_by_one():
+    confusions, counts = matrices(8), bootstrap_counts(8, seed=3, resamples=20)
+    fast = resampled_iou(confusions, counts)
+    for row, drawn in zip(fast, counts, strict=True):
+        pool = np.zeros((3, 3))
+        for image, times in zip(confusions, drawn, strict=True):
+            for _ in range(times):
+                pool += image
+        classes = [pool[c, c] / (pool[c].sum() + pool[:, c].sum() - pool[c, c]) for c in range(3)]
+        np.testing.assert_allclose(row, [np.mean(classes), *classes], rtol=0, atol=1e-12)
+
+
+def test_an_interval_holds_its_value_and_narrows_with_more_images():
+    few, many = (iou_intervals(matrices(images), seed=0)[0] for images in (10, 400))
+    for interval in (few, many):
+        assert interval.low < interval.value < interval.high
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = pooled_iou(matrices(20000, seed=99))[0]
+    intervals = [iou_intervals(matrices(40, seed), seed=0)[0] for seed in range(100)]
+    assert 86 <= sum(interval.low <= truth <= interval.high for interval in intervals) <= 100
+
+
+def test_two_equal_models_differ_by_nothing():
+    confusions = matrices(20)
+    for interval in difference_intervals(confusions, confusions.copy(), seed=0):
+        assert interval == Interval(0.0, 0.0, 0.0)
+        assert not interval.excludes_zero
+
+
+def test_a_paired_difference_is_found_that_the_separate_intervals_hide():
+    better = matrices(30)
+    worse = better.copy()
+    moved = better[:, 0, 0] // 100  # one pixel in a hundred of class 0 now counts as class 1
+    worse[:, 0, 0] -= moved
+    worse[:, 0, 1] += moved
+    separate = [iou_intervals(confusions, seed=0)[0] for confusions in (better, worse)]
+    assert separate[1].high > separate[0].low
+    difference = difference_intervals(better, worse, seed=0)[0]
+    assert difference.high < 0
+    assert difference.excludes_zero
+
+
+def test_too_few_images_have_no_interval():
+    assert iou_intervals(matrices(4), seed=0)[0].low is None
+    assert not difference_intervals(matrices(4), matrices(4, error=0.5), seed=0)[0].excludes_zero
+
+
+def test_a_class_that_does_not_occur_has_no_interval():
+    confusions = np.zeros((6, 3, 3), int)
+    confusions[:, 0, 0] = 10
+    mean, first, second, _ = iou_intervals(confusions, seed=0)
+    assert (mean, first) == (Interval(1.0, 1.0, 1.0), Interval(1.0, 1.0, 1.0))
+    assert np.isnan(second.value)
+    assert second.low is None
+
+
+def test_only_pairs_can_be_compared():
+    with pytest.raises(ValueError, match="8 and 9 images cannot be paired"):
+        difference_intervals(matrices(8), matrices(9), seed=0)
+
+
+def test_speed_survives_a_drift_that_hits_both():
+    rng = np.random.default_rng(0)
+    drift = np.linspace(1, 3, 10)
+    slow = [list(0.2 * factor * rng.normal(1, 0.01, 4)) for factor in drift]
+    fast = [list(0.1 * factor * rng.normal(1, 0.01, 4)) for factor in drift]
+    speed = speedup_interval(slow, fast, seed=0)
+    assert speed.value == pytest.approx(2, rel=0.02)
+    assert 1.9 < speed.low < speed.high < 2.1
