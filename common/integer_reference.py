@@ -44,6 +44,8 @@ def _compute_in_integers(node: Node) -> None:
     with node.graph.inserting_before(quantized):
         integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *node.args[2:]))
     quantized.replace_all_uses_with(integer)
+    node.graph.erase_node(quantized)
+    node.graph.erase_node(node)  # by name: an addition in place counts as used
 
 
 def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
