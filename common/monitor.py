@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.datasets import Sample
+from common.datasets import Sample, load_sample, spread
 from common.display import Moment
 from common.files import write_json, write_text
 from common.predictors import Predictor
+from common.transforms import to_tensor
 from common.validation import Scores
-from common.visualize import save_pictures
+from common.visualize import save_prediction
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,10 @@ class Monitor:
 
     def draw(self, predict: Predictor, samples: Sequence[Sample], input_hw: tuple[int, int], step: int) -> None:
         """Write pictures of some validation images, as many of each dataset as was asked for."""
-        if self.pictures:
-            save_pictures(self.folder, f"step {step:06d}", predict, samples, input_hw, self.pictures)
+        for sample in spread(samples, self.pictures) if self.pictures else ():
+            rgb, target, _ = load_sample(sample, input_hw)
+            predicted = predict(to_tensor(rgb)[None]).argmax(dim=1)[0].numpy()
+            save_prediction(self.folder, sample, f"step {step:06d}", rgb, target, predicted)
 
 
 def entry(moment: Moment, scores: Scores) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The pictures of a report, from what was measured: nothing is predicted a second time."""
 
 import base64
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from common.datasets import load_sample, spread
 from common.measure import Measurement
-from common.visualize import disagreement, overlay, save_png, strip
+from common.visualize import disagreement, overlay, save_prediction
 
 SHOWN_WIDTH = 480  # pixels of a picture in the page; files beside it have all of theirs
 JPEG_QUALITY = 82
@@ -62,21 +61,14 @@ def chosen_indices(measurement: Measurement, per_dataset: int) -> list[int]:
 
 def save_pictures(folder: Path, measurement: Measurement, indices: Sequence[int]) -> list[Path]:
     """Write Original | GT | Prediction of every model to `folder`/pictures and return the files."""
-    (folder / "pictures").mkdir(exist_ok=True)
     written = []
     for label, candidate in measurement.candidates.items():
         for index in indices:
             sample = measurement.samples[index]
             rgb, target, _ = load_sample(sample, candidate.input_hw)
             predicted = measurement.recordings[label].class_map(index)
-            written.append(folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{file_name(label)}.png")
-            save_png(written[-1], strip(rgb, [("GT", target), (f"Prediction: {label}", predicted)]))
+            written.append(save_prediction(folder, sample, label, rgb, target, predicted))
     return written
-
-
-def file_name(label: str) -> str:
-    """A label as part of a file name: letters, digits, dots and dashes stay."""
-    return re.sub(r"[^\w.-]+", "_", label)
 
 
 def data_uri(rgb: np.ndarray) -> str:

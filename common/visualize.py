@@ -1,12 +1,14 @@
 """Drawing: the classes blended over an image, panels side by side, and where two predictions differ."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from common.datasets import Sample
 from common.files import atomic_path
 from common.labels import CLASSES, DISPLAY_COLOURS, colourise
 
@@ -71,3 +73,21 @@ def disagreement(rgb: np.ndarray, target: np.ndarray, reference: np.ndarray, can
     picture[different & (candidate == target)] = DISAGREEMENT["gained"]
     picture[different & (reference == target)] = DISAGREEMENT["lost"]
     return picture
+
+
+def save_prediction(
+    folder: Path, sample: Sample, label: str, rgb: np.ndarray, target: np.ndarray, predicted: np.ndarray
+) -> Path:
+    """Write Original | GT | Prediction of one sample to `folder`/pictures and return the file.
+
+    Shapes: uint8 RGB (H, W, 3), class ids (H, W) of the truth and of the model `label`.
+    """
+    (folder / "pictures").mkdir(exist_ok=True)
+    path = folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{file_name(label)}.png"
+    save_png(path, strip(rgb, [("GT", target), (f"Prediction: {label}", predicted)]))
+    return path
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file name: letters, digits, dots and dashes stay."""
+    return re.sub(r"[^\w.-]+", "_", label)

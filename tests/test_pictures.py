@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.pictures import SHOWN_WIDTH, chosen_indices, data_uri, file_name, save_pictures, scene
+from common.pictures import SHOWN_WIDTH, chosen_indices, data_uri, save_pictures, scene
+from common.visualize import file_name
 from tests.benchmarked import measured
 
 
