@@ -36,7 +36,7 @@ QAT = {  # name -> flags; {rate} and {warmup} are filled in
     "QAT + cosine": [*PLAIN, "--schedule", "cosine", "--warmup_steps", "{warmup}"],
     "QAT + EMA": [*PLAIN, "--ema", "0.99"],
     "QAT + distillation": [*PLAIN, "--distill", "1"],
-    "QAT best": ["--recipe", "best", "--learning_rate", "{rate}", "--warmup_steps", "{warmup}"],
+    "QAT extended": ["--recipe", "extended", "--learning_rate", "{rate}", "--warmup_steps", "{warmup}"],
 }
 
 
