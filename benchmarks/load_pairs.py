@@ -1,8 +1,6 @@
 """Measure how fast an image and its mask become tensors, stage by stage, against a walk over the pixels in Python."""
 
 import argparse
-import csv
-import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.tables import write_csv
 from common.cache import load_cached
 from common.cli import make_parser, non_negative_float, non_negative_int, positive_int, run
 from common.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
-from common.environment import environment
-from common.files import require_parent, write_text
+from common.files import require_parent
 from common.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
 from common.latency import latency, timed
 from common.report import table
@@ -77,7 +75,9 @@ def main(args: argparse.Namespace) -> None:
         ratio = np.median(seconds[name]) / np.median(seconds[OURS])
         print(f"{ratio:.1f} times as fast as the {name} ({args.threads} thread, files in the page cache)")
     if args.csv:
-        write_text(args.csv, as_csv(rows, args))
+        settings = {"size": "{1}x{0}".format(*HEIGHT_WIDTH), "pairs": args.pairs, "threads": args.threads}
+        settings |= {"noise": args.noise, "seed": args.seed, "opencv": cv2.__version__}
+        write_csv(args.csv, rows, settings)
         print(f"wrote {args.csv}")
 
 
@@ -189,28 +189,6 @@ def formatted(row: Row) -> dict[str, str]:
     """The figures of a row as they are printed."""
     share = f"{row.share:.1%}" if row.stage not in WALKS else f"{row.share:.1f}x"
     return {"p50_ms": f"{row.p50_ms:.2f}", "p90_ms": f"{row.p90_ms:.2f}", "share": share}
-
-
-def as_csv(rows: list[Row], args: argparse.Namespace) -> str:
-    """The rows, each with the machine and the settings it was measured with."""
-    machine = environment()
-    versions = machine.pop("versions")
-    setting = {
-        "size": f"{HEIGHT_WIDTH[1]}x{HEIGHT_WIDTH[0]}",
-        "pairs": args.pairs,
-        "threads": args.threads,
-        "noise": args.noise,
-        "seed": args.seed,
-        **machine,
-        **{name: versions[name] for name in ("python", "numpy", "torch")},
-        "opencv": cv2.__version__,
-    }
-    records = [{**asdict(row), **setting} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, records[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

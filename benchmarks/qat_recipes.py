@@ -6,8 +6,6 @@ them, since each run is judged by its last weights. Runs go through quantize_mod
 """
 
 import argparse
-import csv
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import nn
 
 from common.checkpoints import load_network
 from common.cli import add_dataset_arguments, make_parser, positive_float, positive_int, resolve_device, run
+from common.csv_text import csv_text
 from common.datasets import Sample, find_samples
 from common.evaluate import calibration_batches, evaluate_datasets, together
 from common.files import write_text
@@ -66,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     for name in args.only:
         model, input_hw = make_network(name, args)
         rows.append({"network": name, **score(model, judged, input_hw, args)})
-        write_text(args.output / "recipes.csv", as_csv(rows))
+        write_text(args.output / "recipes.csv", csv_text(rows))
     print(table([{key: f"{v:.4f}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]))
     print(f"wrote {args.output / 'recipes.csv'}")
 
@@ -113,15 +112,6 @@ def score(
     meter = together(evaluations.values()).meter
     classes = load_network(NETWORK, args.fp32_model)[1].classes
     return {"images": meter.images, "mIoU": meter.miou(), **dict(zip(classes, meter.iou().tolist(), strict=True))}
-
-
-def as_csv(rows: list[dict[str, object]]) -> str:
-    """The rows with their header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

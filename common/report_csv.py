@@ -1,8 +1,6 @@
 """The results document for spreadsheets: one row a model, and one row for each model and image."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 Document = Mapping[str, object]
 
@@ -63,17 +61,3 @@ def image_rows(document: Document) -> list[dict[str, object]]:
         for label, model in document["models"].items()
         for index, image in enumerate(document["images"])
     ]
-
-
-def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as CSV with the first row's keys as head."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_csv_cell(key) for key in rows[0]])
-    writer.writerows([_csv_cell(row[key]) for key in rows[0]] for row in rows)
-    return text.getvalue()
-
-
-def _csv_cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula starts with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

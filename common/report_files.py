@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.csv_text import csv_text
 from common.files import write_json, write_text
 from common.measure import Measurement
 from common.pictures import chosen_indices, save_pictures, scene
 from common.report import markdown_report
-from common.report_csv import csv_text, image_rows, model_rows
+from common.report_csv import image_rows, model_rows
 from common.report_html import page
 
 WORST_SHOWN = 3  # images of each model, of those that the document lists

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from common.report_csv import csv_text, image_rows, model_rows
+from common.csv_text import csv_text
+from common.report_csv import image_rows, model_rows
 from tests.benchmarked import document_of, measured
 
 
