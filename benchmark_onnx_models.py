@@ -32,6 +32,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pytorch_model_path", type=Path, metavar="CKPT", help="FP32 weights (.pth)")
     parser.add_argument("--fp32_model_path", type=Path, metavar="ONNX", help="FP32 ONNX file")
     parser.add_argument("--int8_model_path", type=Path, metavar="ONNX", help="INT8 ONNX file")
+    parser.add_argument("--pte_model_path", type=Path, metavar="PTE", help="ExecuTorch program")
     parser.add_argument(
         "--model",
         action="append",
@@ -84,8 +85,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:
-    """(label, path, kind) of the models on the command line, the original's flags first."""
-    paths = (args.pytorch_model_path, args.fp32_model_path, args.int8_model_path)
+    """(label, path, kind) of the models on the command line, those of the short flags first."""
+    paths = (args.pytorch_model_path, args.fp32_model_path, args.int8_model_path, args.pte_model_path)
     short = [(label, path, kind) for (label, kind), path in zip(SHORT_FORMS.items(), paths, strict=True) if path]
     return [*short, *((name, path, path.suffix.lower()) for name, path in args.model)]
 

@@ -5,10 +5,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from common.benchmark import benchmark, leave_by_gate
-from common.candidates import Candidate
 from common.cli import (
     add_benchmark_arguments,
     add_dataset_arguments,
@@ -19,28 +16,20 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.conversion import ExportOptions
 from common.datasets import SceneSegDataset, find_samples, spread
-from common.description import as_metadata, describe
-from common.environment import versions
 from common.evaluate import calibration_batches
 from common.gate import add_gate_arguments, check_gate
-from common.int8_graph import for_onnx_runtime
-from common.integer_reference import as_integer_kernels
 from common.latency import pin
-from common.onnx_export import export_onnx
-from common.parity import Agreement, compare, require_equal_pixels
-from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
-from common.quantization import QuantizationSettings, calibrate, convert
-from models import find_network
+from common.qat_export import export_int8
+from common.quantization import calibrate, convert
 
 logger = logging.getLogger(__name__)
 
-FOLDER, FILE = "onnx_models", "SceneSegNetwork_QAT_INT8_final.onnx"
+FOLDER = "onnx_models"  # beside the checkpoint
 CALIBRATION_BATCH = 8  # images, where a checkpoint does not say with how many it was trained
-PARITY_IMAGES = 8  # validation images on which ONNX Runtime and PyTorch are compared
+PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -68,7 +57,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--min_equal_pixels",
         type=fraction,
         default=0.995,
-        help="share of pixels on which ONNX Runtime and PyTorch INT8 have to agree, or no file is written",
+        help="share of pixels on which a file and PyTorch INT8 have to agree, or no file is written",
+    )
+    parser.add_argument(
+        "--pte", action="store_true", help="also write an ExecuTorch program for XNNPACK, and benchmark it"
     )
     parser.add_argument(
         "--compare_ptq",
@@ -83,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_gate(args, 3 if args.compare_ptq else 1)
+    check_gate(args, 1 + args.pte + 2 * bool(args.compare_ptq))
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
@@ -91,45 +83,29 @@ def main(args: argparse.Namespace) -> None:
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
     training = find_samples(args.dataset_root, args.datasets, "train")
     validation = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
-    name, network = find_network(description.network)
-    input_hw = description.input_hw
 
-    logger.info(
-        "calibrating on %d of %d training images", min(args.num_calibration_samples, len(training)), len(training)
-    )
+    count = min(args.num_calibration_samples, len(training))
+    logger.info("calibrating on %d of %d training images", count, len(training))
     batch_size = description.arguments.get("batch_size", CALIBRATION_BATCH)
-    images = calibration_batches(training, args.num_calibration_samples, batch_size, input_hw, args.seed, args.workers)
-    calibrate(prepared, (image.to(device) for image in images))
-    int8 = for_onnx_runtime(convert(prepared.cpu()))
+    draw = partial(calibration_batches, training, count, input_hw=description.input_hw, seed=args.seed)
+    calibrate(prepared, (images.to(device) for images in draw(batch_size, workers=args.workers)))
+    int8 = convert(prepared.cpu())
 
-    path = args.qat_checkpoint_path.parent / FOLDER / FILE
-    path.parent.mkdir(exist_ok=True)
-    logger.info("exporting %s", path)
-    input_shape = (network.input_shape[0], *input_hw)
-    metadata = as_metadata(describe(name, network, description.width, "int8", input_shape, versions()))
-    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
-    compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], input_hw)]
-
-    def check(candidate: Predictor) -> list[Agreement]:
-        agreements = compare(reference, candidate, compared)
-        require_equal_pixels(agreements, args.min_equal_pixels)
-        return agreements
-
-    (agreement,) = export_onnx(int8, path, input_shape, list(network.outputs), metadata, check, args.threads)
-
-    note = f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"
-    print(note)
-    candidates = {"ONNX INT8": Candidate(path, partial(OnnxPredictor, path), "int8", input_hw)}
+    folder = args.qat_checkpoint_path.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], description.input_hw)]
+    candidates, notes = export_int8(
+        int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
+    )
+    print(*notes, sep="\n")
     if args.compare_ptq:
-        settings = QuantizationSettings(**description.quantization or {})
-        calibration = list(
-            calibration_batches(training, args.num_calibration_samples, 1, input_hw, args.seed, args.workers)
-        )
-        options = ExportOptions(args.threads, args.seed)
-        others = ptq_baseline(name, args.compare_ptq, path.parent, input_hw, settings, calibration, compared, options)
-        candidates = others | candidates  # FP32 is the reference
-    document = benchmark("INT8 from QAT", candidates, validation, path.parent, args, [note])
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+        candidates = (
+            ptq_baseline(description, args.compare_ptq, folder, list(draw(1, workers=args.workers)), compared, args)
+            | candidates
+        )  # FP32 is the reference
+    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes)
+    for candidate in candidates.values():
+        print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)
 
 

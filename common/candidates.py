@@ -11,12 +11,18 @@ from torch import Tensor
 from common.checkpoints import load_network
 from common.onnx_export import precision_of
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.pte import PtePredictor
 from common.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
 from common.transforms import INPUT_HW
 from models import check_input_hw, find_network
 
 NETWORK = "SceneSeg"
-SHORT_FORMS = {"PyTorch": ".pth", "ONNX FP32": ".onnx", "ONNX INT8": ".onnx"}  # label of the original's flag -> kind
+SHORT_FORMS = {
+    "PyTorch": ".pth",
+    "ONNX FP32": ".onnx",
+    "ONNX INT8": ".onnx",
+    "ExecuTorch": ".pte",
+}  # label of a short flag -> kind
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Candidate:
 
     path: Path
     open: Callable[[int], Predictor]  # of the number of CPU threads; pickles
-    precision: str  # fp32, fp16, int8
+    precision: str  # fp32, fp16, int8, or unknown where a file does not say
     input_hw: tuple[int, int]
 
 
@@ -113,6 +119,15 @@ def _onnx(path: Path, options: OpenOptions) -> Candidate:
     return Candidate(path, partial(OnnxPredictor, path), precision_of(path), own or options.onnx_hw or INPUT_HW)
 
 
+def _program(path: Path, options: OpenOptions) -> Candidate:
+    predictor = PtePredictor(path, options.threads)
+    own = predictor.input_hw
+    if options.onnx_hw and own != options.onnx_hw:
+        raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
+    precision = str(predictor.description.get("precision", "unknown"))
+    return Candidate(path, partial(PtePredictor, path), precision, own)
+
+
 def _precision(tensors: Iterable[Tensor]) -> str:
     """By the weights' types, as `precision_of` does for ONNX."""
     types = {tensor.dtype for tensor in tensors if tensor.dim() > 1}
@@ -127,4 +142,5 @@ KINDS: dict[str, Callable[[Path, OpenOptions], Candidate]] = {
     ".pt": _torchscript,
     ".pt2": _exported,
     ".onnx": _onnx,
+    ".pte": _program,
 }

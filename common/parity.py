@@ -90,7 +90,7 @@ def require_equal_pixels(agreements: Sequence[Agreement], share: float) -> None:
     for agreement in agreements:
         if agreement.equal_pixels is not None and agreement.equal_pixels < share:
             raise ValueError(
-                f"ONNX Runtime and PyTorch INT8 disagree: {agreement}; wanted at least {100 * share:g} % of pixels "
+                f"the file and PyTorch INT8 disagree: {agreement}; wanted at least {100 * share:g} % of pixels "
                 "equal; --min_equal_pixels accepts less"
             )
 

@@ -1,5 +1,6 @@
 """What the training was worth: FP32 weights as they are and quantized without training, as models to compare with."""
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.candidates import Candidate
+from common.checkpoints import Description
 from common.conversion import ExportOptions, convert_fp32, convert_int8
 from common.networks import open_network
 from common.predictors import OnnxPredictor
@@ -16,29 +18,31 @@ FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onn
 
 
 def ptq_baseline(
-    name: str,
+    trained: Description,
     checkpoint: Path,
     folder: Path,
-    input_hw: tuple[int, int],
-    settings: QuantizationSettings,
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
-    options: ExportOptions,
+    args: argparse.Namespace,
 ) -> dict[str, Candidate]:
     """Write the network of an FP32 checkpoint to `folder` in FP32 and in INT8 by post-training quantization.
 
-    `calibration` and `held_out` are images (1, 3, H, W); the former give the ranges, the latter judge the file.
+    Args:
+        trained: what the QAT checkpoint says of itself: its network, input size and settings are taken.
+        calibration, held_out: images (1, 3, H, W); the former give the ranges, the latter judge the file.
+        args: the flags `threads` and `seed`.
 
     Raises:
         ValueError: not FP32 weights of the network, no image to calibrate on, or an INT8 file that lost the network.
     """
     if not calibration:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
-    source = open_network(name, checkpoint, input_hw)
+    source = open_network(trained.network, checkpoint, trained.input_hw)
+    settings, options = QuantizationSettings(**trained.quantization or {}), ExportOptions(args.threads, args.seed)
     fp32, int8 = folder / FP32_FILE, folder / PTQ_FILE
     convert_fp32(source, fp32, options)
     convert_int8(source, int8, options, settings, calibration, held_out)
     return {
-        "ONNX FP32": Candidate(fp32, partial(OnnxPredictor, fp32), "fp32", input_hw),
-        "ONNX INT8 PTQ": Candidate(int8, partial(OnnxPredictor, int8), "int8", input_hw),
+        "ONNX FP32": Candidate(fp32, partial(OnnxPredictor, fp32), "fp32", trained.input_hw),
+        "ONNX INT8 PTQ": Candidate(int8, partial(OnnxPredictor, int8), "int8", trained.input_hw),
     }

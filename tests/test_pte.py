@@ -1,0 +1,47 @@
+"""An INT8 network as ExecuTorch program: the same numbers, its description, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from common.int8_graph import for_onnx_runtime
+from common.integer_reference import as_integer_kernels
+from common.parity import compare
+from common.predictors import TorchPredictor
+from common.pte import PtePredictor, export_pte
+from common.quantization import QuantizationSettings, quantize_after_training
+
+SHAPE = (3, 64, 64)
+
+
+def test_a_program_computes_the_network_and_says_what_it_is(tmp_path):
+    torch.manual_seed(0)
+    images = [torch.randn(1, *SHAPE) for _ in range(3)]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 4, 3, padding=1), nn.GELU()).eval()
+    int8 = quantize_after_training(network, SHAPE, QuantizationSettings(), images[:2])
+    reference = TorchPredictor(as_integer_kernels(for_onnx_runtime(copy.deepcopy(int8))), torch.device("cpu"))
+    path = tmp_path / "network.pte"
+
+    def check(candidate):
+        return compare(reference, candidate, images)
+
+    (agreement,) = export_pte(int8, path, SHAPE, {"precision": "int8"}, check, threads=1)
+    assert agreement.sqnr_db > 35
+    predict = PtePredictor(path, threads=1)
+    assert predict.input_hw == SHAPE[1:]
+    assert predict.description == {"precision": "int8"}
+    first = predict(images[0])
+    kept = first.clone()
+    predict(images[1])
+    assert torch.equal(first, kept)  # a result is not overwritten by the next call
+    assert torch.equal(predict(images[0]), kept)
+
+
+def test_what_is_no_program_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such ExecuTorch program"):
+        PtePredictor(tmp_path / "absent.pte", 1)
+    (tmp_path / "text.pte").write_text("not a program")
+    with pytest.raises(ValueError, match="not an ExecuTorch program"):
+        PtePredictor(tmp_path / "text.pte", 1)
