@@ -59,7 +59,7 @@ def export_onnx(
     )
     proto = program.model_proto
     _strip_notes(proto)
-    separate_zero_points(proto)
+    separate_weights(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
@@ -76,25 +76,28 @@ def _strip_notes(proto: onnx.ModelProto) -> None:
         item.doc_string = ""
 
 
-def separate_zero_points(proto: onnx.ModelProto) -> int:
-    """Give every int8 weight a zero point of its own, in place; returns how many share one no longer.
+def separate_weights(proto: onnx.ModelProto) -> int:
+    """Give every int8 weight's dequantize a weight and a zero point of its own, in place; returns how many were shared.
 
     On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
-    zero point by zero point, and fails on one that two weights share.
+    one dequantize after the other, and fails on what it has turned before.
     """
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    taken, separated = set(), 0
+    taken: set[str] = set()
+    copies = []
     for node in proto.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) > 2:
-            shared = node.input[2]
-            if shared in taken:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        for position in (0, 2):
+            name = node.input[position]
+            if name in taken:
                 own = onnx.TensorProto()
-                own.CopyFrom(stored[shared])
-                own.name = node.input[2] = f"{node.input[0]}_zero_point"
-                proto.graph.initializer.append(own)
-                separated += 1
-            taken.add(shared)
-    return separated
+                own.CopyFrom(stored[name])
+                own.name = node.input[position] = f"{name}_copy{len(copies)}"
+                copies.append(own)
+            taken.add(name)
+    proto.graph.initializer.extend(copies)
+    return len(copies)
 
 
 def precision_of(path: Path) -> str:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+EXACT_INT8 = "session.x64quantprecision"
+EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
+
 
 class Predictor(Protocol):
     """Images (N, C, H, W) float32 on the CPU in, tensors on the CPU out."""
@@ -55,14 +58,8 @@ class OnnxPredictor:
             raise ValueError(
                 f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}"
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; warnings of the optimiser are of no use to a user
-        # exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums of products at 16 bits;
-        # processors that have one are not affected
-        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self.session = ort.InferenceSession(path, options, providers=[provider])
+            self.session = _open_session(path, threads, provider)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
             raise ValueError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
         self.provider = self.session.get_providers()[0]
@@ -81,3 +78,23 @@ class OnnxPredictor:
         """The height and width that the file fixes, or None where they are dynamic."""
         _, _, height, width = self.session.get_inputs()[0].shape
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
+    """A session with exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums at 16 bits.
+
+    Processors that have one are not affected. ONNX Runtime 1.32 fails to prepare some files for it (AutoSpeed in INT8);
+    those run on the default kernels, with a warning.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
+    options.add_session_config_entry(EXACT_INT8, "1")
+    try:
+        return ort.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+        if EXACT_INT8_FAILURE not in str(error):
+            raise
+        logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate without VNNI", path)
+    options.add_session_config_entry(EXACT_INT8, "0")
+    return ort.InferenceSession(path, options, providers=[provider])

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnx.reference
 import onnxruntime as ort
 import pytest
 import torch
@@ -20,7 +21,7 @@ from common.conversion import (
     convert_int8,
 )
 from common.networks import OpenedNetwork, network_table, open_network
-from common.onnx_export import precision_of, separate_zero_points
+from common.onnx_export import precision_of, separate_weights
 from common.quantization import QuantizationSettings
 from models import NETWORKS, find_network
 
@@ -121,19 +122,22 @@ def test_auto_steer_is_calibrated_on_what_ego_lanes_sees(lanes, tmp_path):
     assert [image.shape for image in calibration + held_out] == [(1, 6, 80, 160)] * 3
 
 
-def test_weights_share_no_zero_point():
-    """Three weights on one zero point, as the exporter writes them."""
+def test_no_two_dequantize_share_a_weight_or_a_zero_point():
+    """Two weights on one zero point, and one weight used twice, as the exporter writes them."""
     helper = onnx.helper
-    stored = [helper.make_tensor(f"w{i}", onnx.TensorProto.INT8, [1], [i]) for i in range(3)]
+    stored = [helper.make_tensor(f"w{i}", onnx.TensorProto.INT8, [1], [i]) for i in range(2)]
     stored += [helper.make_tensor("s", onnx.TensorProto.FLOAT, [], [1.0])]
     stored += [helper.make_tensor("z", onnx.TensorProto.INT8, [], [0])]
-    nodes = [helper.make_node("DequantizeLinear", [f"w{i}", "s", "z"], [f"y{i}"]) for i in range(3)]
-    outputs = [helper.make_tensor_value_info(f"y{i}", onnx.TensorProto.FLOAT, [1]) for i in range(3)]
+    nodes = [helper.make_node("DequantizeLinear", [f"w{i}", "s", "z"], [f"y{n}"]) for n, i in enumerate((0, 1, 1))]
+    outputs = [helper.make_tensor_value_info(f"y{n}", onnx.TensorProto.FLOAT, [1]) for n in range(3)]
     proto = helper.make_model(helper.make_graph(nodes, "g", [], outputs, stored))
-    assert separate_zero_points(proto) == 2
+    before = onnx.reference.ReferenceEvaluator(proto).run(None, {})
+    assert separate_weights(proto) == 3
     onnx.checker.check_model(proto, full_check=True)
-    assert [node.input[2] for node in proto.graph.node] == ["z", "w1_zero_point", "w2_zero_point"]
-    assert separate_zero_points(proto) == 0
+    used = [name for node in proto.graph.node for name in (node.input[0], node.input[2])]
+    assert len(set(used)) == len(used)
+    assert onnx.reference.ReferenceEvaluator(proto).run(None, {}) == before
+    assert separate_weights(proto) == 0
 
 
 def test_a_checkpoint_of_another_network_is_refused(lanes, tmp_path):
