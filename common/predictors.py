@@ -86,15 +86,18 @@ def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSessi
     Processors that have one are not affected. ONNX Runtime 1.32 fails to prepare some files for it (AutoSpeed in INT8);
     those run on the default kernels, with a warning.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
-    options.add_session_config_entry(EXACT_INT8, "1")
     try:
-        return ort.InferenceSession(path, options, providers=[provider])
+        return ort.InferenceSession(path, _session_options(threads, exact_int8=True), providers=[provider])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
         if EXACT_INT8_FAILURE not in str(error):
             raise
         logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate without VNNI", path)
-    options.add_session_config_entry(EXACT_INT8, "0")
-    return ort.InferenceSession(path, options, providers=[provider])
+    return ort.InferenceSession(path, _session_options(threads, exact_int8=False), providers=[provider])
+
+
+def _session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
+    options.add_session_config_entry(EXACT_INT8, str(int(exact_int8)))
+    return options
