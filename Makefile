@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults check format clean
+.PHONY: demo test test-slow check format clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -12,7 +12,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 # a quantization killed 20 times; about 15 minutes
-test-faults: $(VENV)/installed-dev
+test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/installed-dev

@@ -15,12 +15,11 @@ from common.int8_graph import (
 )
 from common.quantization import QuantizationSettings, quantize_after_training
 from models.ego_lanes import EgoLanesNetwork
-from models.scene_seg import SceneSegNetwork
 
 HW = (64, 64)
 
 
-@pytest.fixture(scope="module", params=[SceneSegNetwork, EgoLanesNetwork])
+@pytest.fixture(scope="module", params=[EgoLanesNetwork])
 def int8(request):
     torch.manual_seed(0)
     network = request.param(1 / 16).eval()

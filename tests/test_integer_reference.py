@@ -6,7 +6,6 @@ import torch
 from common.int8_graph import for_onnx_runtime
 from common.integer_reference import INTEGER_FORMS, addition, as_integer_kernels, convolution, linear
 from common.quantization import QuantizationSettings, quantize_after_training
-from models.ego_lanes import EgoLanesNetwork
 
 HW = (64, 64)
 
@@ -39,14 +38,13 @@ def test_a_sum_by_hand():
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_a_network_computes_the_same_to_within_its_rounding(per_channel):
-    torch.manual_seed(0)
-    network, images = EgoLanesNetwork(1 / 16).eval(), torch.randn(2, 3, *HW)
+def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_network):
+    images = torch.randn(2, 3, *HW)
     settings = QuantizationSettings(per_channel=per_channel)
-    int8 = for_onnx_runtime(quantize_after_training(network, (3, *HW), settings, [images]))
+    int8 = for_onnx_runtime(quantize_after_training(tiny_network, (3, *HW), settings, [images]))
     reference = as_integer_kernels(int8)
     targets = [node.target for node in reference.graph.nodes]
-    assert sum(targets.count(form) for form in set(INTEGER_FORMS.values())) > 100
+    assert sum(targets.count(form) for form in set(INTEGER_FORMS.values())) == 3 + 1  # convolutions, a sum
     assert not set(INTEGER_FORMS) & set(targets)
     expected, actual = int8(images), reference(images)
-    assert (expected - actual).square().mean() < 0.05 * expected.var()
+    assert (expected - actual).square().mean() < 0.001 * expected.var()

@@ -77,7 +77,9 @@ def test_the_record_of_a_run(unbroken):
     assert best == max(entry["miou"] for entry in history)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_saves_says_so_and_resumes(data, unbroken, tmp_path, number, code):
     process = start(tmp_path, data)
     wait_for(lambda: any(tmp_path.glob("checkpoint_*")), process)
@@ -114,6 +116,7 @@ def test_a_folder_of_damaged_checkpoints_is_not_started_anew(data, tmp_path):
     assert "all 1 checkpoints" in finish(start(tmp_path, data, "--resume", "auto"), code=1)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(data, unbroken, tmp_path):
     shutil.copytree(unbroken, tmp_path / "run")
     finish(start(tmp_path / "run", data, "--resume", "auto"))
@@ -194,6 +197,7 @@ def test_two_processes_train_as_one_does_at_the_same_global_batch(data, tmp_path
         assert abs(one["miou"] - two["miou"]) < 1e-2
 
 
+@pytest.mark.slow
 def test_two_processes_with_batch_norm_and_dropout_resume_exactly(data, tmp_path):
     two_processes(tmp_path / "unbroken", data, "-e", 2)
     (tmp_path / "resumed").mkdir()

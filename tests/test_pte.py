@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from common.int8_graph import for_onnx_runtime
 from common.integer_reference import as_integer_kernels
@@ -16,11 +15,9 @@ from common.quantization import QuantizationSettings, quantize_after_training
 SHAPE = (3, 64, 64)
 
 
-def test_a_program_computes_the_network_and_says_what_it_is(tmp_path):
-    torch.manual_seed(0)
+def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_path):
     images = [torch.randn(1, *SHAPE) for _ in range(3)]
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 4, 3, padding=1), nn.GELU()).eval()
-    int8 = quantize_after_training(network, SHAPE, QuantizationSettings(), images[:2])
+    int8 = quantize_after_training(tiny_network, SHAPE, QuantizationSettings(), images[:2])
     reference = TorchPredictor(as_integer_kernels(for_onnx_runtime(copy.deepcopy(int8))), torch.device("cpu"))
     path = tmp_path / "network.pte"
 

@@ -171,6 +171,7 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_qat_beside_its_weights_without_training(qat, fp32, data):
     checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
     flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--datasets", "Town"]
