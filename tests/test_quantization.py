@@ -125,7 +125,7 @@ def test_per_channel_scales_the_weights_by_channel(tiny_network):
     calibrate(prepared, [images(1)])
     int8 = convert(prepared)
     scales = [node.args[1] for node in int8.graph.nodes if node.target == DEQUANTIZE_PER_CHANNEL]
-    assert [getattr(int8, scale.target).numel() for scale in scales] == [8, 8, 3]
+    assert sorted(getattr(int8, scale.target).numel() for scale in scales) == [3, 8, 8]
 
 
 def test_ranges_in_front_of_activations_end_where_the_activation_does(int8):
