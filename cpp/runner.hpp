@@ -1,6 +1,7 @@
 // What the programs share: command line, pixels to tensor exactly as in Python, outputs to pictures, timing, errors.
 #pragma once
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -205,12 +206,33 @@ inline std::vector<fs::path> find_images(const fs::path& place) {
   return images;
 }
 
+// libpng and libjpeg write to stderr by themselves; while one of these lives, they do not reach it.
+class Quiet {
+ public:
+  Quiet() : saved_(dup(STDERR_FILENO)), nowhere_(open("/dev/null", O_WRONLY)) {
+    if (saved_ >= 0 && nowhere_ >= 0) dup2(nowhere_, STDERR_FILENO);
+  }
+  ~Quiet() {
+    if (saved_ >= 0 && nowhere_ >= 0) dup2(saved_, STDERR_FILENO);
+    if (saved_ >= 0) close(saved_);
+    if (nowhere_ >= 0) close(nowhere_);
+  }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+
+ private:
+  int saved_, nowhere_;
+};
+
 // uint8 RGB, its pixels as stored (an EXIF orientation is not applied).
 inline cv::Mat read_rgb(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   const std::vector<char> data{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   cv::Mat image;
-  if (!data.empty()) image = cv::imdecode(data, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+  if (!data.empty()) {
+    const Quiet quiet;
+    image = cv::imdecode(data, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+  }
   if (image.empty())
     throw std::runtime_error(path.string() + ": not an image that can be decoded; is the file damaged?");
   cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
@@ -280,20 +302,27 @@ inline cv::Mat argmax(const Output& logits, std::size_t classes) {
   return ids;
 }
 
-// Class ids (H, W) -> uint8 RGB of `size`, nearest pixel.
+// Class ids (H, W) -> uint8 RGB of `size`, nearest pixel by centre, the right or lower one of two equally near. Not
+// cv::resize: OpenCV 4.6 and 5 choose differently there.
 inline cv::Mat colourise(const cv::Mat& ids, const std::vector<cv::Vec3b>& colours, cv::Size size) {
-  cv::Mat resized, table(1, 256, CV_8UC3, cv::Scalar::all(0)), picture;
-  cv::resize(ids, resized, size, 0, 0, cv::INTER_NEAREST_EXACT);
-  std::copy(colours.begin(), colours.end(), table.begin<cv::Vec3b>());
-  cv::cvtColor(resized, resized, cv::COLOR_GRAY2RGB);
-  cv::LUT(resized, table, picture);
+  const auto nearest = [](int index, int from, int to) {
+    return static_cast<int>((2 * std::int64_t{index} + 1) * from / (2 * std::int64_t{to}));
+  };
+  std::vector<int> columns(static_cast<std::size_t>(size.width));
+  for (int x = 0; x < size.width; ++x) columns[static_cast<std::size_t>(x)] = nearest(x, ids.cols, size.width);
+  cv::Mat picture(size, CV_8UC3);
+  for (int y = 0; y < size.height; ++y) {
+    const std::uint8_t* row = ids.ptr(nearest(y, ids.rows, size.height));
+    auto* pixel = picture.ptr<cv::Vec3b>(y);
+    for (const int column : columns) *pixel++ = colours[row[column]];
+  }
   return picture;
 }
 
 // A file is written under a temporary name and renamed, so that nobody meets half of one.
 inline void write_file(const fs::path& path, const std::string& head, const void* data, std::size_t bytes) {
   fs::path temporary = path;
-  temporary += "." + std::to_string(getpid()) + ".tmp";
+  temporary += std::to_string(getpid()).append(".tmp");
   std::ofstream file(temporary, std::ios::binary);
   file << head;
   file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
@@ -350,8 +379,8 @@ inline double percentile(Latencies latencies, double percent) {
 
 inline void print_row(const std::string& stage, const Latencies& latencies) {
   const double mean = std::accumulate(latencies.begin(), latencies.end(), 0.0) / static_cast<double>(latencies.size());
-  std::printf("%-8s %9.3f %9.3f %9.3f %9.3f %6zu\n", stage.c_str(), mean, percentile(latencies, 50),
-              percentile(latencies, 90), percentile(latencies, 99), latencies.size());
+  std::printf("%-8s %9.3f %9.3f %9.3f %9.3f %9.3f %6zu\n", stage.c_str(), mean, percentile(latencies, 0),
+              percentile(latencies, 50), percentile(latencies, 90), percentile(latencies, 99), latencies.size());
 }
 
 // ---- the program ----------------------------------------------------------------------------------------------------
@@ -391,7 +420,7 @@ inline void run_images(const Options& options, const Description& description, c
   }
   std::printf("%s (%s) on %s, input 3x%dx%d, images: %zu\n", description.network.c_str(), description.task.c_str(),
               place.c_str(), description.height, description.width, images.size());
-  std::printf("%-8s %9s %9s %9s %9s %6s\n", "ms", "mean", "p50", "p90", "p99", "n");
+  std::printf("%-8s %9s %9s %9s %9s %9s %6s\n", "ms", "mean", "min", "p50", "p90", "p99", "n");
   print_row("prepare", preparing);
   print_row("infer", inferring);
   if (!drawing.empty()) print_row("mask", drawing);
