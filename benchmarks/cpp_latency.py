@@ -1,6 +1,7 @@
 """Measure a C++ program against Python on the same file, image and number of threads, turn by turn."""
 
 import argparse
+import json
 import re
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from common.cli import make_parser, positive_int, run
+from common.description import TORCH_FILE
 from common.image_folder import image_preparer
 from common.latency import latency, timed
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
@@ -31,7 +33,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     example = "python -m benchmarks.cpp_latency build/onnx_rt/deploy_onnx_rt SceneSeg.onnx image.png --threads 1"
     parser = make_parser(__doc__, example)
     parser.add_argument("program", type=Path, help="deploy_libtorch for a .pt, deploy_onnx_rt for an .onnx")
-    parser.add_argument("model", type=Path, help="a file of SceneSeg, at the native input size")
+    parser.add_argument("model", type=Path, help="a file of SceneSeg")
     parser.add_argument("image", type=Path)
     parser.add_argument("--rounds", type=positive_int, default=9, help="turns of each side")
     parser.add_argument("--repeat", type=positive_int, default=20, help="timed runs in a turn, after 3 untimed")
@@ -40,9 +42,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    predict = open_predictor(args.model, args.threads)
-    network = NETWORKS["SceneSeg"]
-    image = image_preparer(network, network.input_shape[1:])(args.image)
+    predict, input_hw = open_predictor(args.model, args.threads)
+    image = image_preparer(NETWORKS["SceneSeg"], input_hw)(args.image)
     turns = [(python_turn(predict, image, args.repeat), cpp_turn(args)) for _ in range(args.rounds)]
     python, cpp = (
         Side(min(turn.least for turn in side), statistics.median(turn.p50 for turn in side))
@@ -53,11 +54,15 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.rounds} turns of {args.repeat} runs, threads: {args.threads}; goal {GOAL}")
 
 
-def open_predictor(path: Path, threads: int) -> Predictor:
-    """The file in the runtime of its kind."""
+def open_predictor(path: Path, threads: int) -> tuple[Predictor, tuple[int, int]]:
+    """The file in the runtime of its kind, and the height and width of its input."""
     if path.suffix == ".onnx":
-        return OnnxPredictor(path, threads)
-    return TorchPredictor(torch.jit.load(path), torch.device("cpu"))
+        predict = OnnxPredictor(path, threads)
+        return predict, predict.input_hw
+    notes = {TORCH_FILE: ""}
+    predict = TorchPredictor(torch.jit.load(path, _extra_files=notes), torch.device("cpu"))
+    _, height, width = json.loads(notes[TORCH_FILE])["input_shape"]
+    return predict, (height, width)
 
 
 def python_turn(predict: Predictor, image: torch.Tensor, repeat: int) -> Side:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,7 @@ def export(tmp_path_factory, images):
     """A function: the file that a script writes of a seeded network of a small width."""
     folder = tmp_path_factory.mktemp("files")
 
+    @cache
     def write(script, name, ending, *flags):
         path, weights = folder / f"{name}{ending}", folder / f"{name}.pth"
         torch.manual_seed(0)
@@ -199,7 +201,7 @@ def test_bad_input_is_one_line_and_exit_1(program, request, export, images, tmp_
         if not torch.cuda.is_available():
             one_line(call(program, good, image, "--device", "cuda"), "--device cuda")
     else:
-        good = export(convert_pytorch_to_onnx, "DomainSeg", ".onnx")
+        good = export(convert_pytorch_to_onnx, "EgoLanes", ".onnx")
         one_line(call(program, good, image, "--provider", "cuda"), "CPUExecutionProvider")
     one_line(call(program, tmp_path / "absent", image), "absent")
     one_line(call(program, tmp_path / "text.png", image), "text.png", "cannot load")
