@@ -9,8 +9,8 @@ step() {
     "$@"
 }
 
-step python -m examples.make_scenes --output demo/data --images_per_dataset 40
-step python -m examples.train_sceneseg -s demo/fp32 -r demo/data --width 0.125 --input_hw 160,320 -e 8 --batch_size 8
+step python -m examples.make_scenes --output demo/data --images_per_dataset 30
+step python -m examples.train_sceneseg -s demo/fp32 -r demo/data --width 0.125 --input_hw 160,320 -e 7 --batch_size 8
 step python convert_pytorch_to_onnx.py -n SceneSeg -p demo/fp32/best_model.pth -o demo/fp32/SceneSeg.onnx
 step python trace_pytorch_model.py -n SceneSeg -p demo/fp32/best_model.pth -o demo/fp32/SceneSeg.pt
 step python quantize_model_sceneseg.py -s demo/qat -r demo/data -fp32 demo/fp32/best_model.pth -e 2 --batch_size 8 --learning_rate 1e-4 --num_calibration_samples 64
