@@ -87,8 +87,10 @@ def main(args: argparse.Namespace) -> None:
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
     batch_size = description.arguments.get("batch_size", CALIBRATION_BATCH)
-    draw = partial(calibration_batches, training, count, input_hw=description.input_hw, seed=args.seed)
-    calibrate(prepared, (images.to(device) for images in draw(batch_size, workers=args.workers)))
+    draw = partial(
+        calibration_batches, training, count, input_hw=description.input_hw, seed=args.seed, workers=args.workers
+    )
+    calibrate(prepared, (images.to(device) for images in draw(batch_size)))
     int8 = convert(prepared.cpu())
 
     folder = args.qat_checkpoint_path.parent / FOLDER
@@ -100,8 +102,7 @@ def main(args: argparse.Namespace) -> None:
     print(*notes, sep="\n")
     if args.compare_ptq:
         candidates = (
-            ptq_baseline(description, args.compare_ptq, folder, list(draw(1, workers=args.workers)), compared, args)
-            | candidates
+            ptq_baseline(description, args.compare_ptq, folder, list(draw(1)), compared, args) | candidates
         )  # FP32 is the reference
     document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes)
     for candidate in candidates.values():

@@ -20,8 +20,6 @@ from common.schedule import WeightAverage, learning_rate
 from common.signals import StopRequest
 from common.steps import Position, Step, Waiting, epoch_length, planned_steps, run_loader
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, class weights -> mean over the images
-
 
 @dataclass(frozen=True)
 class Learner:
