@@ -19,6 +19,7 @@ from common.cli import (
 from common.datasets import find_samples, spread
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
+from common.predictors import CPU, PROVIDERS
 from common.show import show
 
 
@@ -57,6 +58,14 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="results go to a dated folder below it",
     )
+    parser.add_argument(
+        "--providers",
+        nargs="+",
+        choices=PROVIDERS,
+        default=[CPU],
+        metavar="PROVIDER",
+        help=f"run the ONNX files on each of these of ONNX Runtime, {', '.join(PROVIDERS)}; never on another one",
+    )
     parser.add_argument("--pytorch_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     parser.add_argument("--onnx_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     add_benchmark_arguments(parser)
@@ -72,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     if args.pin:
         pin(args.pin)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
-    candidates = open_candidates(named_models(args), options)
+    candidates = open_candidates(named_models(args), options, args.providers)
     check_gate(args, len(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:

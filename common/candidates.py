@@ -1,7 +1,7 @@
 """The models of a benchmark: what kind of file each is, how it is opened in any process, and what it takes."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.checkpoints import load_network
 from common.onnx_export import precision_of
-from common.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.pte import PtePredictor
 from common.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
 from common.transforms import INPUT_HW
@@ -43,14 +43,22 @@ class OpenOptions:
     threads: int
     pytorch_hw: tuple[int, int] | None = None  # None: the file's own, or the network's
     onnx_hw: tuple[int, int] | None = None
+    provider: str = CPU  # of ONNX Runtime
 
 
-def open_candidates(models: Sequence[tuple[str, Path, str]], options: OpenOptions) -> dict[str, Candidate]:
+def open_candidates(
+    models: Sequence[tuple[str, Path, str]], options: OpenOptions, providers: Sequence[str] = (CPU,)
+) -> dict[str, Candidate]:
     """Label -> candidate for (label, path, kind), in that order; a wrong file fails here, before any timing.
 
+    Each ONNX file is opened with each of ONNX Runtime's `providers`; with several, its labels name them.
+
     Raises:
-        ValueError: no model, two of one name, an unknown kind, or a file that is not what its kind or label says.
+        ValueError: no model, two of one name, an unknown kind, a file that is not what its kind or label says, or a
+            provider that is not there or does not take all of a file.
     """
+    for each in providers:
+        require_provider(each)
     if not models:
         raise ValueError(
             "no model given; name one with --model NAME=PATH, or with --pytorch_model_path, --fp32_model_path or "
@@ -58,12 +66,15 @@ def open_candidates(models: Sequence[tuple[str, Path, str]], options: OpenOption
         )
     candidates: dict[str, Candidate] = {}
     for label, path, kind in models:
-        if label in candidates:
-            raise ValueError(f"two models are named {label!r}; give each a name of its own with --model NAME=PATH")
         if kind not in KINDS:
             raise ValueError(f"{path}: no kind of model file ends in {kind!r}; known: {', '.join(KINDS)}")
-        candidates[label] = KINDS[kind](path, options)
-        precision = candidates[label].precision
+        several = kind == ".onnx" and len(providers) > 1
+        named = {f"{label}, {each}": each for each in providers} if several else {label: providers[0]}
+        if named.keys() & candidates.keys():
+            raise ValueError(f"two models are named {label!r}; give each a name of its own with --model NAME=PATH")
+        opened = {name: KINDS[kind](path, replace(options, provider=provider)) for name, provider in named.items()}
+        candidates |= opened
+        precision = next(iter(opened.values())).precision
         if kind == ".onnx" and label in SHORT_FORMS and (precision == "int8") != (label == "ONNX INT8"):
             raise ValueError(f"{path}: an {precision} file given as {label}; use the other flag")
     return candidates
@@ -113,10 +124,11 @@ def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) ->
 
 
 def _onnx(path: Path, options: OpenOptions) -> Candidate:
-    own = OnnxPredictor(path, options.threads).input_hw
+    own = OnnxPredictor(path, options.threads, options.provider).input_hw
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
-    return Candidate(path, partial(OnnxPredictor, path), precision_of(path), own or options.onnx_hw or INPUT_HW)
+    opener = partial(OnnxPredictor, path, provider=options.provider)
+    return Candidate(path, opener, precision_of(path), own or options.onnx_hw or INPUT_HW)
 
 
 def _program(path: Path, options: OpenOptions) -> Candidate:

@@ -12,6 +12,13 @@ logger = logging.getLogger(__name__)
 
 EXACT_INT8 = "session.x64quantprecision"
 EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
+CPU = "CPU"
+PROVIDERS = {
+    CPU: "CPUExecutionProvider",
+    "CUDA": "CUDAExecutionProvider",
+    "TensorRT": "TensorrtExecutionProvider",
+    "OpenVINO": "OpenVINOExecutionProvider",
+}  # as a command line names them
 
 
 class Predictor(Protocol):
@@ -44,25 +51,28 @@ class TorchPredictor:
 
 
 class OnnxPredictor:
-    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, never another.
+    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, for every node.
+
+    Args:
+        provider: one of PROVIDERS.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no ONNX model, or the provider is not there.
+        ValueError: the file is no ONNX model, or the provider is not there or does not take all of it.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str = "CPUExecutionProvider"):
+    def __init__(self, path: Path, threads: int, provider: str = CPU):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ONNX file")
-        if provider not in ort.get_available_providers():
-            raise ValueError(
-                f"{provider} is not in this ONNX Runtime, which has {', '.join(ort.get_available_providers())}"
-            )
+        require_provider(provider)
         try:
-            self.session = _open_session(path, threads, provider)
+            self.session = _open_session(path, threads, PROVIDERS[provider])
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
-            raise ValueError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: ONNX Runtime cannot load it for {provider} ({reason})") from error
         self.provider = self.session.get_providers()[0]
+        if self.provider != PROVIDERS[provider]:  # it does so when a library of the provider is missing
+            raise ValueError(f"{path}: ONNX Runtime fell back from {provider} to {self.provider}")
         self.input_name = self.session.get_inputs()[0].name
         self.output_names = [output.name for output in self.session.get_outputs()]
 
@@ -80,12 +90,26 @@ class OnnxPredictor:
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
+def require_provider(provider: str) -> None:
+    """Raises ValueError when this ONNX Runtime was built without it."""
+    available = ort.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        here = ", ".join(name for name, full in PROVIDERS.items() if full in available)
+        raise ValueError(
+            f"provider {provider}: this ONNX Runtime has {here} only; install the onnxruntime package that has it"
+        )
+
+
 def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
     """A session with exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums at 16 bits.
 
     Processors that have one are not affected. ONNX Runtime 1.32 fails to prepare some files for it (AutoSpeed in INT8);
     those run on the default kernels, with a warning.
     """
+    if provider != PROVIDERS[CPU]:
+        options = _session_options(threads, exact_int8=False)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return ort.InferenceSession(path, options, providers=[provider])
     try:
         return ort.InferenceSession(path, _session_options(threads, exact_int8=True), providers=[provider])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base

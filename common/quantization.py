@@ -15,11 +15,11 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
+from common.batch_norm import BATCH_NORM, fold_batch_norm
 from common.quantizer import NetworkQuantizer
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
-BATCH_NORM = torch.ops.aten.batch_norm.default  # (input, weight, bias, mean, var, training, momentum, eps, cudnn)
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
 DEQUANTIZE_PER_CHANNEL = (
@@ -140,6 +140,7 @@ def convert(prepared: GraphModule) -> GraphModule:
         )
     prepared = copy.deepcopy(prepared)
     set_evaluation_mode(prepared)
+    fold_batch_norm(prepared)
     return convert_pt2e(prepared)
 
 
