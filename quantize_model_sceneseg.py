@@ -56,6 +56,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
     )
+    parser.add_argument(
+        "--keep_float",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="do not quantize modules of this name, as head or 'neck.stages.*.refine'; may be repeated",
+    )
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument("--freeze_batch_norm", type=non_negative_int, default=1, help="after this many epochs")
@@ -111,7 +118,7 @@ def start_graph(
     if resume:
         return load_qat(resume, device)
     model, fp32 = load_network(NETWORK, args.fp32_model)
-    settings = QuantizationSettings(args.per_channel, args.fuse)
+    settings = QuantizationSettings(args.per_channel, args.fuse, tuple(args.keep_float))
     input_hw = args.input_hw or fp32.input_hw
     check_input_hw(find_network(NETWORK)[1], input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings))

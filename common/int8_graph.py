@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.quantization import DEQUANTIZE, QUANTIZE
+from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
 
@@ -127,6 +127,8 @@ def round_biases(int8: GraphModule) -> int:
     for node in int8.graph.nodes:
         if node.target in WEIGHTED and len(node.args) > 2 and node.args[2] is not None:
             x, weight, bias = node.args[:3]
+            if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
+                continue  # kept in float
             step = _scale(int8, x) * _scale(int8, weight)
             values = _stored(int8, bias)
             values.copy_((values.double() / step).round() * step)

@@ -20,7 +20,7 @@ Settings = tuple[float, int]  # scale, zero point
 
 
 def as_integer_kernels(int8: GraphModule) -> GraphModule:
-    """A copy of a graph with unsigned activations in which convolutions, linear layers and sums work on codes."""
+    """A copy of a graph with unsigned activations in which every operator of INTEGER_FORMS works on codes."""
     reference = copy.deepcopy(int8)
     for node in list(reference.graph.nodes):
         if _has_integer_form(node):
@@ -29,20 +29,26 @@ def as_integer_kernels(int8: GraphModule) -> GraphModule:
     return reference
 
 
+def _sources(node: Node) -> list[Node]:
+    """One or two tensors; a bias follows them, and what is no tensor."""
+    return [source for source in node.args[:2] if isinstance(source, Node)]
+
+
 def _has_integer_form(node: Node) -> bool:
     return (
         node.target in INTEGER_FORMS
-        and all(source.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in node.args[:2])
+        and all(source.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
         and [user.target for user in node.users] == [QUANTIZE]
     )
 
 
 def _compute_in_integers(node: Node) -> None:
-    (quantized,) = node.users
-    codes = [source.args[0] for source in node.args[:2]]
-    settings = [source.args[1:3] for source in (*node.args[:2], quantized)]
+    (quantized,), sources = node.users, _sources(node)
+    codes = [source.args[0] for source in sources]
+    settings = [source.args[1:3] for source in (*sources, quantized)]
+    rest = node.args[len(sources) :]
     with node.graph.inserting_before(quantized):
-        integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *node.args[2:]))
+        integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *rest))
     quantized.replace_all_uses_with(integer)
     node.graph.erase_node(quantized)
     node.graph.erase_node(node)  # by name: an addition in place counts as used
@@ -73,6 +79,20 @@ def addition(a: Tensor, b: Tensor, of_a: Settings, of_b: Settings, of_y: Setting
     return _as_codes((b.float() * ratio_b + (a.float() * ratio_a + fixed)).round())
 
 
+def multiplication(a: Tensor, b: Tensor, of_a: Settings, of_b: Settings, of_y: Settings) -> Tensor:
+    """The product of two tensors of uint8 codes, rounded once."""
+    product = (a.float() - of_a[1]) * (b.float() - of_b[1])  # below 2^16, exact
+    ratio = _float32(of_a[0]) * _float32(of_b[0]) / _float32(of_y[0])
+    return _as_codes((product * ratio).round() + of_y[1])
+
+
+def mean(x: Tensor, of_x: Settings, of_y: Settings, output_size: list[int]) -> Tensor:
+    """The mean over the image of uint8 codes (N, C, H, W) -> (N, C, 1, 1); `output_size` is [1, 1]."""
+    total = (x.double() - of_x[1]).sum(dim=(2, 3), keepdim=True)
+    ratio = _float32(of_x[0]) / (_float32(of_y[0]) * (x.shape[2] * x.shape[3]))
+    return _as_codes((total.float() * ratio).round() + of_y[1])
+
+
 def _float32(scale: float | Tensor) -> Tensor:
     return torch.as_tensor(scale, dtype=torch.float32)
 
@@ -86,4 +106,6 @@ INTEGER_FORMS = {
     aten.linear.default: linear,
     aten.add.Tensor: addition,
     aten.add_.Tensor: addition,
+    aten.mul.Tensor: multiplication,
+    aten.adaptive_avg_pool2d.default: mean,
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnxscript import opset18
 from torch import Tensor, nn
 
 from common.files import atomic_path
@@ -55,6 +56,7 @@ def export_onnx(
         input_names=["input"],
         output_names=list(output_names),
         dynamic_shapes=(dynamic,),
+        custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: global_average_pool},
         verbose=False,
     )
     proto = program.model_proto
@@ -65,6 +67,13 @@ def export_onnx(
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         return check(OnnxPredictor(temporary, threads))
+
+
+def global_average_pool(x: object, output_size: Sequence[int]) -> object:
+    """A mean over the image as one node, of which ONNX Runtime has an int8 form; the exporter writes a ReduceMean."""
+    if list(output_size) != [1, 1]:
+        raise ValueError(f"adaptive_avg_pool2d to {output_size}: only a mean over the whole image has an ONNX form")
+    return opset18.GlobalAveragePool(x)
 
 
 def _strip_notes(proto: onnx.ModelProto) -> None:

@@ -35,6 +35,7 @@ class QuantizationSettings:
 
     per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
     fused: bool = True  # upsampling stages in their fused form, models/fuse.py
+    keep_float: tuple[str, ...] = ()  # modules that are not quantized, by patterns for their names
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     if settings.fused:
         fuse_upsampling(model, channels_last=True)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
-    return prepare_qat_pt2e(_export(model, (3, *input_hw)), NetworkQuantizer(settings.per_channel, is_qat=True))
+    quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
+    return prepare_qat_pt2e(_export(model, (3, *input_hw)), quantizer)
 
 
 def quantize_after_training(
@@ -75,7 +77,8 @@ def quantize_after_training(
     """
     if settings.fused:
         fuse_upsampling(model, channels_last=True)
-    prepared = prepare_pt2e(_export(model, input_shape), NetworkQuantizer(settings.per_channel, is_qat=False))
+    quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
+    prepared = prepare_pt2e(_export(model, input_shape), quantizer)
     calibrate(prepared, batches)
     return convert(prepared)
 
@@ -141,7 +144,9 @@ def convert(prepared: GraphModule) -> GraphModule:
     prepared = copy.deepcopy(prepared)
     set_evaluation_mode(prepared)
     fold_batch_norm(prepared)
-    return convert_pt2e(prepared)
+    int8 = convert_pt2e(prepared)
+    int8.training = False  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
+    return int8
 
 
 def _is_empty(module: nn.Module) -> bool:

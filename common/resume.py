@@ -41,6 +41,7 @@ FIXED_ARGUMENTS = (
     "freeze_batch_norm",
     "freeze_observers",
     "per_channel",
+    "keep_float",
     "width",
 )
 

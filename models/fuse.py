@@ -49,7 +49,8 @@ class FusedUpsampleStage(nn.Module):
         self.refine = refine  # GELU, convolution, GELU
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        constant = torch.full_like(x[:, :1], CONSTANT)
+        n, _, height, width = x.shape
+        constant = x.new_full((n, 1, height, width), CONSTANT)  # takes no value of x, which is int8 in an exported file
         x = self.shuffle(self.upsample(torch.cat([x, constant], dim=1)))
         if self.skip is not None:
             x = x + self.skip(skip)

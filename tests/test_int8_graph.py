@@ -7,10 +7,12 @@ import torch
 
 from common.int8_graph import (
     DEQUANTIZE,
+    GATES,
     MOVES,
     QUANTIZE,
     move_codes,
     round_biases,
+    use_sigmoid_gates,
     use_unsigned_activations,
 )
 from common.quantization import QuantizationSettings, quantize_after_training
@@ -33,6 +35,41 @@ def test_outputs_are_bit_equal(int8, rewrite):
     rewritten = copy.deepcopy(int8)
     rewrite(rewritten)
     assert torch.equal(expected, rewritten(images))
+
+
+@pytest.mark.parametrize(("activation", "furthest"), [("silu", 0.0), ("gelu", 0.0204)])
+def test_gates_are_the_activation_to_within_a_step_and_the_approximation(activation, furthest):
+    """Inputs from -3 to 3 in steps of 1/32, outputs in steps of 1/64."""
+    in_codes, out_codes = (1 / 32, -16, -128, 127, torch.int8), (1 / 64, -100, -128, 127, torch.int8)
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    for target, *arguments in (
+        (QUANTIZE, *in_codes),
+        (DEQUANTIZE, *in_codes),
+        (getattr(torch.ops.aten, activation).default,),
+        (QUANTIZE, *out_codes),
+        (DEQUANTIZE, *out_codes),
+    ):
+        x = graph.call_function(target, (x, *arguments))
+    graph.output(x)
+    plain = torch.fx.GraphModule({}, graph)
+    gated = copy.deepcopy(plain)
+    assert use_sigmoid_gates(gated) == 1
+    assert torch.ops.aten.mul.Tensor in {node.target for node in gated.graph.nodes}
+    inputs = torch.arange(-96, 97) / 32
+    rounding = 1 / 64 + 3 / 510  # of the output, and of the gate at the largest input
+    assert (plain(inputs) - gated(inputs)).abs().max() <= furthest + rounding
+
+
+def test_gates_leave_no_activation_in_float(int8):
+    rewritten = copy.deepcopy(int8)
+    assert use_sigmoid_gates(rewritten) == 49 + 14
+    assert not set(GATES) & {node.target for node in rewritten.graph.nodes}
+    products = [node for node in rewritten.graph.nodes if node.target == torch.ops.aten.mul.Tensor]
+    others = {torch.ops.aten.mean.dim, torch.ops.aten.new_full.default}  # the context's mean; new_full takes a size
+    for product in products:
+        assert all(source.target == DEQUANTIZE for source in product.args)
+        assert {user.target for user in product.users} <= {QUANTIZE} | others
 
 
 def test_biases_become_whole_steps_of_the_integer_sum(int8):

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from common.int8_graph import for_onnx_runtime
-from common.integer_reference import INTEGER_FORMS, addition, as_integer_kernels, convolution, linear
+from common.integer_reference import (
+    INTEGER_FORMS,
+    addition,
+    as_integer_kernels,
+    convolution,
+    linear,
+    mean,
+    multiplication,
+)
 from common.quantization import QuantizationSettings, quantize_after_training
 
 HW = (64, 64)
@@ -37,6 +45,18 @@ def test_a_sum_by_hand():
     assert addition(a, b, (0.5, 10), (2.0, 5), (4.0, 1)).tolist() == [4]
 
 
+def test_a_product_by_hand():
+    a, b = torch.tensor([30], dtype=torch.uint8), torch.tensor([8], dtype=torch.uint8)
+    # 0.5 * (30 - 10) * 2 * (8 - 5) = 60, in steps of 8: 7.5, which rounds to the even 8; zero point 1
+    assert multiplication(a, b, (0.5, 10), (2.0, 5), (8.0, 1)).tolist() == [9]
+
+
+def test_a_mean_by_hand():
+    x = torch.tensor([[10, 12], [14, 15]], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    # 0.5 * (51 / 4 - 8) = 2.375, in steps of 0.25: 9.5, which rounds to the even 10; zero point 3
+    assert mean(x, (0.5, 8), (0.25, 3), [1, 1]).tolist() == [[[[13]]]]
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_network):
     images = torch.randn(2, 3, *HW)
@@ -44,7 +64,9 @@ def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_ne
     int8 = for_onnx_runtime(quantize_after_training(tiny_network, (3, *HW), settings, [images]))
     reference = as_integer_kernels(int8)
     targets = [node.target for node in reference.graph.nodes]
-    assert sum(targets.count(form) for form in set(INTEGER_FORMS.values())) == 3 + 1  # convolutions, a sum
+    assert (
+        sum(targets.count(form) for form in set(INTEGER_FORMS.values())) == 3 + 1 + 2
+    )  # convolutions, a sum, activations
     assert not set(INTEGER_FORMS) & set(targets)
     expected, actual = int8(images), reference(images)
     assert (expected - actual).square().mean() < 0.001 * expected.var()

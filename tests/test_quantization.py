@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from common.batch_norm import BATCH_NORM
+from common.int8_graph import for_onnx_runtime
 from common.quantization import (
-    BATCH_NORM,
     DEQUANTIZE_PER_CHANNEL,
     DROPOUT,
     QUANTIZE,
@@ -11,6 +12,7 @@ from common.quantization import (
     calibrate,
     convert,
     prepare_qat,
+    quantize_after_training,
     set_evaluation_mode,
     set_training_mode,
 )
@@ -138,3 +140,25 @@ def test_ranges_in_front_of_activations_end_where_the_activation_does(int8):
             assert (smallest - zero_point) * scale > lower[node.target] - scale
             seen += 1
     assert seen == 49 + 16
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_module_stays_in_float_and_the_others_do_not(tiny_network, trained):
+    settings = QuantizationSettings(keep_float=("sec*",))
+    if trained:
+        prepared = prepare_qat(tiny_network, HW, settings)
+        calibrate(prepared, [images(1)])
+        int8 = convert(prepared)
+    else:
+        int8 = quantize_after_training(tiny_network, (3, *HW), settings, [images(1)])
+    unsigned = for_onnx_runtime(int8)
+    convolutions = [node for node in unsigned.graph.nodes if node.target == torch.ops.aten.conv2d.default]
+    in_float = [node.args[1].op == "get_attr" for node in convolutions]
+    assert in_float == [False, True, False]
+    assert torch.ops.aten.gelu.default in {node.target for node in unsigned.graph.nodes}
+    assert unsigned(images(3)).isfinite().all()
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tiny_network):
+    with pytest.raises(ValueError, match="--keep_float neck.*largest are first, last, second"):
+        prepare_qat(tiny_network, HW, QuantizationSettings(keep_float=("neck*",)))
