@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
 
-OFF, ON = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
+ON = torch.ones(1, dtype=torch.long)
 
 
 class FakeQuantize(FusedMovingAvgObsFakeQuantize):
@@ -23,10 +23,8 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         self.lower = lower
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.lower is not None:
-            x = x.clamp(min=self.lower)
         if self.is_per_channel or x.device.type != "cpu":
-            return super().forward(x)
+            return super().forward(x if self.lower is None else x.clamp(min=self.lower))
         if self.observer_enabled.item():
             self._observe(x)
         if not self.fake_quant_enabled.item():
@@ -36,27 +34,30 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
-        """Move the range by PyTorch's kernel, then let it compute the scale: on one value, which moves nothing.
+        """Move the range and compute the scale by PyTorch's kernel, which gets the two ends in place of all values.
 
-        The kernel computes the scale only where it quantizes.
+        No clamp of the values at `lower` is needed then: they are beyond the first code.
         """
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
+        ends = torch.stack(torch.aminmax(x))
+        ends = ends if self.lower is None else ends.clamp(min=self.lower)
         observer = self.activation_post_process
-        for values, quantize, constant in ((x, OFF, observer.averaging_constant), (x.new_zeros(1), ON, 0.0)):
-            torch.fused_moving_avg_obs_fake_quant(
-                values,
-                ON,
-                quantize,
-                observer.min_val,
-                observer.max_val,
-                self.scale,
-                self.zero_point,
-                constant,
-                observer.quant_min,
-                observer.quant_max,
-                self.ch_axis,
-                self.is_per_channel,
-                self.is_symmetric_quant,
-            )
+        torch.fused_moving_avg_obs_fake_quant(
+            ends,
+            self.observer_enabled,
+            ON,
+            observer.min_val,
+            observer.max_val,
+            self.scale,
+            self.zero_point,
+            observer.averaging_constant,
+            observer.quant_min,
+            observer.quant_max,
+            self.ch_axis,
+            self.is_per_channel,
+            self.is_symmetric_quant,
+        )
 
 
 class RoundToCodes(torch.autograd.Function):
@@ -67,13 +68,14 @@ class RoundToCodes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-        offset = zero_point.item()
-        rounded = x.mul(scale.reciprocal().item()).round_().add_(offset)
-        codes = rounded.clamp(low, high)
-        ctx.save_for_backward(codes == rounded)
-        return codes.sub_(offset).mul_(scale.item())
+        offset = zero_point.item()  # taken from the ends, not added to the values: two passes less
+        steps = x.mul(scale.reciprocal().item()).round_()
+        ctx.save_for_backward(steps)
+        ctx.ends = low - offset - 0.5, high - offset + 0.5
+        return steps.clamp(low - offset, high - offset).mul_(scale.item())
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        return torch.where(inside, gradient, 0.0), None, None, None, None
+        (steps,) = ctx.saved_tensors
+        # 0 outside the ends, in vectors; a comparison and a choice are not
+        return torch.ops.aten.hardtanh_backward(gradient, steps, *ctx.ends), None, None, None, None
