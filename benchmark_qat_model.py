@@ -56,7 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min_equal_pixels",
         type=fraction,
-        default=0.98,
+        default=0.995,
         help="share of pixels on which a file and PyTorch INT8 have to agree, or no file is written",
     )
     parser.add_argument(

@@ -1,19 +1,28 @@
-"""Measure how fast one network runs as FP32 and INT8 ONNX, plain and fused, all variants turn by turn in one run."""
+"""Measure how fast one network runs as FP32 and INT8, plain and rewritten, in every runtime that is installed.
+
+All variants run turn by turn in one process. Rows of OpenVINO appear where its package is installed.
+"""
 
 import argparse
 import copy
+import importlib.util
 import logging
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import nn
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
 from common.cli import fraction, height_width, make_parser, positive_int, run, seed_everything
 from common.description import as_metadata, describe
@@ -23,15 +32,25 @@ from common.int8_graph import for_onnx_runtime
 from common.latency import Latency, interleaved_latency, timed
 from common.onnx_export import export_onnx
 from common.predictors import OnnxPredictor
+from common.pte import PtePredictor, export_pte
 from common.quantization import QuantizationSettings, quantize_after_training
 from common.report import table
-from models import check_input_hw, find_network
+from models import find_network
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
 
-FLOAT_CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
-BASE, STRAIGHT = "FP32", "INT8, straight PT2E"
+FLOAT_OPERATORS = ("Conv", "ConvTranspose", "FusedConv", "Gelu")
+BASE, STRAIGHT, INT8 = "FP32", "INT8, straight PT2E", "INT8"
+Call = Callable[[Tensor], object]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A file and how it is opened: as something to call with images (1, C, H, W)."""
+
+    path: Path
+    open: Callable[[Path], Call]
 
 
 @dataclass(frozen=True)
@@ -47,9 +66,9 @@ class Row:
     size_mb: float
     of_fp32_size: float
     session_s: float  # to load the file and optimise its graph
-    int8_convolutions: int  # in the graph as ONNX Runtime runs it
-    float_convolutions: int
-    nodes: int
+    int8_convolutions: int | None  # in the graph as ONNX Runtime runs it; None in other runtimes
+    float_operators: int | None  # FLOAT_OPERATORS
+    nodes: int | None
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -68,61 +87,105 @@ def main(args: argparse.Namespace) -> None:
         require_parent(args.csv)
     seed_everything(args.seed)
     name, network = find_network(args.name)
-    hw = args.input_hw or network.input_shape[1:]
-    check_input_hw(network, hw)
-    input_shape = (network.input_shape[0], *hw)
+    input_shape = (network.input_shape[0], *(args.input_hw or network.input_shape[1:]))
     with tempfile.TemporaryDirectory() as folder:
-        files = write_variants(name, args.width, input_shape, Path(folder), args.threads)
-        rows = measure(files, input_shape, args)
-    print(table([formatted(row) for row in rows]))
+        variants = write_variants(name, args.width, input_shape, Path(folder), args.threads)
+        rows = measure(variants, input_shape, args.runs)
+        print(table([formatted(row) for row in rows]))
+        print(f"\n{INT8} by operator, milliseconds of one run, {args.threads} threads:")
+        print(table(operator_profile(variants[INT8].path, torch.randn(1, *input_shape).numpy(), args.threads)))
     if args.csv:
-        write_csv(
-            args.csv, rows, {"network": name, "width": args.width, "hw": hw, "threads": args.threads, "runs": args.runs}
-        )
+        settings = {"network": name, "width": args.width, "hw": input_shape[1:], "threads": args.threads}
+        write_csv(args.csv, rows, settings | {"runs": args.runs})
         print(f"wrote {args.csv}")
 
 
-def write_variants(name: str, width: float, input_shape: tuple, folder: Path, threads: int) -> dict[str, Path]:
+def write_variants(name: str, width: float, input_shape: tuple, folder: Path, threads: int) -> dict[str, Variant]:
     """Export every variant of the network; weights are random, which costs the same time as trained ones."""
     _, network = find_network(name)
     model = network.build(width=width).eval()
     images = torch.randn(1, *input_shape)
+    outputs, described = list(network.outputs), partial(describe, name, network, width, input_shape=input_shape)
 
     def int8(fused: bool) -> GraphModule:
         return quantize_after_training(copy.deepcopy(model), input_shape, QuantizationSettings(fused=fused), [images])
 
+    def onnx_variant(label: str, variant: nn.Module, precision: str) -> Variant:
+        logger.info("exporting %s", label)
+        path = folder / f"{len(variants)}.onnx"
+        metadata = as_metadata(described(precision, versions=versions()))
+        export_onnx(variant, path, input_shape, outputs, metadata, lambda _: [], threads)
+        return Variant(path, partial(OnnxPredictor, threads=threads))
+
+    variants: dict[str, Variant] = {}
     plain, fused = int8(False), int8(True)
-    variants: dict[str, nn.Module] = {
+    for label, variant in {
         BASE: model,
         "FP32, fused": fuse_upsampling(copy.deepcopy(model)),
         STRAIGHT: plain,
-        "INT8": for_onnx_runtime(copy.deepcopy(plain)),
-        "INT8, fused": for_onnx_runtime(fused),
-    }
-    files = {}
-    for index, (label, variant) in enumerate(variants.items()):
-        logger.info("exporting %s", label)
-        files[label] = folder / f"{index}.onnx"
-        precision = "int8" if "INT8" in label else "fp32"
-        metadata = as_metadata(describe(name, network, width, precision, input_shape, versions()))
-        export_onnx(variant, files[label], input_shape, list(network.outputs), metadata, lambda _: [], threads)
-    return files
+        "INT8, not fused": for_onnx_runtime(copy.deepcopy(plain)),
+        "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates=False),
+        INT8: for_onnx_runtime(copy.deepcopy(fused)),
+    }.items():
+        variants[label] = onnx_variant(label, variant, "int8" if "INT8" in label else "fp32")
+    variants[f"{INT8}, {2 * threads} threads"] = Variant(
+        variants[INT8].path, partial(OnnxPredictor, threads=2 * threads)
+    )
+    variants["INT8, ONNX Runtime's quantize_static"] = quantized_statically(variants[BASE], images, folder)
+    logger.info("exporting an ExecuTorch program")
+    program = folder / "program.pte"
+    export_pte(fused, program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
+    variants["INT8, ExecuTorch XNNPACK"] = Variant(program, partial(PtePredictor, threads=threads))
+    if importlib.util.find_spec("openvino"):
+        for label in (BASE, STRAIGHT, INT8):
+            variants[f"{label}, OpenVINO"] = Variant(variants[label].path, partial(open_in_openvino, threads=threads))
+    return variants
 
 
-def measure(files: dict[str, Path], input_shape: tuple, args: argparse.Namespace) -> list[Row]:
+def quantized_statically(fp32: Variant, images: Tensor, folder: Path) -> Variant:
+    """What a user of ONNX Runtime alone would do with the FP32 file: its own post-training quantization."""
+    logger.info("quantizing by ONNX Runtime")
+
+    class Images(CalibrationDataReader):
+        def __init__(self):
+            self.feeds = iter([{"input": images.numpy()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    prepared, path = folder / "prepared.onnx", folder / "static.onnx"
+    quant_pre_process(fp32.path, prepared, skip_symbolic_shape=True)
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(prepared, path, Images(), quant_format=QuantFormat.QDQ, **types)
+    return Variant(path, fp32.open)
+
+
+def open_in_openvino(path: Path, threads: int) -> Call:
+    """An ONNX file compiled by OpenVINO for one request at a time, on so many threads."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: compiled(images.numpy())
+
+
+def measure(variants: dict[str, Variant], input_shape: tuple, runs: int) -> list[Row]:
     """Load each file once, then time them turn by turn."""
     images, predictors, loading = torch.randn(1, *input_shape), {}, {}
-    for label, path in files.items():
-        predictors[label], loading[label] = timed(lambda path=path: OnnxPredictor(path, args.threads))
-    calls = {label: lambda predict=predict: predict(images) for label, predict in predictors.items()}
-    latencies = interleaved_latency(calls, args.runs, warmup=2)
-    return [row(label, path, latencies, loading[label], files, args) for label, path in files.items()]
+    for label, variant in variants.items():
+        predictors[label], loading[label] = timed(partial(variant.open, variant.path))
+    latencies = interleaved_latency(
+        {label: partial(predict, images) for label, predict in predictors.items()}, runs, warmup=2
+    )
+    return [make_row(label, variants, latencies, loading[label]) for label in variants]
 
 
-def row(label: str, path: Path, latencies: dict[str, Latency], loading: float, files: dict[str, Path], args) -> Row:
+def make_row(label: str, variants: dict[str, Variant], latencies: dict[str, Latency], loading: float) -> Row:
     """The figures of one variant."""
-    counts = optimised_nodes(path)
-    size, latency = path.stat().st_size, latencies[label]
+    path, latency = variants[label].path, latencies[label]
+    size = path.stat().st_size
+    in_onnx_runtime = path.suffix == ".onnx" and "OpenVINO" not in label
+    counts = optimised_nodes(path) if in_onnx_runtime else None
     return Row(
         variant=label,
         p50_ms=latency.p50,
@@ -131,11 +194,11 @@ def row(label: str, path: Path, latencies: dict[str, Latency], loading: float, f
         faster_than_fp32=latencies[BASE].p50 / latency.p50,
         faster_than_straight=latencies[STRAIGHT].p50 / latency.p50,
         size_mb=size / 1e6,
-        of_fp32_size=size / files[BASE].stat().st_size,
+        of_fp32_size=size / variants[BASE].path.stat().st_size,
         session_s=loading,
-        int8_convolutions=counts["QLinearConv"],
-        float_convolutions=sum(counts[kind] for kind in FLOAT_CONVOLUTIONS),
-        nodes=counts.total(),
+        int8_convolutions=counts and counts["QLinearConv"],
+        float_operators=counts and sum(counts[kind] for kind in FLOAT_OPERATORS),
+        nodes=counts and counts.total(),
     )
 
 
@@ -151,6 +214,7 @@ def optimised_nodes(path: Path) -> Counter:
 def formatted(row: Row) -> dict[str, str]:
     """The figures as they are printed."""
     values = {key: f"{value:.2f}" if isinstance(value, float) else str(value) for key, value in asdict(row).items()}
+    values = {key: "" if value == "None" else value for key, value in values.items()}
     return {**values, "of_fp32_size": f"{row.of_fp32_size:.3f}"}
 
 

@@ -1,8 +1,9 @@
 """Measure what each part of a QAT recipe does: FP32, post-training quantization, plain QAT, and QAT with each part.
 
-Every INT8 network is scored on the validation images, none of which is trained or calibrated on; nothing is chosen by
-them, since each run is judged by its last weights. Runs go through quantize_model_sceneseg.py, in folders below
---output, and an interrupted measurement goes on where it stood.
+Every INT8 network is scored by its last weights on the validation images, none of which is trained or calibrated on.
+Every other one of them is for choosing between the rows ("choosing"), the rest for judging the choice ("judging").
+Runs go through quantize_model_sceneseg.py, in folders below --output, and an interrupted measurement goes on where it
+stood.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from common.report import table
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")  # where INT8 is computed
 NETWORK, FINAL = "SceneSeg", "qat_model_final_calibrated.pth"
-FP32, PTQ = "FP32", "PTQ"
+FP32 = "FP32"
+PTQ = {"PTQ": QuantizationSettings(), "PTQ per channel": QuantizationSettings(per_channel=True)}
 PLAIN = ["--recipe", "original", "--learning_rate", "{rate}"]
 QAT = {  # name -> flags; {rate} and {warmup} are filled in
     "QAT original": ["--recipe", "original"],
@@ -35,6 +37,8 @@ QAT = {  # name -> flags; {rate} and {warmup} are filled in
     "QAT + cosine": [*PLAIN, "--schedule", "cosine", "--warmup_steps", "{warmup}"],
     "QAT + EMA": [*PLAIN, "--ema", "0.99"],
     "QAT + distillation": [*PLAIN, "--distill", "1"],
+    "QAT + per channel": [*PLAIN, "--per_channel"],
+    "QAT + head in float": [*PLAIN, "--keep_float", "head"],
     "QAT extended": ["--recipe", "extended", "--learning_rate", "{rate}", "--warmup_steps", "{warmup}"],
 }
 
@@ -52,7 +56,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning_rate", type=positive_float, default=1e-4, help="of all but the original recipe")
     parser.add_argument("--warmup_steps", type=positive_int, default=20, help="of the rows with a cosine")
     parser.add_argument("--num_calibration_samples", type=positive_int, default=200, help="training images")
-    parser.add_argument("--only", nargs="+", choices=[FP32, PTQ, *QAT], default=[FP32, PTQ, *QAT], help="rows to make")
+    parser.add_argument(
+        "--only", nargs="+", choices=[FP32, *PTQ, *QAT], default=[FP32, *PTQ, *QAT], help="rows to make"
+    )
     add_dataset_arguments(parser)
     return parser
 
@@ -60,11 +66,11 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     resolve_device(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
-    judged = find_samples(args.root, args.datasets, "val")
+    samples = find_samples(args.root, args.datasets, "val")
     rows = []
     for name in args.only:
         model, input_hw = make_network(name, args)
-        rows.append({"network": name, **score(model, judged, input_hw, args)})
+        rows.append({"network": name, **score(model, samples, input_hw, args)})
         write_text(args.output / "recipes.csv", csv_text(rows))
     print(table([{key: f"{v:.4f}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]))
     print(f"wrote {args.output / 'recipes.csv'}")
@@ -78,12 +84,12 @@ def make_network(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[
         prepared, description, _ = load_qat(folder / FINAL, CPU)
         return convert(prepared), description.input_hw
     model, description = load_network(NETWORK, args.fp32_model)
-    if name == PTQ:
+    if name in PTQ:
         training = find_samples(args.root, args.datasets, "train")
         images = calibration_batches(
-            training, args.num_calibration_samples, description.input_hw, args.seed, args.workers
+            training, args.num_calibration_samples, args.batch_size, description.input_hw, args.seed, args.workers
         )
-        model = quantize_after_training(model, (3, *description.input_hw), QuantizationSettings(), images)
+        model = quantize_after_training(model, (3, *description.input_hw), PTQ[name], images)
     return model, description.input_hw
 
 
@@ -105,13 +111,23 @@ def train(folder: Path, recipe: list[str], args: argparse.Namespace) -> None:
 
 
 def score(
-    model: nn.Module, judged: list[Sample], input_hw: tuple[int, int], args: argparse.Namespace
+    model: nn.Module, samples: list[Sample], input_hw: tuple[int, int], args: argparse.Namespace
 ) -> dict[str, object]:
-    """mIoU and the IoU of each class over all images together."""
-    evaluations = evaluate_datasets(TorchPredictor(model, CPU), judged, input_hw, 1, args.workers)
-    meter = together(evaluations.values()).meter
+    """mIoU of the choosing and of the judging half, and of all with the IoU of each class."""
+    halves = {"choosing": samples[0::2], "judging": samples[1::2]}
+    predict = TorchPredictor(model, CPU)
+    scored = {
+        half: together(evaluate_datasets(predict, images, input_hw, 1, args.workers).values())
+        for half, images in halves.items()
+    }
+    meter = together(scored.values()).meter
     classes = load_network(NETWORK, args.fp32_model)[1].classes
-    return {"images": meter.images, "mIoU": meter.miou(), **dict(zip(classes, meter.iou().tolist(), strict=True))}
+    return {
+        **{f"mIoU, {half}": evaluation.meter.miou() for half, evaluation in scored.items()},
+        "mIoU, all": meter.miou(),
+        **dict(zip(classes, meter.iou().tolist(), strict=True)),
+        "images": meter.images,
+    }
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.
 GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0, aten.gelu.default: 1.702}  # x sigmoid(factor x)
 
 
-def for_onnx_runtime(int8: GraphModule) -> GraphModule:
-    """The graph as ONNX Runtime's CPU kernels want it, in place."""
+def for_onnx_runtime(int8: GraphModule, gates: bool = True) -> GraphModule:
+    """The graph as ONNX Runtime's CPU kernels want it, in place; without `gates` SiLU and GELU stay as they are."""
     move_codes(int8)
-    use_sigmoid_gates(int8)
+    if gates:
+        use_sigmoid_gates(int8)
     use_unsigned_activations(int8)
     round_biases(int8)
     return int8

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnxscript import opset18
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from common.files import atomic_path
@@ -57,8 +58,10 @@ def export_onnx(
         output_names=list(output_names),
         dynamic_shapes=(dynamic,),
         custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: global_average_pool},
+        optimize=False,
         verbose=False,
     )
+    optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
     _strip_notes(proto)
     separate_weights(proto)

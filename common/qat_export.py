@@ -16,7 +16,7 @@ from common.description import as_metadata, describe
 from common.environment import versions
 from common.int8_graph import for_onnx_runtime
 from common.integer_reference import as_integer_kernels
-from common.onnx_export import export_onnx
+from common.onnx_export import Check, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.pte import PtePredictor, export_pte
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 ONNX_FILE = "SceneSegNetwork_QAT_INT8_final.onnx"
 PTE_FILE = "SceneSegNetwork_QAT_INT8_final.pte"
+PTE_EQUAL_PIXELS = 0.98  # XNNPACK rounds in other places than the reference: 0.994 on CamVid, an eighth-width SceneSeg
 
 
 def export_int8(
@@ -53,13 +54,7 @@ def export_int8(
     input_shape = (network.input_shape[0], *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     unsigned = for_onnx_runtime(copy.deepcopy(int8))
-    reference = TorchPredictor(as_integer_kernels(unsigned), torch.device("cpu"))
-
-    def check(candidate: Predictor) -> list[Agreement]:
-        agreements = compare(reference, candidate, compared)
-        require_equal_pixels(agreements, min_equal_pixels)
-        return agreements
-
+    check = _check_against(unsigned, compared, min_equal_pixels)
     path, outputs = folder / ONNX_FILE, list(network.outputs)
     logger.info("exporting %s", path)
     (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
@@ -68,7 +63,20 @@ def export_int8(
     if pte:
         path = folder / PTE_FILE
         logger.info("exporting %s", path)
+        ungated = for_onnx_runtime(copy.deepcopy(int8), gates=False)
+        check = _check_against(ungated, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         (agreement,) = export_pte(int8, path, input_shape, described, check, threads)
         candidates["ExecuTorch INT8"] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
         notes.append(f"ExecuTorch against PyTorch INT8 on {len(compared)} validation images: {agreement}")
     return candidates, notes
+
+
+def _check_against(int8: GraphModule, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
+    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
+
+    def check(candidate: Predictor) -> list[Agreement]:
+        agreements = compare(reference, candidate, compared)
+        require_equal_pixels(agreements, min_equal_pixels)
+        return agreements
+
+    return check
