@@ -17,6 +17,7 @@ from common.cli import (
     seed_everything,
 )
 from common.datasets import find_samples, spread
+from common.files import new_folder
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
 from common.show import show
@@ -80,8 +81,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
     samples = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
-    folder.mkdir(parents=True)
-    leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args))
+    leave_by_gate(benchmark("Comparison of models", candidates, samples, new_folder(folder), args))
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

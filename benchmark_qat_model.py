@@ -20,6 +20,7 @@ from common.datasets import SceneSegDataset, find_samples, spread
 from common.evaluate import calibration_batches
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
+from common.lock import hold_folder
 from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
 from common.qat_export import export_int8
@@ -95,6 +96,7 @@ def main(args: argparse.Namespace) -> None:
 
     folder = args.qat_checkpoint_path.parent / FOLDER
     folder.mkdir(exist_ok=True)
+    hold_folder(folder, "wait for its end")
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], description.input_hw)]
     candidates, notes = export_int8(
         int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from common.image_header import read_header
 from common.labels import class_ids, class_weights
 from common.transforms import INPUT_HW, augment, augmentation, normalise, read_rgb, resize_image, resize_mask, to_tensor
 
@@ -176,7 +176,7 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
     Raises:
         ValueError: the file cannot be decoded, or the region does not fit.
     """
-    image = read_rgb(sample.image)
+    image = read_rgb(sample.image, labelled=True)
     height, width = image.shape[:2]
     left, top, right, bottom = _region(sample, width, height)
     return resize_image(image[top:bottom, left:right], input_hw), (height, width)
@@ -184,12 +184,12 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
 
 def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
-    with Image.open(sample.image) as header:  # decodes nothing
-        width, height = header.size
+    header = read_header(sample.image.read_bytes(), sample.image)
+    width, height = header.width, header.height
     left, top, right, bottom = _region(sample, width, height)
     if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
         return load_image(sample, input_hw)
-    image = read_rgb(sample.image, 2)
+    image = read_rgb(sample.image, 2, labelled=True)
     image = image[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]  # the decoder rounds sizes up
     return resize_image(image, input_hw), (height, width)
 
@@ -210,7 +210,7 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
     """
-    mask, (height, width) = read_rgb(sample.mask), image_hw
+    mask, (height, width) = read_rgb(sample.mask, labelled=True), image_hw
     if mask.shape[:2] != image_hw:
         raise ValueError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
