@@ -83,6 +83,9 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
     )
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="read every sample once first; leave bad ones out and list them"
+    )
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.bad_samples import record_bad
 from common.cache import sample_loader
 from common.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
 from common.cli import plain_arguments
@@ -24,6 +25,7 @@ from common.environment import versions
 from common.files import remove_leftovers, require_writable
 from common.lock import hold_folder
 from common.monitor import Monitor, entry
+from common.pairs import BadSample
 from common.precision import keep_fake_quantization_in_float32, set_precision
 from common.predictors import TorchPredictor
 from common.resume import CheckpointFolder, fixed_settings, restore_training_state, training_state
@@ -49,8 +51,10 @@ class Trainee:
     teacher: nn.Module | None = None
 
 
-def open_folder(args: argparse.Namespace, prefix: str) -> CheckpointFolder:
+def open_folder(args: argparse.Namespace, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
     """The folder of the run's checkpoints, made where it is missing, without what killed writers left there.
+
+    The samples `bad`, which the run leaves out, are listed in it.
 
     Raises:
         ValueError: another run holds it.
@@ -62,6 +66,7 @@ def open_folder(args: argparse.Namespace, prefix: str) -> CheckpointFolder:
         require_writable(path)
         hold_folder(path, "wait for its end, or give another --model_save_root_path")
         remove_leftovers(path)
+        record_bad(path, bad)
     return CheckpointFolder(path, prefix)
 
 

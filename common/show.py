@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from common.candidates import Candidate
-from common.datasets import IMAGE_SUFFIXES
 from common.files import atomic_path, new_folder, short_stem
 from common.image_folder import find_images
 from common.latency import timed
+from common.pairs import IMAGE_SUFFIXES
 from common.predictors import Predictor
 from common.progress import progress
 from common.transforms import read_rgb, resize_image, to_tensor
