@@ -216,12 +216,19 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     args = parser.parse_args()
     setup_logging(args.debug)
     torch.set_num_threads(args.threads)
+    # left outside of the handlers: an exception holds the frames of `main`, and with them data workers that should end
+    if code := _exit_code(main, args):
+        sys.exit(code)
+
+
+def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     try:
         main(args)
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", EXIT_INTERRUPTED, args.debug))
+        return _fail("interrupted", EXIT_INTERRUPTED, args.debug)
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
-        sys.exit(_fail(explain(error, args), EXIT_FAILURE, args.debug))
+        return _fail(explain(error, args), EXIT_FAILURE, args.debug)
+    return 0
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
