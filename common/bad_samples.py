@@ -42,7 +42,7 @@ class _Reasons(Dataset):
 def usable_samples(root: Path, args: argparse.Namespace, split: str, bad: list[BadSample]) -> list[Sample]:
     """The samples of a split (`find_samples`); with `args.skip_bad` those that can be read, the others go to `bad`.
 
-    The split is made before anything is left out: a bad file moves no other one from training to validation. Processes
+    The split is made of all pairs: a pair that cannot be read moves no other one from training to validation. Processes
     of torchrun share the reading and know the same afterwards.
 
     Raises:

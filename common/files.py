@@ -42,20 +42,25 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        if not _is_full(error):
+        if (number := _no_space(error)) is None:
             raise
-        reason = os.strerror(getattr(error, "errno", None) or errno.ENOSPC)
         raise OSError(
-            f"{path}: not written ({reason}); files written before are whole; free some space or raise the quota"
+            f"{path}: not written ({os.strerror(number)}); files written before are whole; "
+            "free some space or raise the quota"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _is_full(error: OSError | RuntimeError) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in NO_SPACE
-    return any(text in str(error) for text in WRITER_FAILURES)
+def _no_space(error: BaseException | None) -> int | None:
+    """The system's number for a full disk or quota, where that is the cause; PyTorch hides it behind its own error."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in WRITER_FAILURES):
+        return errno.ENOSPC
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return error.errno
+        error = error.__context__
+    return None
 
 
 def short_stem(stem: str) -> str:
@@ -108,13 +113,13 @@ def require_parent(path: Path) -> None:
         PermissionError: the folder cannot be written to.
         OSError: the name is too long.
     """
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise OSError(f"{path}: a name of more than {NAME_BYTES} bytes; give a shorter one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
     require_writable(path.parent)
-    if len(os.fsencode(path.name)) > NAME_BYTES:
-        raise OSError(f"{path}: a name of more than {NAME_BYTES} bytes; give a shorter one")
 
 
 def require_writable(folder: Path) -> None:

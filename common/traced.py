@@ -1,5 +1,6 @@
 """Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
 
+import io
 import json
 import os
 import warnings
@@ -22,7 +23,9 @@ def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, descr
     """Any batch size; the image size is that of `example` (N, C, H, W); the file holds `description`."""
     with torch.inference_mode():
         traced = torch.jit.trace(model, example, check_trace=False)
-        traced.save(path, _extra_files={TORCH_FILE: json.dumps(description)})
+        content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def read_torchscript(path: Path, device: torch.device) -> nn.Module:
@@ -64,7 +67,9 @@ def write_exported(model: nn.Module, example: torch.Tensor, path: Path, descript
     """Any batch size; the image size is that of `example`; the file holds `description`."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
-    torch.export.save(program, path, extra_files={TORCH_FILE: json.dumps(description)})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def read_exported(path: Path) -> nn.Module:
