@@ -4,6 +4,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
+from common.bad_samples import usable_samples
 from common.benchmark import benchmark, leave_by_gate
 from common.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.cli import (
@@ -16,9 +17,11 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import find_samples, spread
+from common.datasets import spread
+from common.files import new_folder
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
+from common.pairs import BadSample
 from common.predictors import CPU, PROVIDERS
 from common.show import show
 
@@ -88,9 +91,9 @@ def main(args: argparse.Namespace) -> None:
         written = show(args.show, candidates, args.threads, folder)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
-    samples = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
-    folder.mkdir(parents=True)
-    leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args))
+    bad: list[BadSample] = []
+    samples = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    leave_by_gate(benchmark("Comparison of models", candidates, samples, new_folder(folder), args, bad=bad))
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

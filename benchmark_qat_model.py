@@ -5,6 +5,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from common.bad_samples import usable_samples
 from common.benchmark import benchmark, leave_by_gate
 from common.cli import (
     add_benchmark_arguments,
@@ -16,10 +17,12 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import SceneSegDataset, find_samples, spread
+from common.datasets import SceneSegDataset, spread
 from common.evaluate import calibration_batches
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
+from common.lock import hold_folder
+from common.pairs import BadSample
 from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
 from common.qat_export import export_int8
@@ -81,8 +84,9 @@ def main(args: argparse.Namespace) -> None:
         pin(args.pin)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
-    training = find_samples(args.dataset_root, args.datasets, "train")
-    validation = spread(find_samples(args.dataset_root, args.datasets, "val"), args.num_samples_per_dataset)
+    bad: list[BadSample] = []
+    training = usable_samples(args.dataset_root, args, "train", bad)
+    validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
 
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
@@ -95,6 +99,7 @@ def main(args: argparse.Namespace) -> None:
 
     folder = args.qat_checkpoint_path.parent / FOLDER
     folder.mkdir(exist_ok=True)
+    hold_folder(folder, "wait for its end")
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], description.input_hw)]
     candidates, notes = export_int8(
         int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
@@ -104,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
         candidates = (
             ptq_baseline(description, args.compare_ptq, folder, list(draw(1)), compared, args) | candidates
         )  # FP32 is the reference
-    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes)
+    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
+from common.bad_samples import usable_samples
 from common.checkpoints import Checkpoint, Description, load_network
 from common.cli import (
     add_fuse_argument,
@@ -20,10 +21,11 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import find_samples, spread
+from common.datasets import spread
 from common.distributed import is_writer, join_ranks
 from common.evaluate import calibration_batches
 from common.fit import Trainee, fit, open_folder, save_trainee
+from common.pairs import BadSample
 from common.qat_checkpoints import load_qat
 from common.quantization import (
     QatSchedule,
@@ -82,9 +84,10 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     schedule = QatSchedule(args.freeze_batch_norm, args.freeze_observers)
-    training = find_samples(args.root, args.datasets, "train")
-    validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
-    folder = open_folder(args, CHECKPOINT)
+    bad: list[BadSample] = []
+    training = usable_samples(args.root, args, "train", bad)
+    validation = spread(usable_samples(args.root, args, "val", bad), args.num_val_samples)
+    folder = open_folder(args, CHECKPOINT, bad)
     prepared, description, resumed = start_graph(args, resolve_resume(args, folder), device)
     logger.info(
         "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.bad_samples import as_records, report_bad
 from common.candidates import Candidate
 from common.cli import EXIT_GATE, plain_arguments
 from common.datasets import Sample
@@ -18,6 +19,7 @@ from common.gate import (
     read_baseline,
 )
 from common.measure import measure, measure_memory, measure_threads
+from common.pairs import BadSample
 from common.report import accuracy_table, summary_table
 from common.report_files import write_report
 from common.results import Document, results_document
@@ -32,11 +34,12 @@ def benchmark(
     folder: Path,
     args: argparse.Namespace,
     notes: Sequence[str] = (),
+    bad: Sequence[BadSample] = (),
 ) -> Document:
     """Measure all candidates on `samples`, write the report into `folder` and print its tables.
 
-    The first candidate is the reference. `args` holds the flags of `add_benchmark_arguments`, and `save_outputs` where
-    a script has it.
+    The first candidate is the reference; `bad` lists what was left out of the samples. `args` holds the flags of
+    `add_benchmark_arguments`, and `save_outputs` where a script has it.
     """
     limits, baseline = limits_of(args), read_baseline(args.baseline) if args.baseline else None
     for label, candidate in candidates.items():
@@ -45,7 +48,10 @@ def benchmark(
     measurement.memory = measure_memory(candidates, args.threads)
     if args.thread_counts:
         measurement.by_threads = measure_threads(candidates, samples[0], args.thread_counts)
-    document = results_document(title, measurement, plain_arguments(args), args.threads, args.seed, notes)
+    document = results_document(
+        title, measurement, plain_arguments(args), args.threads, args.seed, [*notes, *report_bad(bad)]
+    )
+    document["skipped"] = as_records(bad)
     if limits:
         document["gate"] = check_limits(document, limits)
     if baseline:

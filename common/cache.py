@@ -16,7 +16,7 @@ import numpy as np
 
 from common.datasets import Loaded, Loader, Sample, find_spec, load_sample
 from common.distributed import is_writer
-from common.files import atomic_path, remove_leftovers
+from common.files import atomic_path, remove_leftovers, short_stem
 from common.labels import CLASSES, PALETTE
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def load_cached(folder: Path, sample: Sample, input_hw: tuple[int, int], *, redu
 def entry_path(folder: Path, sample: Sample, input_hw: tuple[int, int], reduced: bool) -> Path:
     """One file for a sample at a size, so that a changed source replaces its old entry."""
     name = hashlib.sha256(repr((*_sources(sample), input_hw, reduced)).encode()).hexdigest()[:24]
-    return folder / f"{sample.image.stem}.{name}.pair"
+    return folder / f"{short_stem(sample.image.stem)}.{name}.pair"
 
 
 def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.checkpoints import load_network
 from common.onnx_export import precision_of
+from common.onnx_files import read_graph, require_image_input
 from common.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.pte import PtePredictor
 from common.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
@@ -124,6 +125,7 @@ def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) ->
 
 
 def _onnx(path: Path, options: OpenOptions) -> Candidate:
+    require_image_input(read_graph(path), path)
     own = OnnxPredictor(path, options.threads, options.provider).input_hw
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.archives import require_plain_archive
 from common.files import atomic_path
 from models import find_network
 from models.checkpoint_keys import from_published, infer_width, to_published
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
+LARGEST_WIDTH = 8  # times the published one
+LARGEST_SIDE = 8192  # pixels of an input
 LISTED_KEYS = 8  # keys that an error message spells out
 
 
@@ -60,7 +63,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = document
     if isinstance(document, dict):
         state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(_is_plain(*item) for item in state.items()):
         found = _some([str(key) for key in document]) if isinstance(document, dict) else type(document).__name__
         wanted = f"a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
         raise ValueError(f"{path}: no state dict in it (found {found}); wanted {wanted}")
@@ -69,6 +72,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state=_without_prefix(state),
         description=_description(document, path),
         training=document.get("training_state") if state is not document else None,
+    )
+
+
+def _is_plain(key: Any, value: Any) -> bool:
+    """A named tensor with its numbers in memory: not sparse, not quantized, not complex, no shape without numbers."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not (value.is_quantized or value.is_complex())
     )
 
 
@@ -86,14 +99,18 @@ def _without_prefix(state: StateDict) -> StateDict:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
+    require_plain_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: not a plain state dict, or it holds pickled code, which is never loaded because loading runs it; "
-            "where you trust the file, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+            "where you trust the file, load it with torch.load(path, weights_only=False) in a process of your own and "
+            "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what a damaged file raises has no common base
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
 
@@ -103,9 +120,27 @@ def _description(document: Any, path: Path) -> Description | None:
     if not isinstance(fields, dict):
         return None
     try:
-        return Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its description is of another version of this toolkit ({error})") from error
+        found = Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+        _check_description(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its description is damaged, or of another version of this toolkit ({error})"
+        ) from error
+    return found
+
+
+def _check_description(found: Description) -> None:
+    """A description sizes the network that is built from it: what it says has to be of this world."""
+    kinds = {"network": str, "kind": str, "width": float | int, "metrics": dict, "arguments": dict, "versions": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(found, name), kind)]:
+        raise ValueError(f"{wrong[0]} is {getattr(found, wrong[0])!r:.60}")
+    if not 0 < found.width <= LARGEST_WIDTH:
+        raise ValueError(f"width {found.width}, wanted more than 0 and at most {LARGEST_WIDTH}")
+    sizes = found.input_hw
+    if len(sizes) != 2 or not all(type(size) is int and 0 < size <= LARGEST_SIDE for size in sizes):
+        raise ValueError(f"input size {sizes!r:.60}, wanted a height and a width of at most {LARGEST_SIDE}")
+    if not isinstance(found.quantization, dict | None):
+        raise ValueError(f"quantization is {found.quantization!r:.60}")
 
 
 def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
@@ -113,8 +148,9 @@ def save_checkpoint(path: Path, state: StateDict, description: Description, trai
     document = {"description": asdict(description), "model_state_dict": state}
     if training is not None:
         document["training_state"] = training
-    with atomic_path(path) as temporary:
-        torch.save(document, temporary)
+    # a file object: by name, PyTorch would put the temporary name into the file, and hide why a write fails
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(document, file)
 
 
 def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
@@ -145,12 +181,25 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
     _, network = find_network(name)
     try:
         width = infer_width(name, state)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError):
         width = 1.0  # not this network's keys: compare with the published network below
+    if not 0 < width <= LARGEST_WIDTH:
+        raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
     model = network.build(width=width)
     check_keys(to_published(name, model.state_dict()), state, f"{path}: not a checkpoint of {name} (width {width:g})")
+    require_finite(state, path)
     model.load_state_dict(from_published(name, state), strict=True)
     return model.eval(), width
+
+
+def require_finite(state: StateDict, path: Path) -> None:
+    """Raise ValueError where a weight is NaN or infinite; an observer's empty range is, by its nature."""
+    observers = set(observer_keys(state))
+    bad = [key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ValueError(
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity: {_some(bad)}; take an earlier checkpoint"
+        )
 
 
 def published_state(name: str, model: nn.Module) -> StateDict:
@@ -164,14 +213,19 @@ def observer_keys(state: Iterable[str]) -> list[str]:
 
 
 def check_keys(expected: StateDict, found: StateDict, subject: str) -> None:
-    """Compare names and shapes; one element may stand for a scalar, as PyTorch's own strict loading has it.
+    """Compare names, kinds of number and shapes; one element may stand for a scalar, as in PyTorch's strict loading.
 
     Raises:
-        ValueError: lists the keys that are missing, unexpected or of another shape.
+        ValueError: lists the keys that are missing, unexpected, of another type or shape.
     """
     problems = {
         "missing": [key for key in expected if key not in found],
         "unexpected": [key for key in found if key not in expected],
+        "of another type": [
+            f"{key} {found[key].dtype} instead of {expected[key].dtype}"
+            for key in expected
+            if key in found and found[key].is_floating_point() != expected[key].is_floating_point()
+        ],
         "of another shape": [
             f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
             for key in expected

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import torch
 
+from common.failures import explain
 from common.networks import ListNetworks
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,9 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
     )
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="read every sample once first; leave bad ones out and list them"
+    )
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,15 +216,19 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     args = parser.parse_args()
     setup_logging(args.debug)
     torch.set_num_threads(args.threads)
+    # left outside of the handlers: an exception holds the frames of `main`, and with them data workers that should end
+    if code := _exit_code(main, args):
+        sys.exit(code)
+
+
+def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     try:
         main(args)
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", EXIT_INTERRUPTED, args.debug))
-    except (ValueError, OSError) as error:
-        sys.exit(_fail(str(error), EXIT_FAILURE, args.debug))
+        return _fail("interrupted", EXIT_INTERRUPTED, args.debug)
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
-        message = f"{type(error).__name__}: {error}".partition("\n")[0]
-        sys.exit(_fail(f"{message} (add --debug for the traceback)", EXIT_FAILURE, args.debug))
+        return _fail(explain(error, args), EXIT_FAILURE, args.debug)
+    return 0
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
@@ -236,7 +245,11 @@ def setup_logging(debug: bool) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("common", "examples", "benchmarks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal's encoding cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if not debug:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what it warns of is raised, too
         warnings.simplefilter("ignore")
         for package in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.utils._pytree"):
             logging.getLogger(package).setLevel(logging.ERROR)

@@ -3,7 +3,7 @@
 import functools
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +11,19 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from common.image_header import read_header
 from common.labels import class_ids, class_weights
+from common.pairs import LAYOUT, BadSample, Sample, find_pairs
 from common.transforms import INPUT_HW, augment, augmentation, normalise, read_rgb, resize_image, resize_mask, to_tensor
 
 logger = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
-LISTED_FILES = 5  # that an error message spells out
 SPLITS = ("train", "val")
 
 
@@ -53,15 +51,6 @@ DATASETS = (
 )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image and its mask, and the name of the dataset they belong to."""
-
-    dataset: str
-    image: Path
-    mask: Path
-
-
 class Example(NamedTuple):
     """One sample, or a batch of them, as tensors."""
 
@@ -75,13 +64,16 @@ def find_spec(name: str) -> DatasetSpec:
     return next((spec for spec in DATASETS if spec.name.lower() == name.lower()), DatasetSpec(name))
 
 
-def find_samples(root: Path, names: Sequence[str] | None, split: str) -> list[Sample]:
+def find_samples(
+    root: Path, names: Sequence[str] | None, split: str, bad: list[BadSample] | None = None
+) -> list[Sample]:
     """The samples of one split, sorted by dataset and file name; every tenth of a dataset is validation.
 
     Args:
         names: datasets to use, known ones without regard to case; None takes every known one that is there and logs
             those that are not.
         split: "train" or "val"; of a dataset that is for validation only, the training part is left out.
+        bad: takes the files without a partner; None: they are errors.
 
     Raises:
         FileNotFoundError: no dataset at all, one that was named is not there, or a folder is empty.
@@ -96,7 +88,7 @@ def find_samples(root: Path, names: Sequence[str] | None, split: str) -> list[Sa
     if not used:
         listed = ", ".join(spec.name for spec in specs)
         raise ValueError(f"no train images in {listed} below {root}: for validation only; add a dataset to train on")
-    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split)]
+    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split, bad)]
 
 
 def _known_datasets(root: Path) -> list[DatasetSpec]:
@@ -119,8 +111,8 @@ def _folder(root: Path, spec: DatasetSpec) -> Path:
     return root / spec.name / spec.name
 
 
-def _split(root: Path, spec: DatasetSpec, split: str) -> list[Sample]:
-    samples = find_pairs(_folder(root, spec), spec.name)
+def _split(root: Path, spec: DatasetSpec, split: str, bad: list[BadSample] | None) -> list[Sample]:
+    samples = find_pairs(_folder(root, spec), spec.name, bad)
     if len(samples) < 10 and split == "val":
         raise ValueError(
             f"{_folder(root, spec)}: {len(samples)} images; every tenth is validation, so 10 are the least"
@@ -128,40 +120,14 @@ def _split(root: Path, spec: DatasetSpec, split: str) -> list[Sample]:
     return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
 
 
-def find_pairs(folder: Path, dataset: str) -> list[Sample]:
-    """Pair `folder`/images with `folder`/gt_masks by file stem, sorted by file name."""
-    images = _by_stem(folder / "images", IMAGE_SUFFIXES)
-    masks = _by_stem(folder / "gt_masks", (".png",))
-    if lonely := sorted(images.keys() ^ masks.keys()):
-        names = _listed(str((images | masks)[stem].relative_to(folder)) for stem in lonely)
-        raise ValueError(f"{folder}: {len(lonely)} files have no partner: {names}; images/X.jpg needs gt_masks/X.png")
-    return [Sample(dataset, images[stem], masks[stem]) for stem in sorted(images, key=lambda stem: images[stem].name)]
-
-
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected {LAYOUT}")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.name[0] != "."]
-    if not files:
-        raise FileNotFoundError(f"{folder}: no {', '.join(suffixes)} file in it; expected {LAYOUT}")
-    stems = {path.stem: path for path in files}
-    if twins := [path for path in files if stems[path.stem] != path]:
-        pairs = _listed(f"{path.name} and {stems[path.stem].name}" for path in twins)
-        raise ValueError(f"{folder}: {len(twins)} files have the same stem as another: {pairs}; a mask has one image")
-    return stems
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:LISTED_FILES] + ["..."] * (len(names) > LISTED_FILES))
-
-
 def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
-    """At most `per_dataset` samples of each dataset (None: all), evenly spaced over its files."""
+    """At most `per_dataset` samples of each dataset (None: all), evenly spaced over its files; fewer are noted."""
     chosen = []
     for name in dict.fromkeys(sample.dataset for sample in samples):
         own = [sample for sample in samples if sample.dataset == name]
         count = min(per_dataset or len(own), len(own))
+        if per_dataset and count < per_dataset:
+            _tell_once(f"{name}: {count} images, {per_dataset} asked for; all are taken")
         chosen += [own[index * len(own) // count] for index in range(count)]
     return chosen
 
@@ -176,7 +142,7 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
     Raises:
         ValueError: the file cannot be decoded, or the region does not fit.
     """
-    image = read_rgb(sample.image)
+    image = read_rgb(sample.image, labelled=True)
     height, width = image.shape[:2]
     left, top, right, bottom = _region(sample, width, height)
     return resize_image(image[top:bottom, left:right], input_hw), (height, width)
@@ -184,12 +150,12 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
 
 def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
-    with Image.open(sample.image) as header:  # decodes nothing
-        width, height = header.size
+    header = read_header(sample.image.read_bytes(), sample.image)
+    width, height = header.width, header.height
     left, top, right, bottom = _region(sample, width, height)
     if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
         return load_image(sample, input_hw)
-    image = read_rgb(sample.image, 2)
+    image = read_rgb(sample.image, 2, labelled=True)
     image = image[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]  # the decoder rounds sizes up
     return resize_image(image, input_hw), (height, width)
 
@@ -210,7 +176,7 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
     """
-    mask, (height, width) = read_rgb(sample.mask), image_hw
+    mask, (height, width) = read_rgb(sample.mask, labelled=True), image_hw
     if mask.shape[:2] != image_hw:
         raise ValueError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "

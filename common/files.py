@@ -1,5 +1,7 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
 
+import errno
+import hashlib
 import json
 import os
 import re
@@ -12,6 +14,12 @@ import psutil
 _NUMBERS = re.compile(r"\[\n([\s\d.,eE+-]+)\]")  # an indented list that holds numbers only
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+WRITER_FAILURES = ("PytorchStreamWriter failed", "file write failed", "iostream error")  # PyTorch's, without an errno
+NAME_BYTES = 255  # of one name in the usual file systems
+STEM_BYTES = 60  # of a name that is made of another one
+
+
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it takes the final name when the block succeeds.
@@ -21,9 +29,10 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
+        OSError: the disk or the quota is full; the message names `path`, and what stood there before is as it was.
     """
     require_parent(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{short_stem(path.stem)}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         if durable:
@@ -32,8 +41,48 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if durable:
             _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        if (number := _no_space(error)) is None:
+            raise
+        raise OSError(
+            f"{path}: not written ({os.strerror(number)}); files written before are whole; "
+            "free some space or raise the quota"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _no_space(error: BaseException | None) -> int | None:
+    """The system's number for a full disk or quota, where that is the cause; PyTorch hides it behind its own error."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in WRITER_FAILURES):
+        return errno.ENOSPC
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return error.errno
+        error = error.__context__
+    return None
+
+
+def short_stem(stem: str) -> str:
+    """`stem`, or its beginning with a hash of the whole where it is too long to become part of another name."""
+    encoded = os.fsencode(stem)
+    if len(encoded) <= STEM_BYTES:
+        return stem
+    beginning = encoded[:STEM_BYTES].decode("utf-8", "ignore")
+    return f"{beginning}~{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder `path`, or `path`_2, _3, ... where there is one: a clock may stand still or go backwards."""
+    number, folder = 1, path
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}_{number}")
+        else:
+            return folder
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,22 +105,33 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def require_parent(path: Path) -> None:
-    """Fail before the work, not after it, when the folder that `path` should be written to does not exist.
+    """Fail before the work, not after it, when `path` cannot be written.
 
     Raises:
         FileNotFoundError: there is no such folder.
         IsADirectoryError: `path` itself is a folder.
+        PermissionError: the folder cannot be written to.
+        OSError: the name is too long.
     """
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise OSError(f"{path}: a name of more than {NAME_BYTES} bytes; give a shorter one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    require_writable(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise PermissionError for a folder in which no file can be made."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: cannot be written to; change its permissions, or give another folder")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all; bytes of a file name that are no UTF-8 become escapes (\\udcff)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, document: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.bad_samples import record_bad
 from common.cache import sample_loader
 from common.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
 from common.cli import plain_arguments
@@ -21,8 +22,10 @@ from common.datasets import AugmentedDataset, Sample
 from common.display import Moment
 from common.distributed import is_writer, parallel, rank, synchronise, world_size
 from common.environment import versions
-from common.files import remove_leftovers
+from common.files import remove_leftovers, require_writable
+from common.lock import hold_folder
 from common.monitor import Monitor, entry
+from common.pairs import BadSample
 from common.precision import keep_fake_quantization_in_float32, set_precision
 from common.predictors import TorchPredictor
 from common.resume import CheckpointFolder, fixed_settings, restore_training_state, training_state
@@ -48,12 +51,22 @@ class Trainee:
     teacher: nn.Module | None = None
 
 
-def open_folder(args: argparse.Namespace, prefix: str) -> CheckpointFolder:
-    """The folder of the run's checkpoints, made where it is missing, without what killed writers left there."""
+def open_folder(args: argparse.Namespace, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
+    """The folder of the run's checkpoints, made where it is missing, without what killed writers left there.
+
+    The samples `bad`, which the run leaves out, are listed in it.
+
+    Raises:
+        ValueError: another run holds it.
+        OSError: it cannot be made or written to.
+    """
     path = args.model_save_root_path
     path.mkdir(parents=True, exist_ok=True)
     if is_writer():
+        require_writable(path)
+        hold_folder(path, "wait for its end, or give another --model_save_root_path")
         remove_leftovers(path)
+        record_bad(path, bad)
     return CheckpointFolder(path, prefix)
 
 
@@ -120,8 +133,12 @@ class Keeper:
         """Score, write down, save; after a signal only save, and leave (SystemExit).
 
         The best weights come before the checkpoint: a run that is killed between the two makes both again.
+
+        Raises:
+            FloatingPointError: a weight is no number; nothing is written.
         """
         synchronise(self.trainee.model)
+        require_finite_weights(self.trainee.model, moment.position.step)
         scores = None if moment.stopped else self.score(moment, history, stop)
         position = moment.position.scored() if scores else moment.position
         state = state_at(position, history)
@@ -153,6 +170,13 @@ class Keeper:
                 if history[-1]["miou"] >= max(past["miou"] for past in history):
                     save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, self.args)
         return scores
+
+
+def require_finite_weights(model: nn.Module, step: int) -> None:
+    """Raise FloatingPointError where a parameter holds NaN or infinity: the loss tells only a step later."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise FloatingPointError(f"step {step}: the weight {name} is no longer a number")
 
 
 def save_trainee(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets import IMAGE_SUFFIXES
+from common.pairs import IMAGE_SUFFIXES
 from common.predictors import Predictor
 from common.progress import progress
 from common.transforms import read_rgb, resize_image

@@ -10,6 +10,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from common.files import atomic_path
+from common.onnx_files import read_graph
 from common.parity import Agreement
 from common.predictors import OnnxPredictor, Predictor
 
@@ -118,10 +119,7 @@ def precision_of(path: Path) -> str:
     Raises:
         ValueError: the file is no ONNX model.
     """
-    try:
-        graph = onnx.load(path).graph
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError and others without a common base
-        raise ValueError(f"{path}: not an ONNX file ({error})") from error
+    graph = read_graph(path).graph
     types = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
     if types & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
         return "int8"

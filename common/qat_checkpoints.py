@@ -6,7 +6,15 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.checkpoints import Checkpoint, Description, build_from_published, check_keys, observer_keys, read_checkpoint
+from common.checkpoints import (
+    Checkpoint,
+    Description,
+    build_from_published,
+    check_keys,
+    observer_keys,
+    read_checkpoint,
+    require_finite,
+)
 from common.quantization import QuantizationSettings, prepare_qat
 from models import find_network
 
@@ -31,7 +39,11 @@ def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description
     if description.kind != "qat":
         raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
     _, network = find_network(description.network)
-    settings = QuantizationSettings(**description.quantization)
+    try:
+        settings = QuantizationSettings(**description.quantization or {})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its settings are of another version of this toolkit ({error})") from error
+    require_finite(checkpoint.state, path)
     prepared = prepare_qat(network.build(width=description.width).to(device), description.input_hw, settings)
     _load_strictly(prepared, checkpoint)
     return prepared, description, checkpoint

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from common.archives import BROKEN, require_plain_archive
 from common.datasets import Sample
 from common.distributed import gathered, rank, world_size
 from common.schedule import WeightAverage
@@ -89,9 +90,10 @@ class CheckpointFolder:
 def is_complete(path: Path) -> bool:
     """Whether every byte of a checkpoint is what was written: PyTorch's format is a zip archive with checksums."""
     try:
+        require_plain_archive(path)
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError):
+    except (zipfile.BadZipFile, *BROKEN):
         return False
 
 
@@ -152,7 +154,9 @@ def restore_training_state(
     """
     if state is None:
         raise ValueError(f"--resume {path}: no training state in it; resume from a periodic checkpoint of this script")
-    before = state["fixed"]
+    before = state.get("fixed")
+    if not isinstance(before, dict) or missing_entries(state):
+        raise ValueError(f"--resume {path}: its training state is damaged, or of another version of this toolkit")
     changed = [
         f"{key} was {before.get(key)}, is {fixed.get(key)}"
         for key in before | fixed
@@ -168,6 +172,11 @@ def restore_training_state(
     else:
         logger.warning("the run had %d processes, now %d: dropout differs", len(state["random"]), world_size())
     return Position(**state["position"]), list(state["history"])
+
+
+def missing_entries(state: dict[str, Any]) -> set[str]:
+    """What `training_state` writes and `state` lacks."""
+    return {"optimizer", "average", "position", "history", "random", "fixed"} - state.keys()
 
 
 def _random_state() -> dict[str, Any]:

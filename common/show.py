@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from common.candidates import Candidate
-from common.datasets import IMAGE_SUFFIXES
-from common.files import atomic_path
+from common.files import atomic_path, new_folder, short_stem
 from common.image_folder import find_images
 from common.latency import timed
+from common.pairs import IMAGE_SUFFIXES
 from common.predictors import Predictor
 from common.progress import progress
 from common.transforms import read_rgb, resize_image, to_tensor
@@ -35,16 +35,14 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
         frames, rate, count = read_video(source)
         predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
         pictures = (compose(rgb, predictors, candidates) for rgb in progress(frames, "show", "frame", total=count))
-        folder.mkdir(parents=True)
-        path = folder / f"{source.stem}.mp4"
+        path = new_folder(folder) / f"{source.stem}.mp4"
         write_video(path, pictures, rate)
         return [path]
     images = [source] if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() else _images_below(source)
     predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
-    folder.mkdir(parents=True)
-    written = []
+    folder, written = new_folder(folder), []
     for index, image in enumerate(progress(images, "show", "image")):
-        written.append(folder / f"{index:04d}_{image.stem}.png")
+        written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
         save_png(written[-1], compose(read_rgb(image), predictors, candidates))
     return written
 

@@ -1,14 +1,20 @@
 """Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
 
+import io
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from common.archives import require_no_code, require_plain_archive
 from common.description import TORCH_FILE
+
+FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 Description = Mapping[str, object]  # of common.description
 
@@ -17,7 +23,9 @@ def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, descr
     """Any batch size; the image size is that of `example` (N, C, H, W); the file holds `description`."""
     with torch.inference_mode():
         traced = torch.jit.trace(model, example, check_trace=False)
-        traced.save(path, _extra_files={TORCH_FILE: json.dumps(description)})
+        content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def read_torchscript(path: Path, device: torch.device) -> nn.Module:
@@ -45,6 +53,7 @@ def torchscript_hw(path: Path) -> tuple[int, int] | None:
 
 def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -> nn.Module:
     _require_file(path)
+    require_plain_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's advice to use torch.export
@@ -58,7 +67,9 @@ def write_exported(model: nn.Module, example: torch.Tensor, path: Path, descript
     """Any batch size; the image size is that of `example`; the file holds `description`."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
-    torch.export.save(program, path, extra_files={TORCH_FILE: json.dumps(description)})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def read_exported(path: Path) -> nn.Module:
@@ -66,7 +77,7 @@ def read_exported(path: Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no file of torch.export.
+        ValueError: it is no file of torch.export, or it holds what loading would run.
     """
     return _load_exported(path).module()
 
@@ -82,10 +93,23 @@ def exported_hw(path: Path) -> tuple[int, int]:
 
 def _load_exported(path: Path) -> torch.export.ExportedProgram:
     _require_file(path)
+    require_no_code(path)
     try:
-        return torch.export.load(path)
+        with _weights_only():
+            return torch.export.load(path)
     except Exception as error:  # noqa: BLE001 - torch.export.load raises bare assertions and errors of zip files
         raise ValueError(f"{path}: not a file of torch.export ({str(error).partition(chr(10))[0]})") from error
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """torch.export falls back to pickles that may run code; this variable of PyTorch's forbids it."""
+    before = os.environ.get(FORCE_WEIGHTS_ONLY)
+    os.environ[FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCE_WEIGHTS_ONLY) if before is None else os.environ.update({FORCE_WEIGHTS_ONLY: before})
 
 
 def _require_file(path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from common.image_header import read_header, require_upright
 from models import IMAGENET_MEAN as MEAN
 from models import IMAGENET_STD as STD
 from models import NETWORKS
@@ -19,19 +20,26 @@ _MEAN = torch.tensor(MEAN)[:, None, None]
 _STD = torch.tensor(STD)[:, None, None]
 
 
-def read_rgb(path: Path, scale: int = 1) -> np.ndarray:
-    """Decode an image file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
+def read_rgb(path: Path, scale: int = 1, labelled: bool = False) -> np.ndarray:
+    """Decode a PNG or JPEG file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
 
-    A `scale` of 2 halves both sides, rounded up, while it decodes: saves time with JPEG only.
+    Grey, palette and CMYK are converted, of 16 bits the upper 8 are taken, transparency is dropped. A `scale` of 2
+    halves both sides, rounded up, while it decodes: saves time with JPEG only.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded.
+        ValueError: it cannot be decoded, is too large, or, being `labelled`, has an EXIF orientation.
     """
     data = np.fromfile(path, np.uint8)  # not cv2.imread: it prints instead of raising
+    header = read_header(data.data, path)
+    if labelled:
+        require_upright(header, path)
     # without the bit for colour, which is for BGR, this flag is the scale alone
     flags = cv2.IMREAD_COLOR_RGB | {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}[scale]
-    image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
     if image is None:
         raise ValueError(f"{path}: not an image that can be decoded; is the file damaged?")
     return image

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from common.datasets import Sample
-from common.files import atomic_path
+from common.files import atomic_path, short_stem
 from common.labels import CLASSES, DISPLAY_COLOURS, colourise
 
 OPACITY = 0.6  # of the class colours over the image
@@ -83,11 +83,11 @@ def save_prediction(
     Shapes: uint8 RGB (H, W, 3), class ids (H, W) of the truth and of the model `label`.
     """
     (folder / "pictures").mkdir(exist_ok=True)
-    path = folder / "pictures" / f"{sample.dataset}_{sample.image.stem}_{file_name(label)}.png"
+    path = folder / "pictures" / f"{sample.dataset}_{short_stem(sample.image.stem)}_{file_name(label)}.png"
     save_png(path, strip(rgb, [("GT", target), (f"Prediction: {label}", predicted)]))
     return path
 
 
 def file_name(label: str) -> str:
     """A label as part of a file name: letters, digits, dots and dashes stay."""
-    return re.sub(r"[^\w.-]+", "_", label)
+    return short_stem(re.sub(r"[^\w.-]+", "_", label))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.bad_samples import usable_samples
 from common.checkpoints import (
     Checkpoint,
     Description,
@@ -25,9 +26,10 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import find_samples, spread
+from common.datasets import spread
 from common.distributed import is_writer, join_ranks
 from common.fit import Trainee, fit, open_folder
+from common.pairs import BadSample
 from common.resume import resolve_resume
 from common.training_flags import add_training_arguments
 from common.validation import score_table
@@ -57,9 +59,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    training = find_samples(args.root, args.datasets, "train")
-    validation = spread(find_samples(args.root, args.datasets, "val"), args.num_val_samples)
-    folder = open_folder(args, CHECKPOINT)
+    bad: list[BadSample] = []
+    training = usable_samples(args.root, args, "train", bad)
+    validation = spread(usable_samples(args.root, args, "val", bad), args.num_val_samples)
+    folder = open_folder(args, CHECKPOINT, bad)
     model, description, resumed = start_model(args, resolve_resume(args, folder))
     model.to(device, memory_format=torch.channels_last)
     logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)

@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_trained_further(data, unbroken, tmp_path):
 
 def kill(process, folder, seconds):
     """SIGKILL `seconds` after the first sign of progress; whether it met a file that was being written."""
-    before = set(folder.iterdir())
+    before = {*folder.iterdir(), folder / ".lock"}
     wait_for(lambda: set(folder.iterdir()) - before, process)
     time.sleep(seconds)
     process.kill()

@@ -5,12 +5,13 @@ import argparse
 import torch
 from torch import nn
 
+from common.bad_samples import usable_samples
 from common.checkpoints import Description, read_checkpoint
 from common.cli import height_width, make_parser, resolve_device, run, seed_everything
-from common.datasets import find_samples
 from common.distributed import is_writer, join_ranks
 from common.fit import Trainee, fit, open_folder, save_trainee
 from common.labels import CLASSES
+from common.pairs import BadSample
 from common.resume import resolve_resume
 from common.training_flags import add_training_arguments
 
@@ -31,7 +32,9 @@ def make_model(dropout: float) -> nn.Module:
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    folder = open_folder(args, "checkpoint")
+    bad: list[BadSample] = []
+    training, validation = (usable_samples(args.root, args, split, bad) for split in ("train", "val"))
+    folder = open_folder(args, "checkpoint", bad)
     resume = resolve_resume(args, folder)
     model = make_model(args.dropout)
     checkpoint = read_checkpoint(resume) if resume else None
@@ -44,7 +47,6 @@ def main(args: argparse.Namespace) -> None:
 
     description = Description("Tiny", "fp32", 1.0, args.input_hw, CLASSES)
     trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
-    training, validation = (find_samples(args.root, args.datasets, split) for split in ("train", "val"))
     fit(trainee, folder, training, validation, args, device, checkpoint)
     if is_writer():
         save_trainee(folder.path / "final.pth", trainee, {}, args)

@@ -1,0 +1,83 @@
+"""Zip archives that others made (.pth, .pt, .pt2): what they claim to hold, before anything is unpacked."""
+
+import json
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+# the entries of a torch.export file below its first folder that hold no code: graph, numbers, notes
+DATA_ENTRIES = re.compile(
+    r"models/\w+\.json|data/(weights|constants)/(\w+_config\.json|weight_\d+|tensor_\d+)|data/sample_inputs/\w+\.pt"
+    r"|extra/[\w.]+|archive_(format|version)|\.data/\w+|byteorder|version"
+)
+# a size as torch.export writes it: s40, 2*s40 + 1, Symbol('s40', positive=True, integer=True), Max(1, u0)
+SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z_]+=(?:True|False))*\)"
+EXPRESSION = re.compile(rf"(?:{SYMBOL}|[A-Z]\w*|[a-z]+\d+|[\d\s()+\-*/,<>=])*")
+BROKEN = (
+    EOFError,
+    struct.error,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)  # zipfile's, damaged archive
+
+
+def require_plain_archive(path: Path) -> None:
+    """Refuse an archive that would unpack to more than itself: PyTorch stores its entries without compression.
+
+    A file that is no zip archive passes; its reader says what is wrong with it.
+
+    Raises:
+        ValueError: compressed entries, or entries that claim more bytes than the file has.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, *BROKEN):
+        return
+    if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
+        raise ValueError(f"{path}: {len(packed)} compressed entries, PyTorch writes none; a decompression bomb?")
+    claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    if claimed > size:
+        raise ValueError(f"{path}: its entries claim {claimed} bytes, the file has {size}; a decompression bomb?")
+
+
+def require_no_code(path: Path) -> None:
+    """Refuse a torch.export file (.pt2) with more in it than a graph and numbers.
+
+    `torch.export.load` unpickles some kinds of entries, loads shared libraries from others, and evaluates the
+    expressions of dynamic sizes as Python.
+
+    Raises:
+        ValueError: such an entry or expression, or what `require_plain_archive` refuses.
+    """
+    require_plain_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inner = {name: name.partition("/")[2] for name in archive.namelist()}
+            graphs = [json.loads(archive.read(name)) for name in inner if inner[name].startswith("models/")]
+    except (zipfile.BadZipFile, *BROKEN) as error:
+        raise ValueError(f"{path}: not a file of torch.export ({error})") from error
+    strange = [name for name, entry in inner.items() if not DATA_ENTRIES.fullmatch(entry)]
+    strange += [text for text in _values(graphs, "expr_str") if not EXPRESSION.fullmatch(str(text))]
+    if strange:
+        raise ValueError(
+            f"{path}: not a file of torch.export, or one whose loading may run code ({str(strange[0]):.80}); "
+            "where you trust its maker, export the network anew with trace_pytorch_model.py --format exported"
+        )
+
+
+def _values(document: object, wanted: str) -> Iterator[object]:
+    """All values under the key `wanted`, however deep."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key == wanted:
+                yield value
+            yield from _values(value, wanted)
+    elif isinstance(document, list):
+        for each in document:
+            yield from _values(each, wanted)

@@ -1,0 +1,102 @@
+"""What an ONNX file claims, read before a runtime allocates for it or follows its paths."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+LARGEST_TENSOR = 2**28  # numbers; the largest weight of the family has 15 million
+IMAGE_RANK = 4  # (batch, channels, height, width)
+CHANNELS = 3
+LARGEST_RANK = 16
+SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}  # operator -> its input that is a shape
+LARGEST_SIDE = 8192  # pixels of an input
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """The file without the data it keeps in others, checked for what it claims.
+
+    Raises:
+        FileNotFoundError: no such file, or the data it keeps in another one is not there.
+        ValueError: no ONNX file, a tensor of gigantic or false dimensions, or data outside the file's folder.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such ONNX file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError and others without a common base
+        raise ValueError(f"{path}: not an ONNX file ({error})") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise ValueError(f"{path}: not an ONNX file (no graph in it)")
+    for tensor in _tensors(model.graph):
+        _check_size(tensor, path)
+        if uses_external_data(tensor):
+            _check_location(tensor, path)
+    _check_made_sizes(model.graph, path)
+    return model
+
+
+def require_image_input(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a network that does not take one batch of float32 RGB images.
+
+    Raises:
+        ValueError: names what the file takes instead.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in weights]
+    kinds = [each.type.tensor_type for each in inputs]
+    shapes = [[axis.dim_value or axis.dim_param or "?" for axis in kind.shape.dim] for kind in kinds]
+    types = [TensorProto.DataType.Name(kind.elem_type).lower() for kind in kinds]
+    found = ", ".join(f"{one.name} {kind} {shape}" for one, kind, shape in zip(inputs, types, shapes, strict=True))
+    wanted = "wanted one input of float (batch, 3, height, width)"
+    if len(inputs) != 1 or types != ["float"] or len(shapes[0]) != IMAGE_RANK:
+        raise ValueError(f"{path}: takes {found or 'no input'}; {wanted}")
+    _, channels, *sides = shapes[0]
+    if isinstance(channels, int) and channels != CHANNELS:
+        raise ValueError(f"{path}: takes {found}; {wanted}")
+    if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in sides):
+        raise ValueError(f"{path}: takes {found}; {wanted}, of at most {LARGEST_SIDE} pixels a side")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """All stored tensors: initializers, those of constants, and those of the graphs within nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors) if attribute.type in (4, 9) else ()
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from _tensors(inner)
+
+
+def _check_size(tensor: TensorProto, path: Path) -> None:
+    if any(side < 0 for side in tensor.dims) or math.prod(tensor.dims) > LARGEST_TENSOR:
+        claimed = "x".join(map(str, tensor.dims))
+        raise ValueError(f"{path}: the tensor {tensor.name:.60} claims {claimed} numbers; is the file damaged?")
+
+
+def _check_made_sizes(graph: onnx.GraphProto, path: Path) -> None:
+    """Nodes that make a tensor of a stored shape: a file of some bytes would fill the memory when it runs."""
+    stored = {tensor.name: tensor for tensor in graph.initializer if 0 < math.prod(tensor.dims) <= LARGEST_RANK}
+    for node in graph.node:
+        position = SHAPE_INPUTS.get(node.op_type, len(node.input))
+        tensor = stored.get(node.input[position]) if position < len(node.input) else None
+        if tensor is None or uses_external_data(tensor) or tensor.data_type != TensorProto.INT64:
+            continue
+        shape = numpy_helper.to_array(tensor).ravel().tolist()
+        if math.prod(max(side, 1) for side in shape) > LARGEST_TENSOR:
+            raise ValueError(f"{path}: the node {node.op_type} makes {shape} numbers; is the file damaged?")
+
+
+def _check_location(tensor: TensorProto, path: Path) -> None:
+    """Data in another file has to lie in the folder of the ONNX file, links followed."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    folder, data = path.parent.resolve(), (path.parent / location).resolve()
+    if not location or not data.is_relative_to(folder):
+        raise ValueError(
+            f"{path}: keeps weights in {location!r:.200}, outside of its folder; such a file is not opened"
+        )
+    if not data.is_file():
+        raise FileNotFoundError(f"{path}: its weights in {location} are not there; put that file beside it")
