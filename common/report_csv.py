@@ -61,3 +61,15 @@ def image_rows(document: Document) -> list[dict[str, object]]:
         for label, model in document["models"].items()
         for index, image in enumerate(document["images"])
     ]
+
+
+def block_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each block that was left in float, the largest gain first; those proposed together are the last."""
+    sensitivity = document["sensitivity"]
+    gains = [*sensitivity["blocks"], *([sensitivity["proposed"]] if sensitivity["proposed"] else [])]
+    return [{**gain, "modules": " + ".join(gain["modules"])} for gain in gains]
+
+
+def layer_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each quantized layer, the largest error of its own first."""
+    return document["sensitivity"]["layers"]
