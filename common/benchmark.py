@@ -61,7 +61,7 @@ def benchmark(
     for difference in document["differences"].values():
         print(difference["verdict"])
     if sensitivity:
-        print(sensitivity_tables(document))
+        print("", sensitivity_tables(document), sep="\n")
     if tables := gate_tables(document):
         print(tables)
     count = f", {len(pictures)} pictures" if pictures else ""

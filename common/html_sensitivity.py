@@ -5,7 +5,8 @@ import html
 from common.charts import block_gains
 from common.figures import Place, figure, look_up
 from common.html_parts import Document, chart, figures_table, left
-from common.report_sensitivity import WORST_LAYERS, findings, summary
+from common.report_sensitivity import findings, proposed_together, summary
+from common.sensitivity import WORST_LAYERS
 
 
 def sensitivity_section(document: Document) -> str:
@@ -24,9 +25,9 @@ def sensitivity_section(document: Document) -> str:
 
 
 def _blocks(document: Document) -> str:
-    count, proposed = len(document["sensitivity"]["blocks"]), document["sensitivity"]["proposed"]
+    count = len(document["sensitivity"]["blocks"])
     places: list[Place] = [("sensitivity", "blocks", index) for index in range(count)]
-    places += [("sensitivity", "proposed")] if proposed else []
+    places += [("sensitivity", "proposed")] if proposed_together(document) else []
     rows = [
         [
             left(html.escape(" + ".join(look_up(document, (*place, "modules"))))),
@@ -47,7 +48,9 @@ def _layers(document: Document) -> str:
             left(html.escape(layer["module"])),
             left(html.escape(layer["operator"])),
             *(figure(document, ("sensitivity", "layers", index, key), "decibels") for key in keys),
+            figure(document, ("sensitivity", "layers", index, "gain_db"), "gain"),
         ]
         for index, layer in enumerate(document["sensitivity"]["layers"][:WORST_LAYERS])
     ]
-    return figures_table(["layer", "operator", "weights dB", "output dB", "with all before it dB"], rows)
+    head = ["layer", "operator", "weights dB", "output dB", "with all before it dB", "gain in float dB"]
+    return figures_table(head, rows)

@@ -64,10 +64,8 @@ def image_rows(document: Document) -> list[dict[str, object]]:
 
 
 def block_rows(document: Document) -> list[dict[str, object]]:
-    """One row for each block that was left in float, the largest gain first; those proposed together are the last."""
-    sensitivity = document["sensitivity"]
-    gains = [*sensitivity["blocks"], *([sensitivity["proposed"]] if sensitivity["proposed"] else [])]
-    return [{**gain, "modules": " + ".join(gain["modules"])} for gain in gains]
+    """One row for each block that was left in float, the largest gain first."""
+    return [{**block, "modules": " + ".join(block["modules"])} for block in document["sensitivity"]["blocks"]]
 
 
 def layer_rows(document: Document) -> list[dict[str, object]]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from common.figures import written
 from common.markdown import table
+from common.sensitivity import WORST_LAYERS
 
 SENSITIVITY_CHART = "sensitivity.svg"
-WORST_LAYERS = 15
 Document = Mapping[str, object]
 
 
@@ -21,13 +21,17 @@ def sensitivity_tables(document: Document) -> str:
     """What each block in float gains, the layers with the largest errors, and the command that follows from them."""
     sensitivity = document["sensitivity"]
     blocks = [_block_row(block) for block in sensitivity["blocks"]]
-    if sensitivity["proposed"]:
+    if proposed_together(document):
         blocks.append(_block_row(sensitivity["proposed"]))
     layers = [_layer_row(layer) for layer in sensitivity["layers"][:WORST_LAYERS]]
     parts = [summary(document), table(blocks), table(layers), *findings(document)]
-    if sensitivity["command"]:
-        parts.append(f"```bash\n{sensitivity['command']}\n```")
+    parts += [f"    {sensitivity['command']}"] if sensitivity["command"] else []
     return "\n\n".join(parts)
+
+
+def proposed_together(document: Document) -> bool:
+    """Whether more than one block is proposed, so that their common gain is a figure of its own."""
+    return bool(document["sensitivity"]["proposed"]) and len(document["sensitivity"]["proposed"]["modules"]) > 1
 
 
 def summary(document: Document) -> str:
@@ -69,4 +73,5 @@ def _layer_row(layer: Mapping[str, object]) -> dict[str, str]:
         "weights dB": written(layer["weight_sqnr_db"], "decibels"),
         "output dB": written(layer["output_sqnr_db"], "decibels"),
         "with all before it dB": written(layer["propagated_sqnr_db"], "decibels"),
+        "gain in float dB": written(layer["gain_db"], "gain"),
     }

@@ -6,7 +6,7 @@ Measured on the calibrated graph with its fake quantizations on or passed over; 
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,18 @@ from common.labels import CLASSES
 from common.metrics import IoUMeter
 from common.parity import decibels
 from common.progress import progress
-from common.simulation import Simulation, blocks_of, fake_quantizations, inside, quantized_layers
+from common.simulation import (
+    QuantizedLayer,
+    Simulation,
+    blocks_of,
+    fake_quantizations,
+    inside,
+    of_layer,
+    quantized_layers,
+)
 
 COARSE = 10.0  # dB: the error is a third of the signal (root mean squares), so that the range does not fit
+WORST_LAYERS = 10
 MOST_IN_FLOAT = 3  # blocks that are proposed
 LEAST_GAIN = 0.5  # dB; a block that gains less is not proposed
 REPEATED = ("root", "fp32_model", "recipe", "epochs", "batch_size", "learning_rate")  # flags of the next training
@@ -34,6 +43,7 @@ class LayerError:
     weight_sqnr_db: float | None  # its weights, rounded; None also where it has none
     output_sqnr_db: float | None  # its exact output, rounded
     propagated_sqnr_db: float | None  # its output with everything before it quantized, too
+    gain_db: float | None = None  # of the logits with this layer alone in float; measured for the first WORST_LAYERS
 
     @property
     def own(self) -> float:
@@ -118,15 +128,15 @@ def _in_range(quantizer: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> list[LayerError]:
+def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> dict[QuantizedLayer, LayerError]:
     """The errors of every quantized layer on `images` (1, 3, H, W), the largest error of its own first."""
     own, propagated = ({name: _Powers() for name in fake_quantizations(prepared)} for _ in range(2))
     for image in images:
         exact = _Exact(prepared, own)
         exact.run(image)
         _Quantized(prepared, exact.kept, propagated).run(image)
-    errors = [
-        LayerError(
+    errors = {
+        layer: LayerError(
             layer.module,
             layer.operator,
             own[layer.weights].sqnr_db if layer.weights else None,
@@ -134,8 +144,8 @@ def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> list[LayerE
             propagated[layer.output].sqnr_db,
         )
         for layer in quantized_layers(prepared)
-    ]
-    return sorted(errors, key=lambda layer: layer.own)
+    }
+    return dict(sorted(errors.items(), key=lambda item: item[1].own))
 
 
 class _Scorer:
@@ -173,21 +183,28 @@ def analyse(
     (_, miou_fp32), (whole, miou_int8) = scorer(fake_quantizations(prepared)), scorer(())
     weighted = blocks_of(prepared)
 
-    def gain(modules: list[str]) -> BlockGain:
-        sqnr, miou = scorer(inside(prepared, modules))
-        better = None if sqnr is None or whole is None else sqnr - whole
-        return BlockGain(modules, sum(weighted[module] for module in modules), sqnr, better, miou)
+    def gain(floats: Collection[str]) -> tuple[float | None, float | None, float]:
+        sqnr, miou = scorer(floats)
+        return sqnr, None if sqnr is None or whole is None else sqnr - whole, miou
 
-    blocks = sorted((gain([block]) for block in progress(weighted, "sensitivity", unit="block")), key=_by_gain)
+    def block_gain(modules: list[str]) -> BlockGain:
+        return BlockGain(modules, sum(weighted[one] for one in modules), *gain(inside(prepared, modules)))
+
+    blocks = sorted((block_gain([block]) for block in progress(weighted, "blocks", unit="block")), key=_by_gain)
     best = [block.modules[0] for block in blocks[:MOST_IN_FLOAT] if (block.gain_db or 0) >= LEAST_GAIN]
-    layers = layer_errors(prepared, images)
+    errors = list(layer_errors(prepared, images).items())
+    worst = [
+        replace(error, gain_db=gain(of_layer(prepared, layer))[1])
+        for layer, error in progress(errors[:WORST_LAYERS], "layers", unit="layer")
+    ]
+    layers = worst + [error for _, error in errors[WORST_LAYERS:]]
     return Sensitivity(
         images=len(images),
         sqnr_db=whole,
         miou_fp32=miou_fp32,
         miou_int8=miou_int8,
         blocks=blocks,
-        proposed=gain(best) if best else None,
+        proposed=block_gain(best) if best else None,
         command=retrain_command(arguments, best) if best else "",
         layers=layers,
         coarse=list(dict.fromkeys(layer.module for layer in layers if layer.own < COARSE)),

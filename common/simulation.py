@@ -114,6 +114,13 @@ def inside(prepared: GraphModule, blocks: Iterable[str]) -> set[str]:
     }
 
 
+def of_layer(prepared: GraphModule, layer: QuantizedLayer) -> set[str]:
+    """The fake quantizations of its weights and its output, with those that share a range with the latter."""
+    output = getattr(prepared, layer.output)
+    shared = {name for name in fake_quantizations(prepared) if getattr(prepared, name) is output}
+    return shared | ({layer.weights} - {None})
+
+
 def _modules(node: Node) -> set[str]:
     """The modules that produce or take the tensor of a fake quantization."""
     return {module_of(one) for one in (node.args[0], *node.users)} - {None}

@@ -63,7 +63,7 @@ def sensitivity() -> Sensitivity:
     """Two blocks, one of them worth leaving in float, and a layer with a range that does not fit."""
     head, neck = BlockGain(["head.stages.0"], 3, 21.5, 4.25, 0.75), BlockGain(["neck"], 2, 17.0, -0.25, 0.7)
     layers = [
-        LayerError("head.stages.0.refine", "conv2d", 8.5, 31.0, 16.5),
+        LayerError("head.stages.0.refine", "conv2d", 8.5, 31.0, 16.5, 3.5),
         LayerError("neck.stages.1", "add", None, 28.25, None),
     ]
     return Sensitivity(4, 17.25, 0.76, 0.71, [head, neck], head, "python train.py", layers, ["head.stages.0.refine"])
