@@ -25,7 +25,7 @@ from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
 from common.qat_export import export_int8
 from common.quantization import calibrate, convert
-from common.sensitivity import analyse
+from common.sensitivity_analysis import analyse
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from common.datasets import Example
 from common.quantization import QuantizationSettings, calibrate, prepare_qat
 from common.report_files import write_report
 from common.report_sensitivity import sensitivity_tables
-from common.sensitivity import analyse, layer_errors, retrain_command
+from common.sensitivity_analysis import analyse, layer_errors, retrain_command
 from common.simulation import Simulation, blocks_of, fake_quantizations, inside, quantized_layers
 from tests.benchmarked import document_of, measured, sensitivity
 from tests.conftest import TinyNetwork
