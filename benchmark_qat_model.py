@@ -13,6 +13,7 @@ from common.cli import (
     fraction,
     make_parser,
     non_negative_int,
+    positive_int,
     resolve_device,
     run,
     seed_everything,
@@ -27,11 +28,13 @@ from common.ptq_baseline import ptq_baseline
 from common.qat_checkpoints import load_qat
 from common.qat_export import export_int8
 from common.quantization import calibrate, convert
+from common.sensitivity_analysis import analyse
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "onnx_models"  # beside the checkpoint
 CALIBRATION_BATCH = 8  # images, where a checkpoint does not say with how many it was trained
+SENSITIVITY_IMAGES = 8  # enough for a ratio of sums over all their pixels
 PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
 
@@ -71,6 +74,15 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="FP32 weights (.pth): benchmark them, and them quantized without training, beside the trained INT8",
     )
+    parser.add_argument(
+        "--sensitivity",
+        type=positive_int,
+        nargs="?",
+        const=SENSITIVITY_IMAGES,
+        metavar="IMAGES",
+        help="also measure what quantization costs in every layer, and what each block in float would bring, on that "
+        f"many validation images ({SENSITIVITY_IMAGES})",
+    )
     add_benchmark_arguments(parser)
     add_gate_arguments(parser)
     add_dataset_arguments(parser)
@@ -95,6 +107,11 @@ def main(args: argparse.Namespace) -> None:
         calibration_batches, training, count, input_hw=description.input_hw, seed=args.seed, workers=args.workers
     )
     calibrate(prepared, (images.to(device) for images in draw(batch_size)))
+    sensitivity = None
+    if args.sensitivity:
+        chosen = validation[:: max(1, len(validation) // args.sensitivity)][: args.sensitivity]
+        examples = list(SceneSegDataset(chosen, description.input_hw))
+        sensitivity = analyse(prepared, examples, device, description.arguments)
     int8 = convert(prepared.cpu())
 
     folder = args.qat_checkpoint_path.parent / FOLDER
@@ -109,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         candidates = (
             ptq_baseline(description, args.compare_ptq, folder, list(draw(1)), compared, args) | candidates
         )  # FP32 is the reference
-    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad)
+    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad, sensitivity)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)

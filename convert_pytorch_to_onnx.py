@@ -14,11 +14,11 @@ from common.conversion import (
     convert_int8,
 )
 from common.files import require_parent
+from common.markdown import table
 from common.networks import OpenedNetwork, open_network
 from common.onnx_export import OPSET
 from common.parity import Agreement
 from common.quantization import QuantizationSettings
-from common.report import table
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -22,7 +22,9 @@ from common.measure import measure, measure_memory, measure_threads
 from common.pairs import BadSample
 from common.report import accuracy_table, summary_table
 from common.report_files import write_report
+from common.report_sensitivity import sensitivity_tables
 from common.results import Document, results_document
+from common.sensitivity import Sensitivity
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def benchmark(
     args: argparse.Namespace,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Document:
     """Measure all candidates on `samples`, write the report into `folder` and print its tables.
 
@@ -49,7 +52,7 @@ def benchmark(
     if args.thread_counts:
         measurement.by_threads = measure_threads(candidates, samples[0], args.thread_counts)
     document = results_document(
-        title, measurement, plain_arguments(args), args.threads, args.seed, [*notes, *report_bad(bad)]
+        title, measurement, plain_arguments(args), args.threads, args.seed, [*notes, *report_bad(bad)], sensitivity
     )
     document["skipped"] = as_records(bad)
     if limits:
@@ -63,10 +66,13 @@ def benchmark(
     print(accuracy_table(document), summary_table(document), sep="\n\n")
     for difference in document["differences"].values():
         print(difference["verdict"])
+    if sensitivity:
+        print("", sensitivity_tables(document), sep="\n")
     if tables := gate_tables(document):
         print(tables)
     count = f", {len(pictures)} pictures" if pictures else ""
-    print(f"wrote {folder / 'report.html'}, report.md, results.json, models.csv and images.csv{count}")
+    tables = "models.csv, images.csv" + ", blocks.csv and layers.csv" * bool(sensitivity)
+    print(f"wrote {folder / 'report.html'}, report.md, results.json, {tables}{count}")
     return document
 
 

@@ -14,7 +14,9 @@ WIDTH = 560
 LEFT, RIGHT, TOP, BOTTOM = 132, 24, 14, 44  # margins: labels on the left, the axis below
 SMALL_CHANGE = 1e-3  # of IoU; a chart of differences shows at least this much to either side
 LONGEST_NAME = 18  # letters that the margin holds
+LONG_LEFT, LONG_ROW = 176, 20  # margin and row of a chart of modules, whose names are long
 ROW = 34  # height of a row of a chart with one row a model
+SVG_ROOT = '<svg xmlns="http://www.w3.org/2000/svg"'
 Document = Mapping[str, object]
 
 
@@ -179,6 +181,35 @@ def bars(document: Document, key: Sequence[str], form: str, title: str, unit: st
     return _svg(height, title, body)
 
 
+def block_gains(document: Document) -> str:
+    """One bar for each block: what the logits gain when it is left in float; the proposed ones in another colour."""
+    sensitivity = document["sensitivity"]
+    proposed = sensitivity["proposed"]["modules"] if sensitivity["proposed"] else []
+    blocks = [(i, block) for i, block in enumerate(sensitivity["blocks"]) if block["gain_db"] is not None]
+    x = axis([0, 0.1, *(block["gain_db"] for _, block in blocks)], LONG_LEFT, WIDTH - RIGHT - 40, zero=True)
+    height = TOP + LONG_ROW * len(blocks) + BOTTOM
+    body = [_x_axis(x, height, "gain of the logits' SQNR with this block in float, dB"), _zero(x, height)]
+    for row, (index, block) in enumerate(blocks):
+        middle, place = TOP + LONG_ROW * row + LONG_ROW / 2, ("sensitivity", "blocks", index, "gain_db")
+        (name,), gain = block["modules"], block["gain_db"]
+        left, width = x(min(0, gain)), abs(x(gain) - x(0))
+        fill = colour(1 if name in proposed else 0)
+        body.append(f'<rect x="{left:.1f}" y="{middle - 6}" width="{width:.1f}" height="12" rx="2" fill="{fill}"/>')
+        body.append(_text(LONG_LEFT - 10, middle + 4, name, anchor="end", longest=28))
+        figure = html.escape(written(gain, "gain"))
+        body.append(
+            f'<text x="{x(max(0, gain)) + 6:.1f}" y="{middle + 4}" {attributes(document, place)}>{figure}</text>'
+        )
+    return _svg(height, "Gain of each block in float", body)
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own, with what the page's style sheet says of charts."""
+    style = "<style>text { font: 12px sans-serif } .grid { stroke: #dde1e8 }</style>"
+    head, _, rest = svg.partition(">")
+    return f"{head.replace('<svg', SVG_ROOT, 1)}>{style}{rest}\n"
+
+
 def _apart(wanted: float, taken: Sequence[float], distance: float = 14) -> float:
     """The wanted position of a label, or the next one below that no other label is near to."""
     while any(abs(wanted - other) < distance for other in taken):
@@ -212,13 +243,18 @@ def _path(points: Sequence[tuple[float, float]], stroke: str) -> str:
     return f'<polyline points="{joined}" fill="none" stroke="{stroke}" stroke-width="2"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", weight: int = 400, fill: str = "#333") -> str:
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    anchor: str = "start",
+    weight: int = 400,
+    fill: str = "#333",
+    longest: int = LONGEST_NAME,
+) -> str:
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" fill="{fill}"'
-    short = (
-        text
-        if len(text) <= LONGEST_NAME or anchor == "middle"
-        else text[: LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    )
+    fits = len(text) <= longest or anchor == "middle"
+    short = text if fits else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return f"<text {place}>{html.escape(short)}</text>"
 
 

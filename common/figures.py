@@ -14,6 +14,8 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "rate": lambda value: f"{value:.2f}",
     "times": lambda value: f"{value:.2f}\N{MULTIPLICATION SIGN}",
     "megabytes": lambda value: f"{value / 1e6:.2f}",
+    "decibels": lambda value: f"{value:.1f}",
+    "gain": lambda value: f"{value:+.2f}",
     "count": lambda value: f"{value:,}",
     "plain": str,
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import fraction, non_negative_float, positive_float
-from common.report import table
+from common.markdown import table
 from common.results import SCHEMA
 from common.statistics import difference_intervals
 

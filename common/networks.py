@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.checkpoints import load_network
-from common.report import table
+from common.markdown import table
 from models import NETWORKS, Network, check_input_hw, find_network
 
 

@@ -56,9 +56,14 @@ def _agreement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
     return Agreement(
         largest_difference=noise.abs().max().item(),  # nan where any value is nan
         output_range=(expected.max() - expected.min()).item(),
-        sqnr_db=10 * math.log10(expected.square().sum().item() / power) if power else math.inf,
+        sqnr_db=decibels(expected.square().sum().item(), power) if power else math.inf,
         equal_pixels=_equal_pixels(pairs),
     )
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two sums of squares, both above 0."""
+    return 10 * math.log10(signal / noise)
 
 
 def _equal_pixels(pairs: Sequence[tuple[Tensor, Tensor]]) -> float | None:

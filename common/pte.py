@@ -1,4 +1,7 @@
-"""ExecuTorch programs (.pte): lowering an INT8 network to XNNPACK, and running one."""
+"""ExecuTorch programs (.pte): lowering an INT8 network to XNNPACK, and running one.
+
+ExecuTorch is imported where it is used: that takes seconds, in every process in which a benchmark measures a model.
+"""
 
 import json
 import logging
@@ -6,10 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import to_edge_transform_and_lower
-from executorch.extension.pybindings import portable_lib
-from executorch.runtime import Runtime
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -34,6 +33,9 @@ class PtePredictor:
     def __init__(self, path: Path, threads: int):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ExecuTorch program")
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+
         if not Runtime.get().backend_registry.is_available(BACKEND):
             raise ValueError(f"{BACKEND} is not in this ExecuTorch; install the version that requirements.txt pins")
         portable_lib._unsafe_reset_threadpool(threads)
@@ -80,6 +82,9 @@ def export_pte(
     XNNPACK computes with signed activations, as `convert_pt2e` leaves them. What it does not take (GELU among others)
     stays with ExecuTorch's own kernels. The file gets its name only when `check` accepts it.
     """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
     logging.getLogger("executorch").setLevel(logging.ERROR)
     program = torch.export.export(int8, (torch.zeros(1, *input_shape),))
     lowered = to_edge_transform_and_lower(

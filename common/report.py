@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.markdown import inline, table
+from common.report_sensitivity import sensitivity_parts
+
 Document = Mapping[str, object]
 
 DEFINITIONS = """- **mIoU**: standard. One confusion matrix over all images; mean IoU of the classes that occur. The
@@ -21,23 +24,24 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
     machine = dict(document["environment"])
     packages = machine.pop("versions")
     parts = [
-        f"# {_inline(document['title'])}",
+        f"# {inline(document['title'])}",
         f"`{document['command'].replace('`', ' ')}`",
         "## Summary",
-        *(f"- {_inline(difference['verdict'])}" for difference in document["differences"].values()),
+        *(f"- {inline(difference['verdict'])}" for difference in document["differences"].values()),
         summary_table(document),
-        *(f"- {_inline(note)}" for note in document["notes"]),
+        *(f"- {inline(note)}" for note in document["notes"]),
         "## Accuracy by dataset and class",
         accuracy_table(document),
         "## Time",
         timing_table(document),
+        *sensitivity_parts(document),
         "## What the columns mean",
         DEFINITIONS,
         "## Measured on",
         table([{"what": key, "value": value} for key, value in {**machine, **packages}.items()]),
     ]
     if pictures:
-        links = (f"### {_inline(picture.stem)}\n\n![](<{picture.as_posix()}>)" for picture in pictures)
+        links = (f"### {inline(picture.stem)}\n\n![](<{picture.as_posix()}>)" for picture in pictures)
         parts += ["## Pictures", *links]
     return "\n\n".join(parts) + "\n"
 
@@ -113,20 +117,3 @@ def _score(value: object) -> str:
 
 def _range(bounds: Sequence[float | None]) -> str:
     return "-" if bounds[0] is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
-
-
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A Markdown table with aligned columns, which reads as well on a console; the first row's keys are its head."""
-    head = list(rows[0])
-    cells = [[_inline(cell) for cell in row] for row in (head, *([row[key] for key in head] for row in rows))]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _inline(value: object) -> str:
-    """A value as one line of Markdown that ends no cell and starts no tag."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

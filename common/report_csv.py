@@ -61,3 +61,13 @@ def image_rows(document: Document) -> list[dict[str, object]]:
         for label, model in document["models"].items()
         for index, image in enumerate(document["images"])
     ]
+
+
+def block_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each block that was left in float, the largest gain first."""
+    return [{**block, "modules": " + ".join(block["modules"])} for block in document["sensitivity"]["blocks"]]
+
+
+def layer_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each quantized layer, the largest error of its own first."""
+    return document["sensitivity"]["layers"]

@@ -1,15 +1,17 @@
-"""All files of a report, from one document: results.json, report.md, report.html, models.csv, images.csv."""
+"""All files of a report, from one document: results.json, report.md, report.html, and tables for spreadsheets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.charts import block_gains, standalone
 from common.csv_text import csv_text
 from common.files import write_json, write_text
 from common.measure import Measurement
 from common.pictures import chosen_indices, save_pictures, scene
 from common.report import markdown_report
-from common.report_csv import image_rows, model_rows
+from common.report_csv import block_rows, image_rows, layer_rows, model_rows
 from common.report_html import page
+from common.report_sensitivity import SENSITIVITY_CHART
 
 WORST_SHOWN = 3  # images of each model, of those that the document lists
 
@@ -33,6 +35,10 @@ def write_report(
     write_text(folder / "report.html", page(document, scenes, worst))
     write_text(folder / "models.csv", csv_text(model_rows(document)))
     write_text(folder / "images.csv", csv_text(image_rows(document)))
+    if "sensitivity" in document:
+        write_text(folder / SENSITIVITY_CHART, standalone(block_gains(document)))
+        write_text(folder / "blocks.csv", csv_text(block_rows(document)))
+        write_text(folder / "layers.csv", csv_text(layer_rows(document)))
     return pictures
 
 

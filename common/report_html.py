@@ -20,18 +20,14 @@ from common.html_parts import (
     with_range,
 )
 from common.html_pictures import pictures, worst_images
+from common.html_sensitivity import sensitivity_section
 from common.labels import CLASSES
 from common.pictures import Scene
 
 CSS = Path(__file__).with_name("report.css")
 
 SEPARATOR = " \N{MIDDLE DOT} "
-TAGS = {
-    "kept": "accuracy kept",
-    "lost": "accuracy lost",
-    "gained": "accuracy gained",
-    "unknown": "too few images",
-}
+TAGS = {"kept": "accuracy kept", "lost": "accuracy lost", "gained": "accuracy gained", "unknown": "too few images"}
 DEFINITIONS = {
     "mIoU": "One confusion matrix over all images; the mean IoU of the classes that occur.",
     "95 % interval": "Bootstrap over images: they are drawn anew, with replacement, 1000 times. Below 5 images none is "
@@ -59,6 +55,7 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         "Accuracy": _accuracy(document),
         "Speed": _speed(document),
         "Size and memory": _memory(document),
+        "Sensitivity": sensitivity_section(document),
         "Pictures": pictures(document, scenes),
         "Worst images": worst_images(document, worst or {}),
         "How it was measured": _method(document),

@@ -18,6 +18,7 @@ from common.labels import CLASSES
 from common.latency import latency
 from common.measure import Measurement
 from common.metrics import IoUMeter
+from common.sensitivity import Sensitivity
 from common.statistics import Interval, difference_intervals, iou_intervals, miou, speedup_interval
 from common.verdict import verdict
 
@@ -76,6 +77,7 @@ def results_document(
     threads: int,
     seed: int,
     notes: Sequence[str] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Document:
     """The whole of results.json, as JSON takes it; the first model is the reference of all differences."""
     labels = list(measurement.candidates)
@@ -94,6 +96,7 @@ def results_document(
         "differences": {
             label: plain(asdict(difference(reference, label, models, measurement, seed))) for label in others
         },
+        **({"sensitivity": plain(asdict(sensitivity))} if sensitivity else {}),
         "environment": environment(),
     }
 

@@ -11,9 +11,10 @@ from common.datasets import Loader, Sample, load_sample
 from common.distributed import rank, summed, world_size
 from common.evaluate import Evaluation, evaluate_datasets, together
 from common.labels import CLASSES
+from common.markdown import table
 from common.metrics import IoUMeter
 from common.predictors import TorchPredictor
-from common.report import score_row, table
+from common.report import score_row
 
 Scores = dict[str, dict[str, Any]]
 VALIDATION_BATCH = 8  # images; larger batches only cost memory

@@ -56,7 +56,7 @@ inline std::string first_line(const std::exception& error) {
 struct Program {
   std::string name;         // deploy_libtorch
   std::string model;        // MODEL.pt
-  std::string target_flag;  // --device
+  std::string target_flag;  // --device, or none
   std::string target_help;
   std::string extra_flag;  // an option without a value, or none
   std::string extra_help;
@@ -72,12 +72,13 @@ struct Options {
 
 inline std::string usage(const Program& program) {
   std::string text = "usage: " + program.name + " " + program.model + " IMAGE_OR_FOLDER [options]\n" +
-                     "  --output DIR   for <image>_mask.png and <image>_overlay.png, created if need be; default: .\n"
-                     "  " + program.target_flag + " NAME  " + program.target_help + "; default: cpu\n"
-                     "  --threads N    CPU threads of the runtime; default: its own choice\n"
-                     "  --warmup N     untimed runs before the first image; default: 3\n"
-                     "  --repeat N     timed runs of each image; default: 1\n"
-                     "  --raw          also write every output as <image>_<output>.npy, float32\n";
+                     "  --output DIR   for <image>_mask.png and <image>_overlay.png, created if need be; default: .\n";
+  if (!program.target_flag.empty())
+    text += "  " + program.target_flag + " NAME  " + program.target_help + "; default: cpu\n";
+  text += "  --threads N    CPU threads of the runtime; default: its own choice\n"
+          "  --warmup N     untimed runs before the first image; default: 3\n"
+          "  --repeat N     timed runs of each image; default: 1\n"
+          "  --raw          also write every output as <image>_<output>.npy, float32\n";
   if (!program.extra_flag.empty()) text += "  " + program.extra_flag + "  " + program.extra_help + "\n";
   return text + "  --help\n";
 }
@@ -106,7 +107,7 @@ inline Options parse(const Program& program, const std::vector<std::string>& arg
   };
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const auto& word = arguments[i];
-    if (const auto flag = flags.find(word); flag != flags.end()) {
+    if (const auto flag = flags.find(word); !word.empty() && flag != flags.end()) {
       if (++i == arguments.size()) throw UsageError(word + " needs a value");
       flag->second(arguments[i]);
     } else if (word == "--raw") {

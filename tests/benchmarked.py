@@ -9,6 +9,7 @@ from common.datasets import Sample, find_samples
 from common.measure import Measurement, measure
 from common.memory import PeakMemory
 from common.results import results_document
+from common.sensitivity import BlockGain, LayerError, Sensitivity
 from examples.make_scenes import write_dataset
 
 HW = (32, 64)
@@ -54,5 +55,15 @@ def measured(folder, **wrongs) -> Measurement:
     return measurement
 
 
-def document_of(measurement, title="A title", notes=()):
-    return results_document(title, measurement, {"seed": 0}, threads=1, seed=0, notes=notes)
+def document_of(measurement, title="A title", notes=(), sensitivity=None):
+    return results_document(title, measurement, {"seed": 0}, threads=1, seed=0, notes=notes, sensitivity=sensitivity)
+
+
+def sensitivity() -> Sensitivity:
+    """Two blocks, one of them worth leaving in float, and a layer with a range that does not fit."""
+    head, neck = BlockGain(["head.stages.0"], 3, 21.5, 4.25, 0.75), BlockGain(["neck"], 2, 17.0, -0.25, 0.7)
+    layers = [
+        LayerError("head.stages.0.refine", "conv2d", 8.5, 31.0, 16.5, 3.5),
+        LayerError("neck.stages.1", "add", None, 28.25, None),
+    ]
+    return Sensitivity(4, 17.25, 0.76, 0.71, [head, neck], head, "python train.py", layers, ["head.stages.0.refine"])

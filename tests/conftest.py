@@ -27,23 +27,25 @@ def narrow_network():
     return SceneSegNetwork(NARROW).eval()
 
 
-@pytest.fixture
-def tiny_network():
+class TinyNetwork(nn.Module):
     """Convolution, batch norm, SiLU and a sum: what quantization distinguishes, in a network that takes no time."""
 
-    class Tiny(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.SiLU())
-            self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GELU())
-            self.last = nn.Conv2d(8, 3, 1)
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.SiLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GELU())
+        self.last = nn.Conv2d(8, 3, 1)
 
-        def forward(self, x):
-            x = self.first(x)
-            return self.last(x + self.second(x))
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + self.second(x))
 
+
+@pytest.fixture
+def tiny_network():
+    """A TinyNetwork with random weights, in eval mode."""
     torch.manual_seed(0)
-    return Tiny().eval()
+    return TinyNetwork().eval()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from common.description import TORCH_FILE, describe
 from common.image_folder import image_preparer
 from common.labels import colourise
 from common.predictors import OnnxPredictor, TorchPredictor
+from common.pte import PtePredictor, export_pte
+from common.quantization import QuantizationSettings, quantize_after_training
 from common.transforms import read_rgb
 from common.visualize import overlay
 from examples.make_scenes import write_dataset, write_image
@@ -67,6 +70,12 @@ def onnx_rt():
     if not list(ONNXRUNTIME_ROOT.glob("include/**/onnxruntime_cxx_api.h")):
         pytest.skip("needs the headers of ONNX Runtime below ONNXRUNTIME_ROOT, which its Python package does not bring")
     return build("onnx_rt", *onnxruntime_flags())
+
+
+@pytest.fixture(scope="module")
+def executorch_rt():
+    require_tools()
+    return build("executorch_rt", f"-DPython3_EXECUTABLE={sys.executable}")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +164,28 @@ def test_onnx_runtime_draws_the_masks_of_python(onnx_rt, export, images, tmp_pat
     assert "CPUExecutionProvider" in printed
 
 
+@pytest.fixture(scope="module")
+def program_file(tmp_path_factory, images):
+    """An ExecuTorch program of a network of two layers that calls itself SceneSeg."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 1)).eval()
+    balance_classes(model)
+    prepare = image_preparer(NETWORKS["SceneSeg"], HW)
+    calibration = [prepare(path) for path in sorted(images.iterdir())]
+    int8 = quantize_after_training(model, (3, *HW), QuantizationSettings(), calibration)
+    path = tmp_path_factory.mktemp("programs") / "SceneSeg.pte"
+    described = describe("SceneSeg", NETWORKS["SceneSeg"], 1, "int8", (3, *HW), {})
+    export_pte(int8, path, (3, *HW), described, lambda predictor: [], threads=1)
+    return path
+
+
+def test_executorch_draws_the_masks_of_python(executorch_rt, program_file, images, tmp_path):
+    predict = PtePredictor(program_file, 1)
+    printed = check_pictures(executorch_rt, program_file, images, predict, tmp_path)
+    assert "ExecuTorch XNNPACK, threads 1" in printed
+    check_raw(executorch_rt, program_file, "SceneSeg", images, predict, tmp_path / "raw")
+
+
 def check_raw(program, model, name, images, predict, folder):
     """Every raw output is the one of Python, within 1e-5 of its range."""
     process = call(program, model, images, "--output", folder, "--raw", "--warmup", 0)
@@ -166,7 +197,7 @@ def check_raw(program, model, name, images, predict, folder):
         actual = np.load(folder / f"{path.stem}_output.npy")
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.ptp(expected))
-    assert not list(folder.glob("*.png"))
+    assert bool(list(folder.glob("*.png"))) == (name == "SceneSeg")
 
 
 def test_libtorch_gives_the_depth_of_python(libtorch, export, images, tmp_path):
@@ -187,7 +218,7 @@ def one_line(process, *words):
         assert str(word) in line
 
 
-@pytest.mark.parametrize("program", ["libtorch", "onnx_rt"])
+@pytest.mark.parametrize("program", ["libtorch", "onnx_rt", "executorch_rt"])
 def test_bad_input_is_one_line_and_exit_1(program, request, export, images, tmp_path):
     program = request.getfixturevalue(program)
     torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), tmp_path / "bare.pt")
@@ -200,6 +231,8 @@ def test_bad_input_is_one_line_and_exit_1(program, request, export, images, tmp_
         one_line(call(program, tmp_path / "bare.pt", image), "description")
         if not torch.cuda.is_available():
             one_line(call(program, good, image, "--device", "cuda"), "--device cuda")
+    elif program.name == "deploy_executorch_rt":
+        good = request.getfixturevalue("program_file")
     else:
         good = export(convert_pytorch_to_onnx, "EgoLanes", ".onnx")
         one_line(call(program, good, image, "--provider", "cuda"), "CPUExecutionProvider")

@@ -1,6 +1,7 @@
 import pytest
 
-from common.report import accuracy_table, markdown_report, summary_table, table
+from common.markdown import table
+from common.report import accuracy_table, markdown_report, summary_table
 from tests.benchmarked import document_of, measured
 
 

@@ -68,7 +68,7 @@ def fp32_onnx(fp32):
 @pytest.fixture(scope="session")
 def int8_onnx(qat, data):
     checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
-    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--sensitivity", 1]
     run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
     return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
 
@@ -173,6 +173,14 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert model["overall"]["images"] == 4
     assert set(model["datasets"]) == {"Town", "Country"}
     assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
+    sensitivity = results["sensitivity"]
+    assert sensitivity["images"] == 1
+    names = [block["modules"][0] for block in sensitivity["blocks"]]
+    assert {"backbone.encoder.2.0", "context", "neck.stages.1", "head"} <= set(names)
+    assert sum(block["layers"] for block in sensitivity["blocks"]) == 100 + 3
+    gains = [block["gain_db"] for block in sensitivity["blocks"]]
+    assert gains == sorted(gains, reverse=True)
+    assert sum(layer["weight_sqnr_db"] is not None for layer in sensitivity["layers"]) == 100 + 3
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from common.candidates import OpenOptions, open_candidates
 from common.show import read_video, show, write_video
 from common.visualize import BAR, GAP, overlay
-from tests.benchmarked import candidates
+from tests.benchmarked import HW, candidates
 
 SIZE = (96, 256)  # height, width
 
@@ -45,6 +47,26 @@ def test_a_video_becomes_a_video_of_as_many_frames(tmp_path, models):
     assert (written.name, rate, count, len(frames)) == ("drive.mp4", 10, 5, 5)
     assert frames[0].shape == (SIZE[0] + 2 * BAR, 3 * SIZE[1] + 2 * GAP, 3)
     assert frames[4][BAR + 20, 20].mean() > 140 > 30 > frames[0][BAR + 20, 20].mean()
+
+
+def test_a_real_file_is_shown_as_its_predictor_sees_it(tmp_path):
+    """An ONNX file of one convolution that calls red background, green foreground and blue road."""
+    network = torch.nn.Conv2d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(3)[:, :, None, None])
+    path = tmp_path / "colours.onnx"
+    torch.onnx.export(network, (torch.zeros(1, 3, *HW),), path, dynamo=True, verbose=False)
+    colours = np.zeros((*SIZE, 3), np.uint8)
+    for index, column in enumerate(np.array_split(np.arange(SIZE[1]), 4)[:3]):
+        colours[:, column, index] = 255
+    cv2.imwrite(str(tmp_path / "colours.png"), colours[..., ::-1])
+    options = OpenOptions(torch.device("cpu"), threads=1)
+    models = open_candidates([("colours", path, ".onnx")], options)
+    assert models["colours"].input_hw == HW
+    (written,) = show(tmp_path / "colours.png", models, 1, tmp_path / "out")
+    picture = cv2.imread(str(written), cv2.IMREAD_COLOR_RGB)[BAR:-BAR, SIZE[1] + GAP :]
+    expected = overlay(colours, np.arange(SIZE[1])[None].repeat(SIZE[0], axis=0) // 64 % 3)
+    np.testing.assert_array_equal(picture[:, :192], expected[:, :192])
 
 
 def test_what_cannot_be_shown_is_named_and_leaves_nothing(tmp_path, models):
