@@ -25,26 +25,26 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     def forward(self, x: Tensor) -> Tensor:
         if self.is_per_channel or x.device.type != "cpu":
             return super().forward(x if self.lower is None else x.clamp(min=self.lower))
-        if self.observer_enabled.item():
-            self._observe(x)
+        self._update(self._ends(x) if self.observer_enabled.item() else x.new_zeros(1))
         if not self.fake_quant_enabled.item():
             return x
         observer = self.activation_post_process
         return RoundToCodes.apply(x, self.scale, self.zero_point, observer.quant_min, observer.quant_max)
 
     @torch.no_grad()
-    def _observe(self, x: Tensor) -> None:
-        """Move the range and compute the scale by PyTorch's kernel, which gets the two ends in place of all values.
-
-        No clamp of the values at `lower` is needed then: they are beyond the first code.
-        """
+    def _ends(self, x: Tensor) -> Tensor:
+        """The smallest and the largest value, clamped at `lower`; other values need not be: that is the first code."""
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
         ends = torch.stack(torch.aminmax(x))
-        ends = ends if self.lower is None else ends.clamp(min=self.lower)
+        return ends if self.lower is None else ends.clamp(min=self.lower)
+
+    @torch.no_grad()
+    def _update(self, values: Tensor) -> None:
+        """Move the range, if it is observed, and compute the scale: by PyTorch's kernel, on few values."""
         observer = self.activation_post_process
         torch.fused_moving_avg_obs_fake_quant(
-            ends,
+            values,
             self.observer_enabled,
             ON,
             observer.min_val,
