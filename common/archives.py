@@ -16,6 +16,7 @@ DATA_ENTRIES = re.compile(
 # a size as torch.export writes it: s40, 2*s40 + 1, Symbol('s40', positive=True, integer=True), Max(1, u0)
 SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z_]+=(?:True|False))*\)"
 EXPRESSION = re.compile(rf"(?:{SYMBOL}|[A-Z]\w*|[a-z]+\d+|[\d\s()+\-*/,<>=])*")
+TORCHSCRIPT_CODE = 64 * 2**20  # bytes; TorchScript compresses its code, a SceneSeg's unpacks to 2 MB
 BROKEN = (
     EOFError,
     struct.error,
@@ -26,22 +27,30 @@ BROKEN = (
 )  # zipfile's, damaged archive
 
 
-def require_plain_archive(path: Path) -> None:
+def require_plain_archive(path: Path, most_packed: int = 0) -> None:
     """Refuse an archive that would unpack to more than itself: PyTorch stores its entries without compression.
 
     A file that is no zip archive passes; its reader says what is wrong with it.
 
+    Args:
+        most_packed: bytes that compressed entries may unpack to together.
+
     Raises:
-        ValueError: compressed entries, or entries that claim more bytes than the file has.
+        ValueError: compressed entries beyond that, or entries that claim more bytes than the file has.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, *BROKEN):
         return
-    if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
-        raise ValueError(f"{path}: {len(packed)} compressed entries, PyTorch writes none; a decompression bomb?")
-    claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    packed = [entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if sum(packed) > most_packed:
+        raise ValueError(
+            f"{path}: {len(packed)} compressed entries claim {sum(packed)} bytes, PyTorch's {most_packed} at most; "
+            "a decompression bomb?"
+        )
+    claimed = sum(entry.file_size for entry in entries) - sum(packed)
+    size = path.stat().st_size
     if claimed > size:
         raise ValueError(f"{path}: its entries claim {claimed} bytes, the file has {size}; a decompression bomb?")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.archives import require_no_code, require_plain_archive
+from common.archives import TORCHSCRIPT_CODE, require_no_code, require_plain_archive
 from common.description import TORCH_FILE
 
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -53,7 +53,7 @@ def torchscript_hw(path: Path) -> tuple[int, int] | None:
 
 def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -> nn.Module:
     _require_file(path)
-    require_plain_archive(path)
+    require_plain_archive(path, TORCHSCRIPT_CODE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's advice to use torch.export

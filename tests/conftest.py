@@ -12,6 +12,15 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 NARROW = 1 / 32  # the smallest width
 
 
+# with the two processes of `make test` the longest files start first, so that none of them is left alone at the end
+LONGEST = ("test_scripts", "test_long_runs", "test_conversion", "test_quantization", "test_distributed", "test_models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture
 def shared():
     """The folder with the published networks' expected outputs and real images, beside the repository."""
