@@ -81,7 +81,8 @@ class _Quantized(Simulation):
 
 def _in_range(quantizer: nn.Module, x: Tensor) -> Tensor:
     """A saturating range cuts off on purpose what the activation behind it makes 0: that is no error."""
-    return x.clamp(min=quantizer.lower) if hasattr(quantizer, "lower") else x
+    lower = getattr(quantizer, "lower", None)
+    return x if lower is None else x.clamp(min=lower)
 
 
 @torch.inference_mode()
@@ -173,7 +174,8 @@ def _by_gain(block: BlockGain) -> float:
 
 
 def retrain_command(arguments: Mapping[str, object], modules: Sequence[str]) -> str:
-    """The training again, into a folder of its own, with `modules` in float."""
+    """The training again, into a folder of its own, with `modules` in float beside those that were already."""
+    modules = [*arguments.get("keep_float", ()), *modules]
     folder = f"{arguments.get('model_save_root_path', 'checkpoints')}_keep_float"
     words = ["python", "quantize_model_sceneseg.py", "--model_save_root_path", folder]
     words += [word for key in REPEATED if arguments.get(key) for word in (f"--{key}", str(arguments[key]))]
