@@ -174,7 +174,8 @@ def _by_gain(block: BlockGain) -> float:
 
 
 def retrain_command(arguments: Mapping[str, object], modules: Sequence[str]) -> str:
-    """The training again, into a folder of its own, with `modules` in float."""
+    """The training again, into a folder of its own, with `modules` in float beside those that were already."""
+    modules = [*arguments.get("keep_float", ()), *modules]
     folder = f"{arguments.get('model_save_root_path', 'checkpoints')}_keep_float"
     words = ["python", "quantize_model_sceneseg.py", "--model_save_root_path", folder]
     words += [word for key in REPEATED if arguments.get(key) for word in (f"--{key}", str(arguments[key]))]

@@ -54,18 +54,32 @@ void append_provider(Ort::SessionOptions& options, const std::string& provider) 
   }
 }
 
+// With exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums of products at 16 bits.
+Ort::SessionOptions session_options(const runner::Options& options, const std::string& provider, bool exact_int8) {
+  Ort::SessionOptions session;
+  if (options.threads) session.SetIntraOpNumThreads(options.threads);
+  session.AddConfigEntry("session.x64quantprecision", exact_int8 ? "1" : "0");
+  if (provider != "CPUExecutionProvider" && !options.extra)
+    session.AddConfigEntry("session.disable_cpu_ep_fallback", "1");
+  append_provider(session, provider);
+  return session;
+}
+
 Ort::Session load(const Ort::Env& environment, const runner::Options& options, const std::string& provider) {
   const std::string path = options.model.string();
   if (!runner::fs::is_regular_file(options.model)) throw std::runtime_error(path + ": no such ONNX file");
-  Ort::SessionOptions session;
-  if (options.threads) session.SetIntraOpNumThreads(options.threads);
-  // exact INT8: without an int8 dot product (VNNI) the default kernels saturate sums of products at 16 bits
-  session.AddConfigEntry("session.x64quantprecision", "1");
-  if (provider != "CPUExecutionProvider" && !options.extra)
-    session.AddConfigEntry("session.disable_cpu_ep_fallback", "1");
+  const auto open = [&](bool exact_int8) {
+    return Ort::Session(environment, options.model.c_str(), session_options(options, provider, exact_int8));
+  };
   try {
-    append_provider(session, provider);
-    return Ort::Session(environment, options.model.c_str(), session);
+    try {
+      return open(true);
+    } catch (const Ort::Exception& error) {
+      // what ONNX Runtime says of a file that it cannot prepare for exact INT8, as in common/predictors.py
+      if (std::string(error.what()).find("Attempt to replace the existing tensor") == std::string::npos) throw;
+      std::cerr << path << ": ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate without VNNI\n";
+      return open(false);
+    }
   } catch (const std::exception& error) {
     throw std::runtime_error(path + ": ONNX Runtime cannot load it (" + runner::first_line(error) + ")");
   }

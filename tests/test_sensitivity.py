@@ -125,9 +125,10 @@ def test_what_a_block_shares_with_its_neighbours_stays_quantized(prepared):
 
 def test_the_command_is_the_training_again_with_modules_in_float():
     arguments = {"model_save_root_path": "my runs", "root": "data", "fp32_model": "best.pth", "per_channel": True}
+    arguments["keep_float"] = ["context"]
     assert retrain_command(arguments, ["neck.stages.1", "head"]) == (
         "python quantize_model_sceneseg.py --model_save_root_path 'my runs_keep_float' --root data "
-        "--fp32_model best.pth --per_channel --keep_float neck.stages.1 --keep_float head"
+        "--fp32_model best.pth --per_channel --keep_float context --keep_float neck.stages.1 --keep_float head"
     )
 
 
