@@ -20,7 +20,7 @@ from common.transforms import read_rgb
 from common.visualize import save_prediction
 from examples.make_scenes import write_dataset
 from tests import tiny_run
-from tests.refusal import refusal
+from tests.command_lines import refusal
 
 RGB = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 ROAD = np.full((64, 96, 3), (0, 255, 220), np.uint8)

@@ -24,7 +24,7 @@ from common.lock import hold_folder
 from common.traced import write_exported, write_torchscript
 from examples.make_scenes import write_dataset
 from tests import tiny_run
-from tests.refusal import refusal
+from tests.command_lines import refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Namespace(batch_size=32, gradient_accumulation=2, resume=None)

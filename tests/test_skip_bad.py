@@ -10,7 +10,7 @@ from common.datasets import find_samples
 from common.pairs import BadSample
 from examples.make_scenes import write_dataset
 from tests import tiny_run
-from tests.refusal import refusal
+from tests.command_lines import refusal
 
 
 @pytest.fixture

@@ -7,14 +7,19 @@ import pytest
 from common import cli
 
 
-def refusal(script, arguments, capsys, code=1) -> str:
-    """The line on stderr with which `script` (a module with `main` and `get_args_parser`) refuses `arguments`."""
+def call(script, arguments) -> None:
+    """Run the command line of `script`, a module with `main` and `get_args_parser`."""
     before, sys.argv = sys.argv, [script.__name__, *map(str, arguments), "--threads", "1"]
     try:
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(script.main, script.get_args_parser())
+        cli.run(script.main, script.get_args_parser())
     finally:
         sys.argv = before
+
+
+def refusal(script, arguments, capsys, code=1) -> str:
+    """The line on stderr with which `script` refuses `arguments`."""
+    with pytest.raises(SystemExit) as exit_info:
+        call(script, arguments)
     notes = capsys.readouterr().err
     assert exit_info.value.code == code, notes
     assert "Traceback" not in notes
