@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one file of tests at a time on each of two processes, each with one thread
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow test-faults check format clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -16,6 +16,10 @@ test: $(VENV)/installed-dev
 # a quantization killed 20 times; about 15 minutes
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -m slow
+
+# the slow half of docs/reliability.md: kills, many fuzz examples, memory over thousands of repetitions
+test-faults: $(VENV)/installed-dev
+	$(PYTEST) -m slow tests/test_fuzz.py tests/test_endurance.py tests/test_long_runs.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -17,6 +17,8 @@ SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine
 MEMORY_NOISE = 0.05  # share of the peak memory; the allocator's doing
 SIZE_NOISE = 0.01  # share of the file; metadata and versions
 
+DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
+
 Document = Mapping[str, object]
 
 
@@ -136,6 +138,11 @@ def read_baseline(path: Path) -> Document:
     found = document.get("schema") if isinstance(document, dict) else None
     if found != SCHEMA:
         raise ValueError(f"--baseline {path}: schema {found}, wanted {SCHEMA}; run the benchmark anew for a baseline")
+    try:
+        compare_with_baseline(document, document, seed=0)  # all that is needed of it later, before the work
+    except DAMAGED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--baseline {path}: damaged ({reason:.80}); run the benchmark anew for a baseline") from error
     return document
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from common.archives import require_no_code
 from common.checkpoints import Description, read_checkpoint, save_checkpoint
-from common.gate import compare_with_baseline, read_baseline
+from common.gate import read_baseline
 from common.image_header import read_header
 from common.labels import class_ids
 from common.onnx_files import read_graph, require_image_input
 from common.resume import is_complete
 from common.transforms import read_rgb
 
-FEW, MANY = 60, 3000  # examples of `make test` and of `make test-faults`
+FEW, MANY = 40, 5000  # examples of `make test` and of `make test-faults`
 OURS = (ValueError, OSError)
 
 
@@ -131,8 +131,7 @@ def test_results(tmp_path, data):
         document[key] = data.draw(JSON)
     text = json.dumps(document).encode()
     path.write_bytes(text if data.draw(st.booleans()) else damaged(data, text))
-    now = {"models": {"A": {}}, "images": [], "environment": {"cpu": "x"}}
-    only_our_errors(lambda: compare_with_baseline(now, read_baseline(path), 0))
+    only_our_errors(lambda: read_baseline(path))
 
 
 def test_a_saved_checkpoint_is_what_the_fuzzer_starts_from(tmp_path):
