@@ -67,11 +67,6 @@ def normalise(image: Tensor) -> Tensor:
     return planes.div_(255).sub_(_MEAN).div_(_STD)
 
 
-def denormalise(image: Tensor) -> np.ndarray:
-    """The inverse of `to_tensor`, for pictures: float32 (3, H, W) -> uint8 RGB (H, W, 3)."""
-    return ((image * _STD + _MEAN) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-
-
 def augmentation(strength: float) -> v2.Transform:
     """Random changes of image and mask together: flip, colour, grey, noise, blur; stand-ins for the original's.
 

@@ -150,7 +150,7 @@ def draw_ground(canvas: Canvas, road: Road, rng: Generator) -> None:
         canvas.polygon(road.band(1, 0.05, side - 0.012, side + 0.012), paint, None)
     for side in ((0.0,), (-0.33, 0.33))[rng.integers(2)]:
         edges = np.geomspace(0.06, 1, 17)
-        for far, near in zip(edges[::2], edges[1::2], strict=False):
+        for far, near in zip(edges[:-1:2], edges[1::2], strict=True):
             canvas.polygon(road.band(near, far, side - 0.012, side + 0.012), paint, None)
 
 

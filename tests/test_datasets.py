@@ -18,8 +18,9 @@ from common.datasets import (
     worker_init,
 )
 from common.labels import PALETTE
-from common.transforms import MEAN, STD, denormalise
+from common.transforms import MEAN, STD
 from examples.make_scenes import write_dataset
+from tests.pixels import denormalise
 
 
 @pytest.fixture(scope="module")

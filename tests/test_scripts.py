@@ -83,7 +83,10 @@ def int8_onnx(qat, data):
     return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes"])
+BENCHMARKS = [f"benchmarks.{name}" for name in ("cpp_latency", "int8_speed", "load_pairs", "qat_recipes", "qat_step")]
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes", *BENCHMARKS])
 def test_help_shows_an_example_and_exits_with_0(name, capsys):
     with pytest.raises(SystemExit) as exit_info:
         importlib.import_module(name).get_args_parser().parse_args(["--help"])

@@ -6,6 +6,14 @@ import pytest
 from common.signals import StopRequest
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal: a shell starts its background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_signal_is_noted_and_a_second_one_is_not_held_back():
     with StopRequest().listening() as stop:
         assert stop.signal is None

@@ -15,13 +15,13 @@ from common.transforms import (
     STD,
     augment,
     augmentation,
-    denormalise,
     normalise,
     read_rgb,
     resize_image,
     resize_mask,
     to_tensor,
 )
+from tests.pixels import denormalise
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -133,7 +133,7 @@ def test_normalise_leaves_its_input_alone():
         assert (image == 7).all()
 
 
-def test_denormalise_gives_every_level_back():
+def test_every_level_can_be_given_back():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     assert (denormalise(to_tensor(levels)) == levels).all()
 

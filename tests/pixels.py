@@ -1,0 +1,13 @@
+"""Back from a network's input to pixels, to compare with."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.transforms import MEAN, STD
+
+
+def denormalise(image: Tensor) -> np.ndarray:
+    """float32 (3, H, W) -> uint8 RGB (H, W, 3)."""
+    pixels = (image.permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
+    return pixels.round().clamp(0, 255).to(torch.uint8).numpy()
