@@ -108,13 +108,5 @@ def synchronise(model: nn.Module) -> None:
         if name.endswith(AVERAGED) and buffer.numel() and bool(torch.isfinite(buffer).all()):
             buffer.copy_(summed(buffer.double()) / world_size())  # in double: the average of equal numbers is exact
     for module in model.modules():
-        if hasattr(module, "calculate_qparams") and hasattr(module, "scale"):
-            _compute_scale(module)
-
-
-def _compute_scale(fake_quantize: nn.Module) -> None:
-    smallest = fake_quantize.activation_post_process.min_val
-    if smallest.numel() and bool(torch.isfinite(smallest).all()):
-        scale, zero_point = fake_quantize.calculate_qparams()
-        fake_quantize.scale.copy_(scale)
-        fake_quantize.zero_point.copy_(zero_point)
+        if hasattr(module, "compute_scale"):
+            module.compute_scale()

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
 
-ON = torch.ones(1, dtype=torch.long)
-
 
 class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     """Observe the range of a tensor as a moving average and round the tensor to its codes.
@@ -25,11 +23,24 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     def forward(self, x: Tensor) -> Tensor:
         if self.is_per_channel or x.device.type != "cpu":
             return super().forward(x if self.lower is None else x.clamp(min=self.lower))
-        self._update(self._ends(x) if self.observer_enabled.item() else x.new_zeros(1))
+        if self.observer_enabled.item():
+            self._compute(self._ends(x), observe=self.observer_enabled)
+        else:
+            self.compute_scale()
         if not self.fake_quant_enabled.item():
             return x
         observer = self.activation_post_process
         return RoundToCodes.apply(x, self.scale, self.zero_point, observer.quant_min, observer.quant_max)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """The scale and zero point that training computed with, for the conversion: INT8 is what was trained.
+
+        PyTorch's answer differs for symmetric ranges: largest / 127, where its kernel trains with largest / 126.5. It
+        is taken only for scales below the smallest that runtimes take (`eps`), which the kernel does not know.
+        """
+        scale, zero_point = self.activation_post_process.calculate_qparams()
+        trained = self.scale >= self.activation_post_process.eps
+        return torch.where(trained, self.scale, scale), torch.where(trained, self.zero_point, zero_point)
 
     @torch.no_grad()
     def _ends(self, x: Tensor) -> Tensor:
@@ -39,14 +50,20 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         ends = torch.stack(torch.aminmax(x))
         return ends if self.lower is None else ends.clamp(min=self.lower)
 
+    def compute_scale(self) -> None:
+        """Take scale and zero point from the range, which may have been set from outside; do nothing without one."""
+        smallest = self.activation_post_process.min_val
+        if smallest.numel() and bool(torch.isfinite(smallest).all()):
+            self._compute(torch.zeros_like(smallest).flatten(), observe=torch.zeros_like(self.observer_enabled))
+
     @torch.no_grad()
-    def _update(self, values: Tensor) -> None:
-        """Move the range, if it is observed, and compute the scale: by PyTorch's kernel, on few values."""
+    def _compute(self, values: Tensor, observe: Tensor) -> None:
+        """Let PyTorch's kernel move the range by `values`, where `observe` says so, and compute the scale from it."""
         observer = self.activation_post_process
         torch.fused_moving_avg_obs_fake_quant(
             values,
-            self.observer_enabled,
-            ON,
+            observe,
+            torch.ones_like(self.fake_quant_enabled),
             observer.min_val,
             observer.max_val,
             self.scale,

@@ -47,3 +47,14 @@ def test_inputs_below_the_lower_end_count_as_it():
     y = module(torch.tensor([-50.0, -3.0, 0.0, 2.0]))
     assert y[0] == y[1]
     assert module.activation_post_process.min_val.item() == -3.0
+
+
+@pytest.mark.parametrize("scheme", [torch.per_tensor_symmetric, torch.per_tensor_affine])
+def test_the_conversion_gets_what_training_computed_with(scheme):
+    """Rounding by the scale and zero point that a conversion takes gives the values of the training."""
+    module = FakeQuantize(quant_min=-127, quant_max=127, dtype=torch.int8, qscheme=scheme, eps=2**-12)
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    trained = module(x)
+    scale, zero_point = (value.item() for value in module.calculate_qparams())
+    codes = ((x / scale).round() + zero_point).clamp(-127, 127)
+    torch.testing.assert_close((codes - zero_point) * scale, trained, rtol=1e-6, atol=1e-7)

@@ -111,9 +111,9 @@ def test_int8_follows_fake_quantization(prepared, int8):
     batch = images(2, seed=9)
     with torch.no_grad():
         expected, actual = prepared(batch), int8(batch)
-    error = (expected - actual).abs().mean() / expected.std()
-    assert error < 0.2  # they differ by where batch norm is folded: rounding, not meaning
     assert actual.shape == expected.shape
+    error = (expected - actual).square().mean() / expected.square().mean()
+    assert error < 1e-3  # they differ by where batch norm is folded: rare steps of rounding
 
 
 def test_int8_weights_are_int8_and_any_batch_works(int8):
