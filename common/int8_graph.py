@@ -29,6 +29,8 @@ WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.
 
 GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0, aten.gelu.default: 1.702}  # x sigmoid(factor x)
 
+GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
+
 
 def for_onnx_runtime(int8: GraphModule, gates: bool = True) -> GraphModule:
     """The graph as ONNX Runtime's CPU kernels want it, in place; without `gates` SiLU and GELU stay as they are."""
@@ -89,7 +91,7 @@ def use_sigmoid_gates(int8: GraphModule) -> int:
             with int8.graph.inserting_before(node):
                 scaled = int8.graph.call_function(DEQUANTIZE, (codes, scale * GATES[node.target], *settings))
                 gate = int8.graph.call_function(aten.sigmoid.default, (scaled,))
-                in_codes = (1 / 255, smallest, smallest, largest, dtype)  # 0 to 1
+                in_codes = (GATE_SCALE, smallest, smallest, largest, dtype)
                 gate = int8.graph.call_function(QUANTIZE, (gate, *in_codes))
                 gate = int8.graph.call_function(DEQUANTIZE, (gate, *in_codes))
                 product = int8.graph.call_function(aten.mul.Tensor, (node.args[0], gate))
