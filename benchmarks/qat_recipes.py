@@ -39,7 +39,7 @@ QAT = {  # name -> flags; {rate} and {warmup} are filled in
     "QAT + distillation": [*PLAIN, "--distill", "1"],
     "QAT + per channel": [*PLAIN, "--per_channel"],
     "QAT + head in float": [*PLAIN, "--keep_float", "head"],
-    "QAT extended": ["--recipe", "extended", "--learning_rate", "{rate}", "--warmup_steps", "{warmup}"],
+    "QAT + cosine + EMA": [*PLAIN, "--schedule", "cosine", "--warmup_steps", "{warmup}", "--ema", "0.99"],
 }
 
 
