@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from common.graphs import finish, stored
+
 aten = torch.ops.aten
 BATCH_NORM = aten.batch_norm.default  # (input, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
@@ -23,35 +25,28 @@ def fold_batch_norm(prepared: GraphModule) -> int:
         bias = 0.0
         if source.target == aten.add.Tensor:
             source, reshaped = source.args
-            bias = _value(prepared, reshaped.args[0])
+            bias = stored(prepared, reshaped.args[0])
         convolution = source.args[0]
         weight = convolution.args[1]
         quantized = weight if weight.op == "call_module" else None
         weight = (quantized.args[0] if quantized else weight).args[0]  # of the product with s
 
-        scale = _value(prepared, gamma) / (_value(prepared, variance) + norm.args[7]).sqrt()
-        values = _value(prepared, weight)
+        scale = stored(prepared, gamma) / (stored(prepared, variance) + norm.args[7]).sqrt()
+        values = stored(prepared, weight)
         values.mul_(scale.reshape(-1, *[1] * (values.dim() - 1)))
         if quantized:
             quantized.args = (weight,)
         else:
             convolution.update_arg(1, weight)
-        shift = (bias - _value(prepared, mean)) * scale + _value(prepared, beta)
+        shift = (bias - stored(prepared, mean)) * scale + stored(prepared, beta)
         convolution.update_arg(2, _parameter(prepared, beta, shift))
         norm.replace_all_uses_with(convolution)
         folded += 1
     for node in list(prepared.graph.nodes):
         if node.target == aten.add_.Tensor and not node.users:  # of num_batches_tracked; it would count as used
             prepared.graph.erase_node(node)
-    prepared.graph.eliminate_dead_code()
-    prepared.graph.lint()
-    prepared.recompile()
+    finish(prepared)
     return folded
-
-
-def _value(graph: GraphModule, node: Node) -> torch.Tensor:
-    owner, _, name = node.target.rpartition(".")
-    return getattr(graph.get_submodule(owner), name)
 
 
 def _parameter(graph: GraphModule, beta: Node, value: torch.Tensor) -> Node:

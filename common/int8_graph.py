@@ -4,12 +4,11 @@
 pass here changes the graph in place and keeps what it computes.
 """
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from common.graphs import finish, stored
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -25,10 +24,7 @@ MOVES = {
     aten.cat.default,
 }
 WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
-
-
 GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0, aten.gelu.default: 1.702}  # x sigmoid(factor x)
-
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
 
 
@@ -133,7 +129,7 @@ def round_biases(int8: GraphModule) -> int:
             if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
                 continue  # kept in float
             step = _scale(int8, x) * _scale(int8, weight)
-            values = _stored(int8, bias)
+            values = stored(int8, bias)
             values.copy_((values.double() / step).round() * step)
             rounded += 1
     return rounded
@@ -142,15 +138,4 @@ def round_biases(int8: GraphModule) -> int:
 def _scale(int8: GraphModule, pair: Node) -> Tensor:
     """The scale of a dequantize, or the scales of one by channel, in float64."""
     scale = pair.args[1]
-    return (_stored(int8, scale) if isinstance(scale, Node) else torch.tensor(scale)).double()
-
-
-def _stored(int8: GraphModule, node: Node) -> Tensor:
-    return reduce(getattr, node.target.split("."), int8)
-
-
-def finish(int8: GraphModule) -> None:
-    """Drop what is no longer used, check the graph, and generate its code."""
-    int8.graph.eliminate_dead_code()
-    int8.graph.lint()
-    int8.recompile()
+    return (stored(int8, scale) if isinstance(scale, Node) else torch.tensor(scale)).double()

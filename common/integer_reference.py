@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.int8_graph import finish
+from common.graphs import finish
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
