@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.checkpoints import load_network
-from common.onnx_export import precision_of
+from common.onnx_export import stored_precision
 from common.onnx_files import read_graph, require_image_input
 from common.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.pte import PtePredictor
@@ -125,12 +125,13 @@ def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) ->
 
 
 def _onnx(path: Path, options: OpenOptions) -> Candidate:
-    require_image_input(read_graph(path), path)
+    model = read_graph(path)
+    require_image_input(model, path)
     own = OnnxPredictor(path, options.threads, options.provider).input_hw
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
     opener = partial(OnnxPredictor, path, provider=options.provider)
-    return Candidate(path, opener, precision_of(path), own or options.onnx_hw or INPUT_HW)
+    return Candidate(path, opener, stored_precision(model), own or options.onnx_hw or INPUT_HW)
 
 
 def _program(path: Path, options: OpenOptions) -> Candidate:
@@ -143,7 +144,7 @@ def _program(path: Path, options: OpenOptions) -> Candidate:
 
 
 def _precision(tensors: Iterable[Tensor]) -> str:
-    """By the weights' types, as `precision_of` does for ONNX."""
+    """By the weights' types, as `stored_precision` does for ONNX."""
     types = {tensor.dtype for tensor in tensors if tensor.dim() > 1}
     if types & {torch.int8, torch.uint8, torch.qint8}:
         return "int8"

@@ -114,13 +114,17 @@ def separate_weights(proto: onnx.ModelProto) -> int:
 
 
 def precision_of(path: Path) -> str:
-    """`int8`, `fp16` or `fp32`, by what the file stores: int8 weights, half weights, or neither.
+    """`stored_precision` of a file.
 
     Raises:
         ValueError: the file is no ONNX model.
     """
-    graph = read_graph(path).graph
-    types = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
+    return stored_precision(read_graph(path))
+
+
+def stored_precision(model: onnx.ModelProto) -> str:
+    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights, half weights, or neither."""
+    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
     if types & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
         return "int8"
     return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"
