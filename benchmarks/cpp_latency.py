@@ -1,7 +1,6 @@
 """Measure a C++ program against Python on the same file, image and number of threads, turn by turn."""
 
 import argparse
-import json
 import re
 import statistics
 import subprocess
@@ -12,13 +11,14 @@ from typing import NamedTuple
 import torch
 
 from common.cli import make_parser, positive_int, run
-from common.description import TORCH_FILE
 from common.image_folder import image_preparer
 from common.latency import latency, timed
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.report import table
+from common.traced import read_torchscript, torchscript_hw
 from models import NETWORKS
 
+CPU = torch.device("cpu")
 GOAL = 1.02  # of Python's median
 
 
@@ -59,10 +59,7 @@ def open_predictor(path: Path, threads: int) -> tuple[Predictor, tuple[int, int]
     if path.suffix == ".onnx":
         predict = OnnxPredictor(path, threads)
         return predict, predict.input_hw
-    notes = {TORCH_FILE: ""}
-    predict = TorchPredictor(torch.jit.load(path, _extra_files=notes), torch.device("cpu"))
-    _, height, width = json.loads(notes[TORCH_FILE])["input_shape"]
-    return predict, (height, width)
+    return TorchPredictor(read_torchscript(path, CPU), CPU), torchscript_hw(path)
 
 
 def python_turn(predict: Predictor, image: torch.Tensor, repeat: int) -> Side:

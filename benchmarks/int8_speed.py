@@ -35,7 +35,7 @@ from common.predictors import OnnxPredictor
 from common.pte import PtePredictor, export_pte
 from common.quantization import QuantizationSettings, quantize_after_training
 from common.report import table
-from models import find_network
+from models import check_input_hw, find_network
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,9 @@ def main(args: argparse.Namespace) -> None:
         require_parent(args.csv)
     seed_everything(args.seed)
     name, network = find_network(args.name)
-    input_shape = (network.input_shape[0], *(args.input_hw or network.input_shape[1:]))
+    hw = args.input_hw or network.input_shape[1:]
+    check_input_hw(network, hw)
+    input_shape = (network.input_shape[0], *hw)
     with tempfile.TemporaryDirectory() as folder:
         variants = write_variants(name, args.width, input_shape, Path(folder), args.threads)
         rows = measure(variants, input_shape, args.runs)
@@ -95,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"\n{INT8} by operator, milliseconds of one run, {args.threads} threads:")
         print(table(operator_profile(variants[INT8].path, torch.randn(1, *input_shape).numpy(), args.threads)))
     if args.csv:
-        settings = {"network": name, "width": args.width, "hw": input_shape[1:], "threads": args.threads}
+        settings = {"network": name, "width": args.width, "hw": hw, "threads": args.threads}
         write_csv(args.csv, rows, settings | {"runs": args.runs})
         print(f"wrote {args.csv}")
 

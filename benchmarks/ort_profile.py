@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from common.predictors import EXACT_INT8
+from common.predictors import session_options
 
 
 def operator_profile(path: Path, images: np.ndarray, threads: int, runs: int = 5) -> list[dict[str, str]]:
     """Rows of operator, calls and milliseconds of one run, the most expensive first; profiling itself adds a little."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry(EXACT_INT8, "1")
+        options = session_options(threads, exact_int8=True)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

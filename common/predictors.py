@@ -107,19 +107,20 @@ def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSessi
     those run on the default kernels, with a warning.
     """
     if provider != PROVIDERS[CPU]:
-        options = _session_options(threads, exact_int8=False)
+        options = session_options(threads, exact_int8=False)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return ort.InferenceSession(path, options, providers=[provider])
     try:
-        return ort.InferenceSession(path, _session_options(threads, exact_int8=True), providers=[provider])
+        return ort.InferenceSession(path, session_options(threads, exact_int8=True), providers=[provider])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
         if EXACT_INT8_FAILURE not in str(error):
             raise
         logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate without VNNI", path)
-    return ort.InferenceSession(path, _session_options(threads, exact_int8=False), providers=[provider])
+    return ort.InferenceSession(path, session_options(threads, exact_int8=False), providers=[provider])
 
 
-def _session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
+def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
+    """What every session of this toolkit has; `exact_int8` see above."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
