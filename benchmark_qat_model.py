@@ -99,6 +99,9 @@ def main(args: argparse.Namespace) -> None:
     bad: list[BadSample] = []
     training = usable_samples(args.dataset_root, args, "train", bad)
     validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    folder = args.qat_checkpoint_path.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    hold_folder(folder, "wait for its end")
 
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
@@ -114,9 +117,6 @@ def main(args: argparse.Namespace) -> None:
         sensitivity = analyse(prepared, examples, device, description.arguments)
     int8 = convert(prepared.cpu())
 
-    folder = args.qat_checkpoint_path.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    hold_folder(folder, "wait for its end")
     compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], description.input_hw)]
     candidates, notes = export_int8(
         int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
