@@ -16,7 +16,7 @@ DATA_ENTRIES = re.compile(
 # a size as torch.export writes it: s40, 2*s40 + 1, Symbol('s40', positive=True, integer=True), Max(1, u0)
 SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z_]+=(?:True|False))*\)"
 EXPRESSION = re.compile(rf"(?:{SYMBOL}|[A-Z]\w*|[a-z]+\d+|[\d\s()+\-*/,<>=])*")
-TORCHSCRIPT_CODE = 64 * 2**20  # bytes; TorchScript compresses its code, a SceneSeg's unpacks to 2 MB
+TORCHSCRIPT_CODE = 64 * 2**20  # bytes; TorchScript compresses its code, a SceneSeg's unpacks to 0.9 MB
 BROKEN = (
     EOFError,
     struct.error,
