@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one file of tests at a time on each of two processes, each with one thread
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults check format clean
+.PHONY: demo test test-slow test-faults fuzz check format clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -20,6 +20,15 @@ test-slow: $(VENV)/installed-dev
 # the slow half of docs/reliability.md: kills, many fuzz examples, memory over thousands of repetitions
 test-faults: $(VENV)/installed-dev
 	$(PYTEST) -m slow tests/test_fuzz.py tests/test_endurance.py tests/test_long_runs.py
+
+# each reader of files for SECONDS seconds, led by coverage; what it finds is left in build/fuzz
+SECONDS := 600
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m pip install -q atheris==3.0.0
+	mkdir -p build/fuzz
+	for reader in $$($(BIN)/python -m tests.fuzz); do \
+	    $(BIN)/python -m tests.fuzz $$reader -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/$$reader- || exit 1; \
+	done
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -17,14 +17,16 @@ DATA_ENTRIES = re.compile(
 SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z_]+=(?:True|False))*\)"
 EXPRESSION = re.compile(rf"(?:{SYMBOL}|[A-Z]\w*|[a-z]+\d+|[\d\s()+\-*/,<>=])*")
 TORCHSCRIPT_CODE = 64 * 2**20  # bytes; TorchScript compresses its code, a SceneSeg's unpacks to 0.9 MB
-BROKEN = (
+BROKEN = (  # what zipfile raises where an archive is damaged; OSError: a seek to before the start of the file
+    zipfile.BadZipFile,
     EOFError,
     struct.error,
     zlib.error,
     NotImplementedError,
     RuntimeError,
     ValueError,
-)  # zipfile's, damaged archive
+    OSError,
+)
 
 
 def require_plain_archive(path: Path, most_packed: int = 0) -> None:
@@ -38,11 +40,11 @@ def require_plain_archive(path: Path, most_packed: int = 0) -> None:
     Raises:
         ValueError: compressed entries beyond that, or entries that claim more bytes than the file has.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, *BROKEN):
-        return
+    with path.open("rb") as file:
+        try:
+            entries = zipfile.ZipFile(file).infolist()
+        except BROKEN:
+            return
     packed = [entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if sum(packed) > most_packed:
         raise ValueError(
@@ -65,12 +67,13 @@ def require_no_code(path: Path) -> None:
         ValueError: such an entry or expression, or what `require_plain_archive` refuses.
     """
     require_plain_archive(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
             inner = {name: name.partition("/")[2] for name in archive.namelist()}
             graphs = [json.loads(archive.read(name)) for name in inner if inner[name].startswith("models/")]
-    except (zipfile.BadZipFile, *BROKEN) as error:
-        raise ValueError(f"{path}: not a file of torch.export ({error})") from error
+        except BROKEN as error:
+            raise ValueError(f"{path}: not a file of torch.export ({error})") from error
     strange = [name for name, entry in inner.items() if not DATA_ENTRIES.fullmatch(entry)]
     strange += [text for text in _values(graphs, "expr_str") if not EXPRESSION.fullmatch(str(text))]
     if strange:
@@ -78,6 +81,16 @@ def require_no_code(path: Path) -> None:
             f"{path}: not a file of torch.export, or one whose loading may run code ({str(strange[0]):.80}); "
             "where you trust its maker, export the network anew with trace_pytorch_model.py --format exported"
         )
+
+
+def is_intact(path: Path) -> bool:
+    """Whether every byte of a checkpoint is what was written: PyTorch's format is a zip archive with checksums."""
+    with path.open("rb") as file:
+        try:
+            require_plain_archive(path)
+            return zipfile.ZipFile(file).testzip() is None
+        except BROKEN:
+            return False
 
 
 def _values(document: object, wanted: str) -> Iterator[object]:

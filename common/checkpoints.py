@@ -108,9 +108,9 @@ def _load(path: Path) -> Any:
             "where you trust the file, load it with torch.load(path, weights_only=False) in a process of your own and "
             "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
-    except OSError:
-        raise
     except Exception as error:  # noqa: BLE001 - what a damaged file raises has no common base
+        if getattr(error, "filename", None):  # the system's error; one without a name is a seek to a false place
+            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
 

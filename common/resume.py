@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import logging
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from common.archives import BROKEN, require_plain_archive
+from common.archives import is_intact
 from common.datasets import Sample
 from common.distributed import gathered, rank, world_size
 from common.schedule import WeightAverage
@@ -65,14 +64,14 @@ class CheckpointFolder:
         return sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]))
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is complete; None where there is no checkpoint at all.
+        """The newest checkpoint that is intact; None where there is no checkpoint at all.
 
         Raises:
             ValueError: there are checkpoints, but all are damaged.
         """
         found = self.checkpoints()
         for path in reversed(found):
-            if is_complete(path):
+            if is_intact(path):
                 return path
             logger.warning("%s is damaged, trying the one before", path)
         if found:
@@ -85,16 +84,6 @@ class CheckpointFolder:
         """Remove all but the newest `count` periodic checkpoints (None: keep all)."""
         for path in self.checkpoints()[:-count] if count else ():
             path.unlink()
-
-
-def is_complete(path: Path) -> bool:
-    """Whether every byte of a checkpoint is what was written: PyTorch's format is a zip archive with checksums."""
-    try:
-        require_plain_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, *BROKEN):
-        return False
 
 
 def resolve_resume(args: argparse.Namespace, folder: CheckpointFolder) -> Path | None:

@@ -15,13 +15,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from common.archives import require_no_code
+from common.archives import is_intact, require_no_code
 from common.candidates import OpenOptions, open_candidates
 from common.checkpoints import Description, load_network, published_state, read_checkpoint, save_checkpoint
 from common.csv_text import csv_text
 from common.onnx_export import precision_of
 from common.report import table
-from common.resume import is_complete
 from common.traced import read_exported, write_exported
 from models.scene_seg import SceneSegNetwork
 
@@ -121,7 +120,7 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_refused(weights, tmp_pat
     assert bomb.stat().st_size < 10**5
     with pytest.raises(ValueError, match=r"bomb\.pth: .* compressed entries"):
         read_checkpoint(bomb)
-    assert not is_complete(bomb) and is_complete(tmp_path / "w.pth")
+    assert not is_intact(bomb) and is_intact(tmp_path / "w.pth")
 
 
 class Attack:
@@ -273,4 +272,4 @@ def test_names_of_files_are_neither_formulas_nor_tags():
 
 def test_what_was_saved_is_whole(weights, tmp_path):
     save_checkpoint(tmp_path / "w.pth", weights, Description(**GOOD))
-    assert is_complete(tmp_path / "w.pth")
+    assert is_intact(tmp_path / "w.pth")
