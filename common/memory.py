@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from common.predictors import Predictor
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+LIBRARIES = ["torch", "torchvision.models", "onnx", "onnxscript", "onnxruntime"]  # what opening a model imports
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,18 @@ def peak_memory(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 3
 ) -> PeakMemory:
     """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=_start_method()) as pool:
         return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+
+
+def _start_method() -> BaseContext:
+    """New processes that share nothing with this one. Where the system can fork, a server imports the libraries once,
+    for all models, and each process is a copy of it; else every process takes the seconds of importing them."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
 
 
 def _measure(
