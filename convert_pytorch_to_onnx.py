@@ -13,7 +13,7 @@ from common.conversion import (
     convert_half,
     convert_int8,
 )
-from common.files import require_parent
+from common.files import require_output
 from common.markdown import table
 from common.networks import OpenedNetwork, open_network
 from common.onnx_export import OPSET
@@ -24,7 +24,9 @@ from common.quantization import QuantizationSettings
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx")
     add_network_arguments(parser)
-    parser.add_argument("-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write, .onnx"
+    )
     parser.add_argument("--batch", type=batch_size, default="dynamic", metavar="N|dynamic", help="batch axis")
     parser.add_argument("--opset", type=int, default=OPSET, help="ONNX operator set, 18 or newer")
     precision = parser.add_mutually_exclusive_group()
@@ -46,7 +48,7 @@ def batch_size(text: str) -> int | str:
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    require_parent(args.onnx_model_path)
+    require_output(args.onnx_model_path, ".onnx", args.model_checkpoint_path)
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
     options = ExportOptions(
         args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset, args.fuse

@@ -8,6 +8,8 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from common.labels import CLASSES
+
 logger = logging.getLogger(__name__)
 
 EXACT_INT8 = "session.x64quantprecision"
@@ -88,6 +90,13 @@ class OnnxPredictor:
         """The height and width that the file fixes, or None where they are dynamic."""
         _, _, height, width = self.session.get_inputs()[0].shape
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def require_class_map(logits: Tensor, hw: tuple[int, int], label: str) -> None:
+    """Raise ValueError where the output of the model `label` for one image is no map of the classes in its size."""
+    wanted = (1, len(CLASSES), *hw)
+    if logits.shape != wanted:
+        raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")
 
 
 def require_provider(provider: str) -> None:

@@ -221,6 +221,8 @@ FOLDERS = {
     "an image is a folder": (lambda root: replaced(images(root) / "0003.jpg"), "0003.jpg: Is a directory; "),
     "link in a circle": (lambda root: circle(images(root) / "0003.jpg"), "0003.jpg: Too many levels .*circle"),
     "folders linked in a circle": (lambda root: circle(images(root)), "images: "),
+    "an image is a pipe": (lambda root: piped(images(root) / "0003.jpg"), "0003.jpg: a pipe, socket or device"),
+    "a mask is a device": (lambda root: device(masks(root) / "0003.png"), "0003.png: a pipe, socket or device"),
     "link to nothing": (lambda root: linked(images(root) / "0003.jpg"), "0003.jpg: No such file"),
     "a truncated image": (lambda root: shortened(images(root) / "0003.jpg", RGB, 0.5), "0003.jpg: not an image"),
     "an odd mask": (lambda root: image(RGB).save(masks(root) / "0003.png"), "0003.png: 96x64, but 0003.jpg"),
@@ -251,6 +253,16 @@ def linked(path):
     else:
         path.unlink()
     path.symlink_to("nowhere")
+
+
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
 
 
 def circle(path):
