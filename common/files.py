@@ -74,11 +74,16 @@ def short_stem(stem: str) -> str:
 
 
 def new_folder(path: Path) -> Path:
-    """Make the folder `path`, or `path`_2, _3, ... where there is one: a clock may stand still or go backwards."""
+    """Make the folder `path`, or `path`_2, _3, ... where there is one: a clock may stand still or go backwards.
+
+    Raises:
+        FileExistsError: a part of the path is a file, or a link to nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)  # not below: what is in its way is not there to be counted up
     number, folder = 1, path
     while True:
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
             folder = path.with_name(f"{path.name}_{number}")

@@ -178,6 +178,12 @@ def test_a_clock_that_stands_still_or_goes_back_overwrites_no_result(tmp_path):
     assert [path.name for path in made] == ["2026-01-01_00-00-00", "2026-01-01_00-00-00_2", "2026-01-01_00-00-00_3"]
 
 
+def test_results_below_a_link_to_nothing_are_refused(tmp_path):
+    (tmp_path / "results").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="results"):
+        new_folder(tmp_path / "results" / "2026-01-01_00-00-00")
+
+
 def test_durations_are_of_a_clock_that_cannot_be_set():
     sources = [path for part in ("common", "examples", "benchmarks") for path in (ROOT / part).glob("*.py")]
     assert not [path for path in (*sources, *ROOT.glob("*.py")) if "time.time()" in path.read_text()]
