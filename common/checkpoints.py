@@ -193,12 +193,15 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
 
 
 def require_finite(state: StateDict, path: Path) -> None:
-    """Raise ValueError where a weight is NaN or infinite; an observer's empty range is, by its nature."""
+    """Raise ValueError where a weight is NaN or infinite as float32; an observer's empty range is, by its nature."""
     observers = set(observer_keys(state))
-    bad = [key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value).all())]
+    bad = [
+        key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value.float()).all())
+    ]
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity: {_some(bad)}; take an earlier checkpoint"
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity in float32: {_some(bad)}; "
+            "take an earlier checkpoint"
         )
 
 

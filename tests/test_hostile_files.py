@@ -49,7 +49,8 @@ def spoiled(value):
 
 # name: (what is done to good weights, what the error says)
 WEIGHTS = {
-    "NaN": (spoiled(float("nan")), f"1 of 412 tensors hold NaN or infinity: {KEY}"),
+    "NaN": (spoiled(float("nan")), f"1 of 412 tensors hold NaN or infinity in float32: {KEY}"),
+    "beyond float32": (with_tensor(torch.full((25, 1280), 1e300, dtype=torch.float64)), "infinity in float32"),
     "infinity": (spoiled(float("inf")), "NaN or infinity"),
     "a giant by strides": (with_tensor(torch.zeros(1).expand(10**12, 3)), "times as wide as published"),
     "sparse": (with_tensor(torch.sparse_coo_tensor([[0]], [1.0], (10**12,))), "no state dict"),
@@ -71,6 +72,14 @@ def test_weights_that_are_none(case, weights, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         load_network("SceneSeg", tmp_path / "w.pth")
     assert str(tmp_path / "w.pth") in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn], ids=str)
+def test_weights_in_another_precision_are_read(kind, weights, tmp_path):
+    rounded = {key: value.to(kind) if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save(rounded, tmp_path / "w.pth")
+    network, _ = load_network("SceneSeg", tmp_path / "w.pth")
+    assert torch.equal(published_state("SceneSeg", network)[KEY], rounded[KEY].float())
 
 
 GOOD = asdict(Description("SceneSeg", "fp32", 1 / 32, (64, 128), ("a",)))
