@@ -23,6 +23,7 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted f
 LARGEST_WIDTH = 8  # times the published one
 LARGEST_SIDE = 8192  # pixels of an input
 LISTED_KEYS = 8  # keys that an error message spells out
+LONGEST_KEY = 120  # letters of each; a file may hold one of megabytes
 
 
 @dataclass(frozen=True)
@@ -246,4 +247,4 @@ def _same_shape(expected: Tensor, found: Tensor) -> bool:
 
 def _some(keys: list[str]) -> str:
     rest = len(keys) - LISTED_KEYS
-    return ", ".join(keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(f"{key:.{LONGEST_KEY}}" for key in keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
