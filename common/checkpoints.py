@@ -1,6 +1,7 @@
 """Checkpoints: reading every accepted form safely, rebuilding the network, writing files that describe themselves."""
 
 import logging
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from models.checkpoint_keys import from_published, infer_width, to_published
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
+KINDS = ("fp32", "qat")
 STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
 LARGEST_WIDTH = 8  # times the published one
 LARGEST_SIDE = 8192  # pixels of an input
@@ -132,6 +134,8 @@ def _description(document: Any, path: Path) -> Description | None:
 
 def _check_description(found: Description) -> None:
     """A description sizes the network that is built from it: what it says has to be of this world."""
+    if found.kind not in KINDS or isinstance(found.width, bool):
+        raise ValueError(f"kind {found.kind!r:.60}, width {found.width!r:.60}")
     kinds = {"network": str, "kind": str, "width": float | int, "metrics": dict, "arguments": dict, "versions": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(found, name), kind)]:
         raise ValueError(f"{wrong[0]} is {getattr(found, wrong[0])!r:.60}")
@@ -142,6 +146,9 @@ def _check_description(found: Description) -> None:
         raise ValueError(f"input size {sizes!r:.60}, wanted a height and a width of at most {LARGEST_SIDE}")
     if not isinstance(found.quantization, dict | None):
         raise ValueError(f"quantization is {found.quantization!r:.60}")
+    batch_size = found.arguments.get("batch_size", 1)
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r:.60}")
 
 
 def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
@@ -172,6 +179,8 @@ def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
             f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
         )
     model, width = build_from_published(name, checkpoint.state, path)
+    if description and not math.isclose(description.width, width):
+        raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")
     if description is None:
         description = Description(name, "fp32", width, network.input_shape[1:], network.classes)
     return model, description

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import multiprocessing
 import random
+import signal
 import sys
 import traceback
 import warnings
@@ -19,6 +21,8 @@ from common.networks import ListNetworks
 
 logger = logging.getLogger(__name__)
 
+LARGEST_INT = 2**31 - 1  # what the libraries below take for a count or a seed
+MOST_THREADS = 1024  # a runtime starts as many as it is told to
 EXIT_FAILURE = 1
 EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C: 128 + SIGINT
@@ -38,9 +42,9 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
         description=description, epilog=f"example:\n  {example}", formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PyTorch computes")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random choice")
     parser.add_argument(
-        "--threads", type=positive_int, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
+        "--threads", type=thread_count, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -105,7 +109,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thread_counts",
         nargs="+",
-        type=positive_int,
+        type=thread_count,
         default=[],
         metavar="N",
         help="also measure the throughput with these numbers of threads",
@@ -139,13 +143,18 @@ def named_path(text: str) -> tuple[str, Path]:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: 1, 2, 3, ..."""
-    return _checked(int, text, lambda value: value > 0, "a whole number above 0")
+    """An argparse type: 1, 2, 3, ... LARGEST_INT."""
+    return _checked(int, text, lambda value: 0 < value <= LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
 
 
 def non_negative_int(text: str) -> int:
-    """An argparse type: 0, 1, 2, ..."""
-    return _checked(int, text, lambda value: value >= 0, "a whole number, 0 or more")
+    """An argparse type: 0, 1, 2, ... LARGEST_INT."""
+    return _checked(int, text, lambda value: 0 <= value <= LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")
+
+
+def thread_count(text: str) -> int:
+    """An argparse type: 1, 2, 3, ... MOST_THREADS."""
+    return _checked(int, text, lambda value: 0 < value <= MOST_THREADS, f"a whole number from 1 to {MOST_THREADS}")
 
 
 def positive_float(text: str) -> float:
@@ -221,6 +230,15 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         sys.exit(code)
 
 
+def end_children() -> None:
+    """End the data workers of a loader that failed while it started them: they ignore signals, and one would wait."""
+    children = multiprocessing.active_children()
+    if children and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch raises an error for every worker that dies
+    for child in children:
+        child.kill()
+
+
 def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     try:
         main(args)
@@ -234,7 +252,10 @@ def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namesp
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    else:
+        sys.unraisablehook = lambda _: None  # what half-made objects print while they are taken down
     print(f"error: {message}", file=sys.stderr)
+    end_children()
     return code
 
 

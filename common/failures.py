@@ -47,9 +47,10 @@ def _message(error: BaseException, args: argparse.Namespace) -> str:
         )
     elif _has(error, LOST_GPU):
         return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(args)
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.strerror is not None:
+        subject = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         cure = CURES.get(error.errno, "")
-        return f"{os.fsdecode(error.filename)}: {error.strerror}{'; ' if cure else ''}{cure}"
+        return f"{subject}{error.strerror}{'; ' if cure else ''}{cure}"
     if isinstance(error, ValueError | OSError):
         return text
     return f"{type(error).__name__}: {text.partition(chr(10))[0]} (add --debug for the traceback)"

@@ -145,6 +145,12 @@ def require_parent(path: Path) -> None:
     require_writable(path.parent)
 
 
+def require_other(path: Path, source: Path) -> None:
+    """Raise ValueError where `path`, which is to be written, is the file `source`, which would be lost."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ValueError(f"{path}: the file that is read, {source}; give the result another place")
+
+
 def require_output(path: Path, suffix: str, source: Path) -> None:
     """`require_parent` for a file that is made of another one, under the suffix by which its readers know its kind.
 
@@ -153,8 +159,7 @@ def require_output(path: Path, suffix: str, source: Path) -> None:
         ValueError: another suffix, or `path` is the file `source`, which would be lost.
     """
     require_parent(path)
-    if path.exists() and source.exists() and path.samefile(source):
-        raise ValueError(f"{path}: the file that is read, {source}; give the result another name")
+    require_other(path, source)
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path}: wanted the suffix {suffix}, by which the other scripts know such a file")
 

@@ -54,7 +54,9 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
     wanted = "wanted one input of float (batch, 3, height, width)"
     if len(inputs) != 1 or types != ["float"] or len(shapes[0]) != IMAGE_RANK:
         raise ValueError(f"{path}: takes {found or 'no input'}; {wanted}")
-    _, channels, *sides = shapes[0]
+    batch, channels, *sides = shapes[0]
+    if isinstance(batch, int) and batch != 1:
+        raise ValueError(f"{path}: takes {found}; wanted a batch of 1, or a dynamic one (convert with --batch dynamic)")
     if isinstance(channels, int) and channels != CHANNELS:
         raise ValueError(f"{path}: takes {found}; {wanted}")
     if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in sides):
@@ -93,8 +95,8 @@ def _check_made_sizes(graph: onnx.GraphProto, path: Path) -> None:
 def _check_location(tensor: TensorProto, path: Path) -> None:
     """Data in another file has to lie in the folder of the ONNX file, links followed."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    folder, data = path.parent.resolve(), (path.parent / location).resolve()
-    if not location or not data.is_relative_to(folder):
+    folder, data = path.parent.resolve(), (path.parent / location.replace("\0", "")).resolve()
+    if not location or "\0" in location or not data.is_relative_to(folder):
         raise ValueError(
             f"{path}: keeps weights in {location!r:.200}, outside of its folder; such a file is not opened"
         )

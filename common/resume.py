@@ -102,7 +102,7 @@ def is_complete(path: Path) -> bool:
 def resolve_resume(args: argparse.Namespace, folder: CheckpointFolder) -> Path | None:
     """The checkpoint to go on from, if any; `--resume auto` in a folder without checkpoints starts anew."""
     if args.resume != AUTO:
-        return Path(args.resume) if args.resume else None
+        return None if args.resume is None else Path(args.resume)
     path = folder.newest()
     logger.info("resuming from %s", path) if path else logger.info("no checkpoint in %s, starting anew", folder.path)
     return path

@@ -3,8 +3,13 @@
 import errno
 import os
 import re
+import resource
 import struct
+import subprocess
+import sys
 import zlib
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +27,7 @@ from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import refusal
 
+ROOT = Path(__file__).resolve().parent.parent
 RGB = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 ROAD = np.full((64, 96, 3), (0, 255, 220), np.uint8)
 ORIENTATION = 0x0112
@@ -288,6 +294,17 @@ def test_an_error_of_a_worker_is_one_line_too(tmp_path, capsys):
     flags = ["-s", tmp_path / "out", "-r", tmp_path, "--datasets", "Town", "--workers", "1", "-e", "1"]
     line = refusal(tiny_run, flags, capsys)
     assert line.startswith(f"error: {tmp_path}/Town/Town/images/0003.jpg: not an image")
+
+
+def test_workers_that_cannot_all_be_started_are_ended(tmp_path):
+    """Workers ignore signals: a loader that failed in between would leave them, and the run would wait for them."""
+    write_dataset(tmp_path, "Town", 20, seed=0, size=(48, 96))
+    script = [sys.executable, "-m", "tests.tiny_run", "-s", tmp_path / "out", "-r", tmp_path, "--datasets", "Town"]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (48, 48))
+    command = [*map(str, script), "--workers", "100", "-e", "1", "--threads", "1"]
+    process = subprocess.run(command, cwd=ROOT, preexec_fn=few, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].endswith("raise the limit of open files (ulimit -n), or use fewer --workers")
 
 
 def test_an_unreadable_folder_is_named_with_the_cure(tmp_path, capsys, monkeypatch):

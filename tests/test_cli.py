@@ -9,8 +9,9 @@ from common import cli
 @pytest.mark.parametrize(
     ("parse", "good", "value", "bad"),
     [
-        (cli.positive_int, "3", 3, ("0", "-1", "1.5", "x")),
-        (cli.non_negative_int, "0", 0, ("-1", "x")),
+        (cli.positive_int, "3", 3, ("0", "-1", "1.5", "x", "2147483648", "")),
+        (cli.thread_count, "3", 3, ("0", "-1", "1025", "")),
+        (cli.non_negative_int, "0", 0, ("-1", "x", "9" * 30)),
         (cli.positive_float, "1e-5", 1e-5, ("0", "nan", "inf", "x")),
         (cli.non_negative_float, "0", 0.0, ("-1", "inf")),
         (cli.fraction, "0.5", 0.5, ("1.1", "-0.1", "x")),

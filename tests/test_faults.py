@@ -59,6 +59,7 @@ LINES = {
     "full disk": (of_the_system(errno.ENOSPC), RUN, "a.pth: No space left on device; free"),
     "quota": (of_the_system(errno.EDQUOT), RUN, "a.pth: Disk quota exceeded; free"),
     "read-only": (of_the_system(errno.EROFS), RUN, "a.pth: Read-only file system; give a place"),
+    "open files, no name": (OSError(errno.EMFILE, "Too many open files"), RUN, "^Too many open files; .*ulimit -n"),
     "open files": (of_the_system(errno.EMFILE), RUN, "ulimit -n"),
     "an error of a worker": (ValueError(OF_A_WORKER), RUN, "^a.png: damaged$"),
     "a bug": (KeyError("x"), RUN, "^KeyError: 'x' .add --debug"),
