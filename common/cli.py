@@ -3,6 +3,7 @@
 import argparse
 import logging
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -10,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 
 from common.failures import explain
 from common.networks import ListNetworks
+from common.signals import EXIT_CODES
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,8 @@ LARGEST_INT = 2**31 - 1  # what the libraries below take for a count or a seed
 MOST_THREADS = 1024  # a runtime starts as many as it is told to
 EXIT_FAILURE = 1
 EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
-EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C: 128 + SIGINT
+EXIT_INTERRUPTED = EXIT_CODES[signal.SIGINT]
+EXIT_STOPPED = {number: code for number, code in EXIT_CODES.items() if number != signal.SIGINT}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -218,15 +222,16 @@ def seed_everything(seed: int) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage,
+    130, 143 or 129 after Ctrl-C, SIGTERM or a lost terminal (SIGHUP).
 
-    A training run that a signal stopped leaves by itself: 130 after Ctrl-C, 143 after SIGTERM.
+    A training run that a signal stopped saves its checkpoint and leaves by itself, with the same codes.
     """
-    args = parser.parse_args()
-    setup_logging(args.debug)
-    torch.set_num_threads(args.threads)
+    for number in EXIT_STOPPED:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup and shells have some ignored
+            signal.signal(number, _stop)
     # left outside of the handlers: an exception holds the frames of `main`, and with them data workers that should end
-    if code := _exit_code(main, args):
+    if code := _exit_code(main, parser):
         sys.exit(code)
 
 
@@ -239,14 +244,39 @@ def end_children() -> None:
         child.kill()
 
 
-def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+class Stopped(BaseException):
+    """A signal that ends a script, on its way through what has to be cleared away."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> int:
+    args = argparse.Namespace(debug=False)
     try:
+        args = parser.parse_args()
+        setup_logging(args.debug)
+        torch.set_num_threads(args.threads)
         main(args)
+        _flush()
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED, args.debug)
+    except Stopped as stopped:
+        return _fail(f"stopped by {stopped.number.name}", EXIT_STOPPED[stopped.number], args.debug)
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
         return _fail(explain(error, args), EXIT_FAILURE, args.debug)
     return 0
+
+
+def _flush() -> None:
+    """Bring what was printed to where it goes, while a failure can still be told."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
@@ -256,6 +286,10 @@ def _fail(message: str, code: int, debug: bool) -> int:
         sys.unraisablehook = lambda _: None  # what half-made objects print while they are taken down
     print(f"error: {message}", file=sys.stderr)
     end_children()
+    try:
+        _flush()
+    except OSError:  # the interpreter would try once more, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 

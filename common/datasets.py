@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from common.image_header import read_header
 from common.labels import class_ids, class_weights
 from common.pairs import LAYOUT, BadSample, Sample, find_pairs
+from common.signals import EXIT_CODES
 from common.transforms import (
     INPUT_HW,
     augment,
@@ -280,7 +281,7 @@ def _derived_seed(seed: int, *position: int) -> int:
 
 def worker_init(worker: int) -> None:
     """One thread per worker process: the workers are the parallelism. The main process sees to signals."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
