@@ -19,7 +19,7 @@ from common.cli import (
 )
 from common.datasets import spread
 from common.files import new_folder
-from common.gate import add_gate_arguments, check_gate
+from common.gate import add_gate_arguments, check_gate, limits_of
 from common.latency import pin
 from common.pairs import BadSample
 from common.predictors import CPU, PROVIDERS
@@ -80,6 +80,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if not (args.dataset_root or args.show):
         get_args_parser().error("the following arguments are required: --dataset_root")  # leaves with exit code 2
+    if args.show and (unused := [*limits_of(args), *["baseline"] * bool(args.baseline)]):
+        get_args_parser().error(f"argument --show: makes no benchmark to check; leave --{unused[0]} out")
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)

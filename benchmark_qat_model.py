@@ -24,7 +24,7 @@ from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
 from common.lock import hold_folder
 from common.pairs import BadSample
-from common.ptq_baseline import ptq_baseline
+from common.ptq_baseline import check_ptq, ptq_baseline
 from common.qat_checkpoints import load_qat
 from common.qat_export import export_int8
 from common.quantization import calibrate, convert
@@ -96,6 +96,8 @@ def main(args: argparse.Namespace) -> None:
         pin(args.pin)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
+    if args.compare_ptq:
+        check_ptq(description, args)
     bad: list[BadSample] = []
     training = usable_samples(args.dataset_root, args, "train", bad)
     validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)

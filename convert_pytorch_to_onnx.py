@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
 from common.cli import add_network_arguments, make_parser, positive_int, run, seed_everything
 from common.conversion import (
     ExportOptions,
@@ -13,20 +15,24 @@ from common.conversion import (
     convert_half,
     convert_int8,
 )
-from common.files import require_parent
+from common.files import require_output
 from common.markdown import table
 from common.networks import OpenedNetwork, open_network
 from common.onnx_export import OPSET
 from common.parity import Agreement
 from common.quantization import QuantizationSettings
 
+OLDEST_OPSET = 18  # that PyTorch's exporter writes
+
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx")
     add_network_arguments(parser)
-    parser.add_argument("-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write, .onnx"
+    )
     parser.add_argument("--batch", type=batch_size, default="dynamic", metavar="N|dynamic", help="batch axis")
-    parser.add_argument("--opset", type=int, default=OPSET, help="ONNX operator set, 18 or newer")
+    parser.add_argument("--opset", type=opset, default=OPSET, help="ONNX operator set, 18 or newer")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="FP16 inside; input and output stay FP32")
     precision.add_argument("--int8", action="store_true", help="INT8 without training, from --calibration_data")
@@ -44,9 +50,19 @@ def batch_size(text: str) -> int | str:
     return text if text == "dynamic" else positive_int(text)
 
 
+def opset(text: str) -> int:
+    """An argparse type: an operator set that the exporter writes and the installed onnx knows."""
+    number, newest = positive_int(text), onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= number <= newest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an operator set from {OLDEST_OPSET} to {newest}")
+    return number
+
+
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    require_parent(args.onnx_model_path)
+    require_output(args.onnx_model_path, ".onnx", args.model_checkpoint_path)
+    if args.calibration_data and not args.int8:
+        raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
     options = ExportOptions(
         args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset, args.fuse

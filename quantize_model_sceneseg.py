@@ -24,6 +24,7 @@ from common.cli import (
 from common.datasets import spread
 from common.distributed import is_writer, join_ranks
 from common.evaluate import calibration_batches
+from common.files import require_other
 from common.fit import Trainee, fit, open_folder, save_trainee
 from common.pairs import BadSample
 from common.qat_checkpoints import load_qat
@@ -88,6 +89,8 @@ def main(args: argparse.Namespace) -> None:
     training = usable_samples(args.root, args, "train", bad)
     validation = spread(usable_samples(args.root, args, "val", bad), args.num_val_samples)
     folder = open_folder(args, CHECKPOINT, bad)
+    for name in (BEST, FINAL):
+        require_other(folder.path / name, args.fp32_model)
     prepared, description, resumed = start_graph(args, resolve_resume(args, folder), device)
     logger.info(
         "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device

@@ -10,7 +10,7 @@ import torch
 from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
 from common.description import describe
 from common.environment import versions
-from common.files import atomic_path, require_parent
+from common.files import atomic_path, require_output
 from common.networks import open_network
 from common.parity import compare, example_inputs, require_agreement
 from common.predictors import TorchPredictor
@@ -37,7 +37,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    require_parent(args.output_pt_trace_filepath)
+    suffix, write, read = FORMATS[args.format]
+    require_output(args.output_pt_trace_filepath, suffix, args.model_checkpoint_path)
     device = resolve_device(args.device)
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
     input_shape = source.input_shape
@@ -45,7 +46,6 @@ def main(args: argparse.Namespace) -> None:
     model = fuse_upsampling(copy.deepcopy(source.model)) if args.fuse else source.model
 
     logger.info("tracing %s (width %g) with input %s on %s", source.name, source.width, input_shape, device)
-    write, read = FORMATS[args.format]
     description = describe(source.name, source.network, source.width, "fp32", input_shape, versions())
     with atomic_path(args.output_pt_trace_filepath) as temporary:
         write(model, torch.zeros(2, *input_shape, device=device), temporary, description)
@@ -58,8 +58,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 FORMATS = {
-    "torchscript": (write_torchscript, read_torchscript),
-    "exported": (write_exported, lambda path, device: read_exported(path)),
+    "torchscript": (".pt", write_torchscript, read_torchscript),
+    "exported": (".pt2", write_exported, lambda path, device: read_exported(path)),
 }
 
 

@@ -1,0 +1,4 @@
+import logging
+
+# torchao registers its enums with an older call of PyTorch, which says so on stderr beside our one line
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

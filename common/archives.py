@@ -49,7 +49,7 @@ def require_plain_archive(path: Path, most_packed: int = 0) -> None:
     if sum(packed) > most_packed:
         raise ValueError(
             f"{path}: {len(packed)} compressed entries claim {sum(packed)} bytes, PyTorch's {most_packed} at most; "
-            "a decompression bomb?"
+            "a TorchScript file under another suffix than .pt, or a decompression bomb?"
         )
     claimed = sum(entry.file_size for entry in entries) - sum(packed)
     size = path.stat().st_size

@@ -17,6 +17,7 @@ from common.gate import (
     has_failed,
     limits_of,
     read_baseline,
+    require_common_model,
 )
 from common.measure import measure, measure_memory, measure_threads
 from common.pairs import BadSample
@@ -45,6 +46,8 @@ def benchmark(
     `add_benchmark_arguments`, and `save_outputs` where a script has it.
     """
     limits, baseline = limits_of(args), read_baseline(args.baseline) if args.baseline else None
+    if baseline:
+        require_common_model(baseline, candidates)
     for label, candidate in candidates.items():
         logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
     measurement = measure(candidates, samples, args.warmup_runs, args.threads, args.workers)

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.datasets import Loaded, Loader, Sample, find_spec, load_sample
 from common.distributed import is_writer
-from common.files import atomic_path, remove_leftovers, short_stem
+from common.files import atomic_path, remove_leftovers, require_ordinary, short_stem
 from common.labels import CLASSES, PALETTE
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def load_cached(folder: Path, sample: Sample, input_hw: tuple[int, int], *, redu
     """What `load_sample` returns, from the cache in `folder` if it is up to date there; otherwise it is put there."""
     path, key = entry_path(folder, sample, input_hw, reduced), entry_key(sample, input_hw, reduced)
     try:
+        require_ordinary(path)
         content = path.read_bytes()
     except FileNotFoundError:
         content = b""

@@ -1,6 +1,7 @@
 """Checkpoints: reading every accepted form safely, rebuilding the network, writing files that describe themselves."""
 
 import logging
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -19,10 +20,12 @@ from models.checkpoint_keys import from_published, infer_width, to_published
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
+KINDS = ("fp32", "qat")
 STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
 LARGEST_WIDTH = 8  # times the published one
 LARGEST_SIDE = 8192  # pixels of an input
 LISTED_KEYS = 8  # keys that an error message spells out
+LONGEST_KEY = 120  # letters of each; a file may hold one of megabytes
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ def _description(document: Any, path: Path) -> Description | None:
 
 def _check_description(found: Description) -> None:
     """A description sizes the network that is built from it: what it says has to be of this world."""
+    if found.kind not in KINDS or isinstance(found.width, bool):
+        raise ValueError(f"kind {found.kind!r:.60}, width {found.width!r:.60}")
     kinds = {"network": str, "kind": str, "width": float | int, "metrics": dict, "arguments": dict, "versions": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(found, name), kind)]:
         raise ValueError(f"{wrong[0]} is {getattr(found, wrong[0])!r:.60}")
@@ -141,6 +146,9 @@ def _check_description(found: Description) -> None:
         raise ValueError(f"input size {sizes!r:.60}, wanted a height and a width of at most {LARGEST_SIDE}")
     if not isinstance(found.quantization, dict | None):
         raise ValueError(f"quantization is {found.quantization!r:.60}")
+    batch_size = found.arguments.get("batch_size", 1)
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r:.60}")
 
 
 def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
@@ -171,6 +179,8 @@ def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
             f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
         )
     model, width = build_from_published(name, checkpoint.state, path)
+    if description and not math.isclose(description.width, width):
+        raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")
     if description is None:
         description = Description(name, "fp32", width, network.input_shape[1:], network.classes)
     return model, description
@@ -193,12 +203,15 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
 
 
 def require_finite(state: StateDict, path: Path) -> None:
-    """Raise ValueError where a weight is NaN or infinite; an observer's empty range is, by its nature."""
+    """Raise ValueError where a weight is NaN or infinite as float32; an observer's empty range is, by its nature."""
     observers = set(observer_keys(state))
-    bad = [key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value).all())]
+    bad = [
+        key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value.float()).all())
+    ]
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity: {_some(bad)}; take an earlier checkpoint"
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity in float32: {_some(bad)}; "
+            "take an earlier checkpoint"
         )
 
 
@@ -243,4 +256,4 @@ def _same_shape(expected: Tensor, found: Tensor) -> bool:
 
 def _some(keys: list[str]) -> str:
     rest = len(keys) - LISTED_KEYS
-    return ", ".join(keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(f"{key:.{LONGEST_KEY}}" for key in keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

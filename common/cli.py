@@ -2,12 +2,16 @@
 
 import argparse
 import logging
+import multiprocessing
+import os
 import random
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -16,12 +20,16 @@ import torch
 
 from common.failures import explain
 from common.networks import ListNetworks
+from common.signals import EXIT_CODES
 
 logger = logging.getLogger(__name__)
 
+LARGEST_INT = 2**31 - 1  # what the libraries below take for a count or a seed
+MOST_THREADS = 1024  # a runtime starts as many as it is told to
 EXIT_FAILURE = 1
 EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
-EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C: 128 + SIGINT
+EXIT_INTERRUPTED = EXIT_CODES[signal.SIGINT]
+EXIT_STOPPED = {number: code for number, code in EXIT_CODES.items() if number != signal.SIGINT}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -38,9 +46,9 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
         description=description, epilog=f"example:\n  {example}", formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PyTorch computes")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random choice")
     parser.add_argument(
-        "--threads", type=positive_int, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
+        "--threads", type=thread_count, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -105,7 +113,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thread_counts",
         nargs="+",
-        type=positive_int,
+        type=thread_count,
         default=[],
         metavar="N",
         help="also measure the throughput with these numbers of threads",
@@ -139,13 +147,18 @@ def named_path(text: str) -> tuple[str, Path]:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: 1, 2, 3, ..."""
-    return _checked(int, text, lambda value: value > 0, "a whole number above 0")
+    """An argparse type: 1, 2, 3, ... LARGEST_INT."""
+    return _checked(int, text, lambda value: 0 < value <= LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
 
 
 def non_negative_int(text: str) -> int:
-    """An argparse type: 0, 1, 2, ..."""
-    return _checked(int, text, lambda value: value >= 0, "a whole number, 0 or more")
+    """An argparse type: 0, 1, 2, ... LARGEST_INT."""
+    return _checked(int, text, lambda value: 0 <= value <= LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")
+
+
+def thread_count(text: str) -> int:
+    """An argparse type: 1, 2, 3, ... MOST_THREADS."""
+    return _checked(int, text, lambda value: 0 < value <= MOST_THREADS, f"a whole number from 1 to {MOST_THREADS}")
 
 
 def positive_float(text: str) -> float:
@@ -209,32 +222,74 @@ def seed_everything(seed: int) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+    """Parse the command line, run `main`, and leave with an exit code: 0 done, 1 failed, 2 usage,
+    130, 143 or 129 after Ctrl-C, SIGTERM or a lost terminal (SIGHUP).
 
-    A training run that a signal stopped leaves by itself: 130 after Ctrl-C, 143 after SIGTERM.
+    A training run that a signal stopped saves its checkpoint and leaves by itself, with the same codes.
     """
-    args = parser.parse_args()
-    setup_logging(args.debug)
-    torch.set_num_threads(args.threads)
+    for number in EXIT_STOPPED:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup and shells have some ignored
+            signal.signal(number, _stop)
     # left outside of the handlers: an exception holds the frames of `main`, and with them data workers that should end
-    if code := _exit_code(main, args):
+    if code := _exit_code(main, parser):
         sys.exit(code)
 
 
-def _exit_code(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+def end_children() -> None:
+    """End the data workers of a loader that failed while it started them: they ignore signals, and one would wait."""
+    children = multiprocessing.active_children()
+    if children and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch raises an error for every worker that dies
+    for child in children:
+        child.kill()
+
+
+class Stopped(BaseException):
+    """A signal that ends a script, on its way through what has to be cleared away."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> int:
+    args = argparse.Namespace(debug=False)
     try:
+        args = parser.parse_args()
+        setup_logging(args.debug)
+        torch.set_num_threads(args.threads)
         main(args)
+        _flush()
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED, args.debug)
+    except Stopped as stopped:
+        return _fail(f"stopped by {stopped.number.name}", EXIT_STOPPED[stopped.number], args.debug)
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
         return _fail(explain(error, args), EXIT_FAILURE, args.debug)
     return 0
 
 
+def _flush() -> None:
+    """Bring what was printed to where it goes, while a failure can still be told."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    else:
+        sys.unraisablehook = lambda _: None  # what half-made objects print while they are taken down
     print(f"error: {message}", file=sys.stderr)
+    end_children()
+    try:
+        _flush()
+    except OSError:  # the interpreter would try once more, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 

@@ -17,7 +17,18 @@ from torch.utils.data import Dataset, Sampler
 from common.image_header import read_header
 from common.labels import class_ids, class_weights
 from common.pairs import LAYOUT, BadSample, Sample, find_pairs
-from common.transforms import INPUT_HW, augment, augmentation, normalise, read_rgb, resize_image, resize_mask, to_tensor
+from common.signals import EXIT_CODES
+from common.transforms import (
+    INPUT_HW,
+    augment,
+    augmentation,
+    normalise,
+    read_bytes,
+    read_rgb,
+    resize_image,
+    resize_mask,
+    to_tensor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +161,7 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
 
 def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
-    header = read_header(sample.image.read_bytes(), sample.image)
+    header = read_header(read_bytes(sample.image).data, sample.image)
     width, height = header.width, header.height
     left, top, right, bottom = _region(sample, width, height)
     if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
@@ -270,7 +281,7 @@ def _derived_seed(seed: int, *position: int) -> int:
 
 def worker_init(worker: int) -> None:
     """One thread per worker process: the workers are the parallelism. The main process sees to signals."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

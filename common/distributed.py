@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets beside WORLD_SIZE
 AVERAGED = ("running_mean", "running_var", "min_val", "max_val")  # of batch norm and of the observers
 
 
@@ -27,9 +28,16 @@ def join_ranks(device: torch.device) -> torch.device:
     """Join the processes that torchrun started, over gloo on the CPU or nccl on CUDA; return this process's device.
 
     Does nothing without torchrun. Only rank 0 tells how the run stands.
+
+    Raises:
+        ValueError: WORLD_SIZE is set, and not by torchrun.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         return device
+    if missing := [name for name in TORCHRUN if name not in os.environ]:
+        raise ValueError(
+            f"the environment has WORLD_SIZE, but no {missing[0]}; start with torchrun, or unset WORLD_SIZE"
+        )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

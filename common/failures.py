@@ -25,8 +25,12 @@ CURES = {
     errno.EISDIR: "a folder where a file is wanted; remove or rename it",
     errno.EEXIST: "remove it, or give another name",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
+    errno.EPIPE: "what reads the pipe has ended; let it read all",
     errno.EIO: "the disk fails; look into the system's log",
 }
+
+# without the name of a file: writers of files give it (common.files), so this was print
+OF_PRINTING = {errno.ENOSPC: "standard output", errno.EPIPE: "standard output"}
 
 
 def explain(error: BaseException, args: argparse.Namespace) -> str:
@@ -47,9 +51,10 @@ def _message(error: BaseException, args: argparse.Namespace) -> str:
         )
     elif _has(error, LOST_GPU):
         return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(args)
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.strerror is not None:
+        name = os.fsdecode(error.filename) if error.filename else OF_PRINTING.get(error.errno, "")
         cure = CURES.get(error.errno, "")
-        return f"{os.fsdecode(error.filename)}: {error.strerror}{'; ' if cure else ''}{cure}"
+        return f"{name}{': ' if name else ''}{error.strerror}{'; ' if cure else ''}{cure}"
     if isinstance(error, ValueError | OSError):
         return text
     return f"{type(error).__name__}: {text.partition(chr(10))[0]} (add --debug for the traceback)"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,11 +74,16 @@ def short_stem(stem: str) -> str:
 
 
 def new_folder(path: Path) -> Path:
-    """Make the folder `path`, or `path`_2, _3, ... where there is one: a clock may stand still or go backwards."""
+    """Make the folder `path`, or `path`_2, _3, ... where there is one: a clock may stand still or go backwards.
+
+    Raises:
+        FileExistsError: a part of the path is a file, or a link to nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)  # not below: what is in its way is not there to be counted up
     number, folder = 1, path
     while True:
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
             folder = path.with_name(f"{path.name}_{number}")
@@ -104,6 +110,20 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def require_ordinary(path: Path) -> None:
+    """Refuse what is no file before it is read: a pipe makes a reader wait for ever, a device may never end.
+
+    A folder passes: reading one is an error of the system that names it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path}: a pipe, socket or device; wanted an ordinary file")
+
+
 def require_parent(path: Path) -> None:
     """Fail before the work, not after it, when `path` cannot be written.
 
@@ -111,6 +131,7 @@ def require_parent(path: Path) -> None:
         FileNotFoundError: there is no such folder.
         IsADirectoryError: `path` itself is a folder.
         PermissionError: the folder cannot be written to.
+        ValueError: `path` is a pipe, a socket or a device, which the finished file would replace.
         OSError: the name is too long.
     """
     if len(os.fsencode(path.name)) > NAME_BYTES:
@@ -119,7 +140,28 @@ def require_parent(path: Path) -> None:
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    if path.exists():
+        require_ordinary(path)
     require_writable(path.parent)
+
+
+def require_other(path: Path, source: Path) -> None:
+    """Raise ValueError where `path`, which is to be written, is the file `source`, which would be lost."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ValueError(f"{path}: the file that is read, {source}; give the result another place")
+
+
+def require_output(path: Path, suffix: str, source: Path) -> None:
+    """`require_parent` for a file that is made of another one, under the suffix by which its readers know its kind.
+
+    Raises:
+        FileNotFoundError, OSError: as `require_parent`.
+        ValueError: another suffix, or `path` is the file `source`, which would be lost.
+    """
+    require_parent(path)
+    require_other(path, source)
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path}: wanted the suffix {suffix}, by which the other scripts know such a file")
 
 
 def require_writable(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,18 +133,34 @@ def read_baseline(path: Path) -> Document:
     if not path.is_file():
         raise FileNotFoundError(f"--baseline {path}: no such file; give the results.json of an earlier run")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--baseline {path}: not JSON ({error}); give the results.json of an earlier run") from error
     found = document.get("schema") if isinstance(document, dict) else None
     if found != SCHEMA:
         raise ValueError(f"--baseline {path}: schema {found}, wanted {SCHEMA}; run the benchmark anew for a baseline")
     try:
         compare_with_baseline(document, document, seed=0)  # all that is needed of it later, before the work
+        document["created"].strip()  # goes into the report, too
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"--baseline {path}: damaged ({reason:.80}); run the benchmark anew for a baseline") from error
     return document
+
+
+def _finite(text: str) -> float:
+    """JSON's reader takes NaN and 1e999; nothing is worse than those, and every regression would pass."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.20} is no figure")
+    return value
+
+
+def require_common_model(baseline: Document, labels: Iterable[str]) -> None:
+    """Raise ValueError where the baseline has none of the models `labels`: there is nothing to compare."""
+    if not set(labels) & baseline["models"].keys():
+        raise ValueError(
+            f"--baseline: no model of this run in it; it has {', '.join(baseline['models'])}; name a model so"
+        )
 
 
 def compare_with_baseline(document: Document, baseline: Document, seed: int) -> list[dict[str, object]]:
@@ -154,9 +171,8 @@ def compare_with_baseline(document: Document, baseline: Document, seed: int) -> 
     Raises:
         ValueError: no model of one name in both.
     """
+    require_common_model(baseline, document["models"])
     common = [label for label in document["models"] if label in baseline["models"]]
-    if not common:
-        raise ValueError(f"--baseline: no model of this run in it; it has {', '.join(baseline['models'])}")
     same_machine = document["environment"]["cpu"] == baseline["environment"]["cpu"]
     rows = []
     for label in common:

@@ -10,6 +10,8 @@ from PIL import ExifTags, Image
 FORMATS = ("PNG", "JPEG")  # by content, whatever the suffix says; decoders that are not needed are never reached
 MAX_PIXELS = 2**27  # 16384 x 8192, 400 MB decoded: a file of a few kB may claim any size
 UPRIGHT = 1
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHUNK_FRAME = 12  # bytes of a PNG chunk beside its data: length, kind, checksum
 DAMAGED = (SyntaxError, ValueError, KeyError, IndexError, struct.error, OSError, EOFError, OverflowError, TypeError)
 
 
@@ -29,6 +31,8 @@ def read_header(data: bytes | memoryview, path: Path) -> ImageHeader:
         ValueError: neither PNG nor JPEG, damaged, or larger than MAX_PIXELS.
     """
     try:
+        if data[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and _claims_too_much(data):
+            raise ValueError("a chunk claims more bytes than the file has")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height, exif = *image.size, image.info.get("exif")
     except Image.DecompressionBombError as error:
@@ -41,6 +45,20 @@ def read_header(data: bytes | memoryview, path: Path) -> ImageHeader:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{path}: claims {width}x{height} pixels, more than {MAX_PIXELS}; make it smaller")
     return ImageHeader(width, height, _orientation(exif))
+
+
+def _claims_too_much(png: bytes | memoryview) -> bool:
+    """Whether a chunk claims more bytes than the file has: OpenCV takes memory for up to 4 GB of them before it reads.
+
+    A PNG is a row of chunks (ISO/IEC 15948, 5.3): length of the data (4 bytes), kind (4), data, checksum (4).
+    """
+    place = len(PNG_SIGNATURE)
+    while place + CHUNK_FRAME <= len(png):
+        (length,) = struct.unpack_from(">I", png, place)
+        if bytes(png[place + 4 : place + 8]) == b"IEND":
+            return False
+        place += CHUNK_FRAME + length
+    return place > len(png)
 
 
 def _orientation(exif: bytes | None) -> int:

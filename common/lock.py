@@ -37,6 +37,9 @@ def hold_folder(folder: Path, remedy: str) -> None:
         raise ValueError(f"{folder}: another run writes there (process {holder}); {remedy}") from None
     except OSError as error:
         logger.warning("%s: cannot be locked (%s); see to it that no other run writes there", folder, error)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
     _held[key] = descriptor

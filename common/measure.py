@@ -17,7 +17,7 @@ from common.labels import CLASSES
 from common.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up
 from common.memory import PeakMemory, peak_memory
 from common.metrics import IoUMeter
-from common.predictors import Predictor
+from common.predictors import Predictor, require_class_map
 from common.progress import progress
 from common.transforms import resize_mask, to_tensor
 
@@ -127,9 +127,7 @@ def _record(label: str, predict: Predictor, block: Sequence[Prepared], recording
     with no_garbage_collection():
         for prepared in block:
             logits, seconds = timed(partial(predict, prepared.image))
-            wanted = (1, len(CLASSES), *prepared.target.shape[1:])
-            if logits.shape != wanted:
-                raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")
+            require_class_map(logits, prepared.target.shape[1:], label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
             recording.seconds.append(seconds)
             recording.end_to_end.append(prepared.seconds + seconds + argmax_seconds)

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -33,9 +34,19 @@ class PeakMemory:
 def peak_memory(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 3
 ) -> PeakMemory:
-    """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros."""
+    """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros.
+
+    Raises:
+        ChildProcessError: that process was killed.
+    """
     with ProcessPoolExecutor(1, mp_context=_start_method()) as pool:
-        return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+        try:
+            return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "the process that measures a model's memory died; where the system killed it, memory was short: "
+                "close other programs, or benchmark fewer or smaller models"
+            ) from error
 
 
 def _start_method() -> BaseContext:

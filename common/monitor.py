@@ -80,8 +80,11 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row to a CSV file, whole or not at all, and drop rows of its step or later ones: a resumed run's past."""
     rows = []
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [each for each in csv.DictReader(file) if int(each["step"]) < row["step"]]
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [each for each in csv.DictReader(file) if int(each["step"]) < row["step"]]
+        except (ValueError, KeyError, TypeError, csv.Error) as error:  # not worth the run
+            logger.warning("%s: damaged (%s); begun anew", path, error)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(row), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

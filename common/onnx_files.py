@@ -14,6 +14,7 @@ CHANNELS = 3
 LARGEST_RANK = 16
 SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}  # operator -> its input that is a shape
 LARGEST_SIDE = 8192  # pixels of an input
+DTYPES = {number: name.lower() for name, number in TensorProto.DataType.items()}
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -49,12 +50,14 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
     inputs = [each for each in model.graph.input if each.name not in weights]
     kinds = [each.type.tensor_type for each in inputs]
     shapes = [[axis.dim_value or axis.dim_param or "?" for axis in kind.shape.dim] for kind in kinds]
-    types = [TensorProto.DataType.Name(kind.elem_type).lower() for kind in kinds]
+    types = [DTYPES.get(kind.elem_type, f"type {kind.elem_type}") for kind in kinds]
     found = ", ".join(f"{one.name} {kind} {shape}" for one, kind, shape in zip(inputs, types, shapes, strict=True))
     wanted = "wanted one input of float (batch, 3, height, width)"
     if len(inputs) != 1 or types != ["float"] or len(shapes[0]) != IMAGE_RANK:
         raise ValueError(f"{path}: takes {found or 'no input'}; {wanted}")
-    _, channels, *sides = shapes[0]
+    batch, channels, *sides = shapes[0]
+    if isinstance(batch, int) and batch != 1:
+        raise ValueError(f"{path}: takes {found}; wanted a batch of 1, or a dynamic one (convert with --batch dynamic)")
     if isinstance(channels, int) and channels != CHANNELS:
         raise ValueError(f"{path}: takes {found}; {wanted}")
     if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in sides):
@@ -93,8 +96,8 @@ def _check_made_sizes(graph: onnx.GraphProto, path: Path) -> None:
 def _check_location(tensor: TensorProto, path: Path) -> None:
     """Data in another file has to lie in the folder of the ONNX file, links followed."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    folder, data = path.parent.resolve(), (path.parent / location).resolve()
-    if not location or not data.is_relative_to(folder):
+    folder, data = path.parent.resolve(), (path.parent / location.replace("\0", "")).resolve()
+    if not location or "\0" in location or not data.is_relative_to(folder):
         raise ValueError(
             f"{path}: keeps weights in {location!r:.200}, outside of its folder; such a file is not opened"
         )

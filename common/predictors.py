@@ -1,6 +1,7 @@
 """Predictors: a PyTorch network and an ONNX file, both called like a model, batch of images in, logits out."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -8,10 +9,13 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from common.labels import CLASSES
+
 logger = logging.getLogger(__name__)
 
 EXACT_INT8 = "session.x64quantprecision"
 EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
+NUMBERS = re.compile(r"tensor\((float|float16|double|bool|u?int(8|16|32|64))\)")  # of an output
 CPU = "CPU"
 PROVIDERS = {
     CPU: "CPUExecutionProvider",
@@ -74,20 +78,38 @@ class OnnxPredictor:
         if self.provider != PROVIDERS[provider]:  # it does so when a library of the provider is missing
             raise ValueError(f"{path}: ONNX Runtime fell back from {provider} to {self.provider}")
         self.input_name = self.session.get_inputs()[0].name
-        self.output_names = [output.name for output in self.session.get_outputs()]
+        outputs = self.session.get_outputs()
+        self.path, self.output_names = path, [output.name for output in outputs]
+        if strange := [f"{each.name} {each.type}" for each in outputs if not NUMBERS.fullmatch(each.type)]:
+            raise ValueError(f"{path}: gives {strange[0]}; wanted a tensor of numbers that NumPy has")
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.outputs(images)[0]
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """All outputs, in the file's order."""
-        return [torch.from_numpy(array) for array in self.session.run(None, {self.input_name: images.numpy()})]
+        """All outputs, in the file's order; ValueError where a node fails on these images."""
+        try:
+            arrays = self.session.run(None, {self.input_name: images.numpy()})
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.path}: ONNX Runtime fails on images {tuple(images.shape)} ({reason})") from error
+        return [torch.from_numpy(array) for array in arrays]
 
     @property
     def input_hw(self) -> tuple[int, int] | None:
         """The height and width that the file fixes, or None where they are dynamic."""
         _, _, height, width = self.session.get_inputs()[0].shape
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def require_class_map(logits: Tensor, hw: tuple[int, int], label: str) -> None:
+    """Raise ValueError where the output of the model `label` for one image is no map of the classes in its size, or
+    holds what no class can be read from."""
+    wanted = (1, len(CLASSES), *hw)
+    if logits.shape != wanted:
+        raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")
+    if bool(logits.isnan().any()):
+        raise ValueError(f"{label}: its output holds NaN; are its weights, or its FP16 or INT8 ranges, damaged?")
 
 
 def require_provider(provider: str) -> None:

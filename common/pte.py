@@ -16,6 +16,7 @@ from common.files import atomic_path
 from common.onnx_export import Check
 from common.parity import Agreement
 
+MAGIC = b"ET"  # from the fifth byte of a program on
 BACKEND = "XnnpackBackend"
 DESCRIPTION = "quanty_description"  # a method of the program that returns its description as JSON
 
@@ -33,6 +34,9 @@ class PtePredictor:
     def __init__(self, path: Path, threads: int):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ExecuTorch program")
+        with path.open("rb") as file:
+            if not file.read(8)[4:].startswith(MAGIC):  # ExecuTorch would print the bytes that it finds
+                raise ValueError(f"{path}: not an ExecuTorch program; give a file that --pte wrote")
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 

@@ -17,6 +17,17 @@ from common.quantization import QuantizationSettings
 FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onnx"
 
 
+def check_ptq(trained: Description, args: argparse.Namespace) -> None:
+    """Fail before the work, not after it, where `--compare_ptq` cannot be done.
+
+    Raises:
+        FileNotFoundError, ValueError: not FP32 weights of the network, or no image to calibrate on.
+    """
+    if not args.num_calibration_samples:
+        raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
+    open_network(trained.network, args.compare_ptq, trained.input_hw)
+
+
 def ptq_baseline(
     trained: Description,
     checkpoint: Path,
@@ -33,10 +44,8 @@ def ptq_baseline(
         args: the flags `threads` and `seed`.
 
     Raises:
-        ValueError: not FP32 weights of the network, no image to calibrate on, or an INT8 file that lost the network.
+        ValueError: not FP32 weights of the network, or an INT8 file that lost the network.
     """
-    if not calibration:
-        raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
     source = open_network(trained.network, checkpoint, trained.input_hw)
     settings, options = QuantizationSettings(**trained.quantization or {}), ExportOptions(args.threads, args.seed)
     fp32, int8 = folder / FP32_FILE, folder / PTQ_FILE

@@ -16,10 +16,11 @@ from common.checkpoints import (
     require_finite,
 )
 from common.quantization import QuantizationSettings, prepare_qat
-from models import find_network
+from models import check_input_hw, find_network
 
 logger = logging.getLogger(__name__)
 
+MOST_GROWTH = 1.1  # parameters of a network / numbers in its checkpoint, which holds the observers, too
 ORIGINAL_NETWORK = "SceneSeg"  # the only one that the original's QAT checkpoints, which name no network, are of
 
 
@@ -38,11 +39,18 @@ def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description
         return (*_from_original(checkpoint, device), checkpoint)
     if description.kind != "qat":
         raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
-    _, network = find_network(description.network)
     try:
+        _, network = find_network(description.network)
+        check_input_hw(network, description.input_hw)
         settings = QuantizationSettings(**description.quantization or {})
+        with torch.device("meta"):  # no memory is taken for a width that is not the weights'
+            expected = sum(parameter.numel() for parameter in network.build(width=description.width).parameters())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its settings are of another version of this toolkit ({error})") from error
+        raise ValueError(
+            f"{path}: its description is damaged, or of another version of this toolkit ({error})"
+        ) from error
+    if expected > MOST_GROWTH * (found := sum(value.numel() for value in checkpoint.state.values())):
+        raise ValueError(f"{path}: {found} numbers in it, {expected} in the network of width {description.width:g}")
     require_finite(checkpoint.state, path)
     prepared = prepare_qat(network.build(width=description.width).to(device), description.input_hw, settings)
     _load_strictly(prepared, checkpoint)

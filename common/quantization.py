@@ -37,6 +37,10 @@ class QuantizationSettings:
     fused: bool = True  # upsampling stages in their fused form, models/fuse.py
     keep_float: tuple[str, ...] = ()  # modules that are not quantized, by patterns for their names
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.keep_float, tuple | list) or not all(isinstance(each, str) for each in self.keep_float):
+            raise ValueError(f"keep_float is {self.keep_float!r:.60}, wanted patterns for names")
+
 
 @dataclass(frozen=True)
 class QatSchedule:

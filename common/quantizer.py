@@ -1,30 +1,26 @@
 """What is quantized and how: XNNPACKQuantizer's annotation, with better ranges of activations and means."""
 
 import fnmatch
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-# torchao registers its enums with an older call of PyTorch, which says so at every import
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-
-import torch  # noqa: E402
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # noqa: E402
+import torch
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
     XNNPACKQuantizer,
     get_symmetric_quantization_config,
 )
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils import QuantizationConfig  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.fx import GraphModule, Node  # noqa: E402
-from torchao.quantization.pt2e import (  # noqa: E402
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils import QuantizationConfig
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import (
     HistogramObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
 )
-from torchao.quantization.pt2e.quantizer import QuantizationSpec  # noqa: E402
-from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY  # noqa: E402
+from torchao.quantization.pt2e.quantizer import QuantizationSpec
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from common.fake_quantize import FakeQuantize  # noqa: E402
+from common.fake_quantize import FakeQuantize
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3

@@ -15,12 +15,14 @@ from torch.optim import Optimizer
 from common.archives import is_intact
 from common.datasets import Sample
 from common.distributed import gathered, rank, world_size
+from common.failures import one_line
 from common.schedule import WeightAverage
 from common.steps import Position
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # of a training state taken apart
 
 # flags that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
 FIXED_ARGUMENTS = (
@@ -89,7 +91,7 @@ class CheckpointFolder:
 def resolve_resume(args: argparse.Namespace, folder: CheckpointFolder) -> Path | None:
     """The checkpoint to go on from, if any; `--resume auto` in a folder without checkpoints starts anew."""
     if args.resume != AUTO:
-        return Path(args.resume) if args.resume else None
+        return None if args.resume is None else Path(args.resume)
     path = folder.newest()
     logger.info("resuming from %s", path) if path else logger.info("no checkpoint in %s, starting anew", folder.path)
     return path
@@ -139,13 +141,14 @@ def restore_training_state(
     """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there.
 
     Raises:
-        ValueError: the checkpoint `path` holds no training state, or a setting differs that would make it another run.
+        ValueError: the checkpoint `path` holds no training state or a damaged one, or a setting differs that would make
+            it another run.
     """
     if state is None:
         raise ValueError(f"--resume {path}: no training state in it; resume from a periodic checkpoint of this script")
-    before = state.get("fixed")
-    if not isinstance(before, dict) or missing_entries(state):
-        raise ValueError(f"--resume {path}: its training state is damaged, or of another version of this toolkit")
+    damaged = f"--resume {path}: its training state is damaged, or of another version of this toolkit"
+    if not isinstance(state, dict) or missing_entries(state) or not isinstance(before := state["fixed"], dict):
+        raise ValueError(f"{damaged}; resume from an earlier checkpoint")
     changed = [
         f"{key} was {before.get(key)}, is {fixed.get(key)}"
         for key in before | fixed
@@ -153,14 +156,33 @@ def restore_training_state(
     ]
     if changed:
         raise ValueError(f"--resume {path}: this would be another run: {'; '.join(changed)}")
+    try:
+        return _restore(state, optimizer, average)
+    except DAMAGED as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{damaged} ({reason:.120}); resume from an earlier checkpoint") from error
+
+
+def _restore(
+    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None
+) -> tuple[Position, list[dict[str, Any]]]:
+    """Raises one of DAMAGED where an entry is not what `training_state` writes."""
+    position, history, random = Position(**state["position"]), list(state["history"]), list(state["random"])
+    if not all(type(count) is int and count >= 0 for count in (position.epoch, position.samples, position.step)):
+        raise ValueError(f"position {state['position']}")
+    if not all(isinstance(each["miou"], float | int) for each in history):
+        raise ValueError("history without mIoU")
     optimizer.load_state_dict(state["optimizer"])
+    for parameter, values in optimizer.state.items():
+        if wrong := [key for key, value in values.items() if value.shape not in (parameter.shape, ())]:
+            raise ValueError(f"the optimizer's {wrong[0]} has another shape than its weight")
     if average:
         average.load_state_dict(state["average"])
-    if len(state["random"]) == world_size():
-        _set_random_state(state["random"][rank()])
+    if len(random) == world_size():
+        _set_random_state(random[rank()])
     else:
-        logger.warning("the run had %d processes, now %d: dropout differs", len(state["random"]), world_size())
-    return Position(**state["position"]), list(state["history"])
+        logger.warning("the run had %d processes, now %d: dropout differs", len(random), world_size())
+    return position, history
 
 
 def missing_entries(state: dict[str, Any]) -> set[str]:

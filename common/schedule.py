@@ -85,7 +85,9 @@ class WeightAverage:
         return {"updates": self.updates, "averages": {name: each.clone() for name, each in self.averages.items()}}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`; ValueError where it is that of another model."""
+        if state["averages"].keys() != self.averages.keys():
+            raise ValueError("averages of another model's weights")
         self.updates = state["updates"]
         for name, value in state["averages"].items():
             self.averages[name].copy_(value)

@@ -13,12 +13,13 @@ from common.files import atomic_path, new_folder, short_stem
 from common.image_folder import find_images
 from common.latency import timed
 from common.pairs import IMAGE_SUFFIXES
-from common.predictors import Predictor
+from common.predictors import Predictor, require_class_map
 from common.progress import progress
 from common.transforms import read_rgb, resize_image, to_tensor
 from common.visualize import save_png, strip
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+MOST_ELONGATED = 16  # one side of an image that is drawn, in sides of the other
 PANEL_WIDTH = 640  # pixels of one model's picture, at most; narrower images keep theirs
 
 
@@ -29,7 +30,8 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
 
     Raises:
         FileNotFoundError: there is no `source`, or no image in it.
-        ValueError: it is neither an image, nor a folder, nor a video that can be read.
+        ValueError: it is neither an image, nor a folder, nor a video that can be read, an image is too long and narrow
+            to be drawn, or a model's output is no map of the classes.
     """
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         frames, rate, count = read_video(source)
@@ -43,8 +45,19 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
     folder, written = new_folder(folder), []
     for index, image in enumerate(progress(images, "show", "image")):
         written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
-        save_png(written[-1], compose(read_rgb(image), predictors, candidates))
+        rgb = read_rgb(image)
+        require_drawable(rgb, image)
+        save_png(written[-1], compose(rgb, predictors, candidates))
     return written
+
+
+def require_drawable(rgb: np.ndarray, path: Path) -> None:
+    """Raise ValueError for an image so narrow that its picture would be a line, or larger than a PNG may be."""
+    height, width = rgb.shape[:2]
+    if max(height, width) > MOST_ELONGATED * min(height, width):
+        raise ValueError(
+            f"--show {path}: {width}x{height} pixels, one side more than {MOST_ELONGATED} times the other; cut it"
+        )
 
 
 def _images_below(source: Path) -> list[Path]:
@@ -64,6 +77,7 @@ def compose(rgb: np.ndarray, predictors: Mapping[str, Predictor], candidates: Ma
     for label, predict in predictors.items():
         image = to_tensor(resize_image(rgb, candidates[label].input_hw))[None]
         logits, seconds = timed(partial(predict, image))
+        require_class_map(logits, candidates[label].input_hw, label)
         ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
         ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))

@@ -1,4 +1,4 @@
-"""Stopping a run in an orderly way: SIGTERM, as batch queues send it, and Ctrl-C."""
+"""Stopping a run in an orderly way: SIGTERM, as batch queues send it, Ctrl-C, and SIGHUP of a lost terminal."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,7 +7,10 @@ from types import FrameType
 from typing import TypeVar
 
 Result = TypeVar("Result")
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # the shell's convention: 128 + the signal's number
+SIGHUP = getattr(signal, "SIGHUP", None)
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is not on Windows
+# the shell's convention: 128 + the signal's number
+EXIT_CODES = {number: 128 + number for name in STOPPING if (number := getattr(signal, name, None))}
 
 
 class Interrupted(Exception):
@@ -15,7 +18,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Takes note of the first SIGTERM or SIGINT, for the run to end when it suits; a second one ends it at once."""
+    """Takes note of the first of these signals, for the run to end when it suits; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -23,8 +26,12 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Take note of signals within this context; the handlers from before are put back after it."""
-        before = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
+        """Take note of signals within this context; the handlers from before are put back after it.
+
+        A SIGHUP that is ignored stays so: that is what nohup is for.
+        """
+        heard = [each for each in EXIT_CODES if each != SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield self
         finally:
@@ -34,7 +41,8 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         for each in EXIT_CODES:
-            signal.signal(each, signal.SIG_DFL)
+            if signal.getsignal(each) == self._handle:
+                signal.signal(each, signal.SIG_DFL)
         if self._droppable:
             raise Interrupted
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from common.files import require_ordinary
 from common.image_header import read_header, require_upright
 from models import IMAGENET_MEAN as MEAN
 from models import IMAGENET_STD as STD
@@ -20,6 +21,12 @@ _MEAN = torch.tensor(MEAN)[:, None, None]
 _STD = torch.tensor(STD)[:, None, None]
 
 
+def read_bytes(path: Path) -> np.ndarray:
+    """The content of an ordinary file as uint8 (bytes,)."""
+    require_ordinary(path)
+    return np.fromfile(path, np.uint8)
+
+
 def read_rgb(path: Path, scale: int = 1, labelled: bool = False) -> np.ndarray:
     """Decode a PNG or JPEG file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
 
@@ -28,9 +35,9 @@ def read_rgb(path: Path, scale: int = 1, labelled: bool = False) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, is too large, or, being `labelled`, has an EXIF orientation.
+        ValueError: no ordinary file, not to be decoded, too large, or, being `labelled`, of an EXIF orientation.
     """
-    data = np.fromfile(path, np.uint8)  # not cv2.imread: it prints instead of raising
+    data = read_bytes(path)  # not cv2.imread: it prints instead of raising
     header = read_header(data.data, path)
     if labelled:
         require_upright(header, path)

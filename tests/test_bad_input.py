@@ -3,8 +3,13 @@
 import errno
 import os
 import re
+import resource
 import struct
+import subprocess
+import sys
 import zlib
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +19,7 @@ from PIL import Image
 from common.cache import load_cached
 from common.datasets import SceneSegDataset, find_samples, load_sample, spread
 from common.image_folder import find_images
-from common.image_header import MAX_PIXELS
+from common.image_header import MAX_PIXELS, read_header
 from common.pairs import Sample
 from common.transforms import read_rgb
 from common.visualize import save_prediction
@@ -22,6 +27,7 @@ from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import refusal
 
+ROOT = Path(__file__).resolve().parent.parent
 RGB = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 ROAD = np.full((64, 96, 3), (0, 255, 220), np.uint8)
 ORIENTATION = 0x0112
@@ -108,6 +114,18 @@ REFUSED = {
     "EXIF, turned": (lambda path: image(RGB).save(path, "JPEG", exif=turned(6)), "EXIF orientation 6.*-auto-orient"),
     "EXIF, mirrored": (lambda path: image(RGB).save(path, "PNG", exif=turned(2)), "EXIF orientation 2"),
 }
+
+
+def test_a_chunk_that_claims_gigabytes_is_refused_by_the_header_alone(tmp_path):
+    """Found by fuzzing: OpenCV takes memory for the 4 GB that a PNG's chunk claims before it reads them."""
+    path = tmp_path / "a.png"
+    claiming(path, 24, 16)
+    data = bytearray(path.read_bytes())
+    read_header(bytes(data), path)
+    place = data.index(b"IDAT") - 4
+    data[place : place + 4] = b"\xfa\xff\x9a\x3e"
+    with pytest.raises(ValueError, match="a.png: not an image"):
+        read_header(bytes(data), path)
 
 
 def changed(path, rgb):
@@ -221,6 +239,8 @@ FOLDERS = {
     "an image is a folder": (lambda root: replaced(images(root) / "0003.jpg"), "0003.jpg: Is a directory; "),
     "link in a circle": (lambda root: circle(images(root) / "0003.jpg"), "0003.jpg: Too many levels .*circle"),
     "folders linked in a circle": (lambda root: circle(images(root)), "images: "),
+    "an image is a pipe": (lambda root: piped(images(root) / "0003.jpg"), "0003.jpg: a pipe, socket or device"),
+    "a mask is a device": (lambda root: device(masks(root) / "0003.png"), "0003.png: a pipe, socket or device"),
     "link to nothing": (lambda root: linked(images(root) / "0003.jpg"), "0003.jpg: No such file"),
     "a truncated image": (lambda root: shortened(images(root) / "0003.jpg", RGB, 0.5), "0003.jpg: not an image"),
     "an odd mask": (lambda root: image(RGB).save(masks(root) / "0003.png"), "0003.png: 96x64, but 0003.jpg"),
@@ -253,6 +273,16 @@ def linked(path):
     path.symlink_to("nowhere")
 
 
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 def circle(path):
     linked(path)
     path.unlink()
@@ -276,6 +306,17 @@ def test_an_error_of_a_worker_is_one_line_too(tmp_path, capsys):
     flags = ["-s", tmp_path / "out", "-r", tmp_path, "--datasets", "Town", "--workers", "1", "-e", "1"]
     line = refusal(tiny_run, flags, capsys)
     assert line.startswith(f"error: {tmp_path}/Town/Town/images/0003.jpg: not an image")
+
+
+def test_workers_that_cannot_all_be_started_are_ended(tmp_path):
+    """Workers ignore signals: a loader that failed in between would leave them, and the run would wait for them."""
+    write_dataset(tmp_path, "Town", 20, seed=0, size=(48, 96))
+    script = [sys.executable, "-m", "tests.tiny_run", "-s", tmp_path / "out", "-r", tmp_path, "--datasets", "Town"]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (48, 48))
+    command = [*map(str, script), "--workers", "100", "-e", "1", "--threads", "1"]
+    process = subprocess.run(command, cwd=ROOT, preexec_fn=few, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].endswith("raise the limit of open files (ulimit -n), or use fewer --workers")
 
 
 def test_an_unreadable_folder_is_named_with_the_cure(tmp_path, capsys, monkeypatch):

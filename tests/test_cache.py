@@ -136,3 +136,10 @@ def test_reduced_decoding_leaves_small_images_and_png_alone(tmp_path):
     for size, suffix in (((63, 200), ".jpg"), ((96, 200), ".png")):
         sample = make_sample(tmp_path, size, suffix)
         assert_equal(load_sample(sample, HW, reduced=True), load_sample(sample, HW))
+
+
+def test_an_entry_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path, cache):
+    sample = make_sample(tmp_path)
+    os.mkfifo(entry_path(cache, sample, HW, False))
+    with pytest.raises(ValueError, match=r"\.pair: a pipe, socket or device"):
+        load_cached(cache, sample, HW)

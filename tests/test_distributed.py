@@ -66,3 +66,10 @@ def test_a_prepared_graph_has_the_same_gradients_statistics_and_ranges_on_every_
     for key in scales:  # of the averaged range, between those of the ranks
         low, high = sorted([before[key].item(), before_1[key].item()])
         assert low * 0.999 <= after[key].item() <= high * 1.001
+
+
+def test_a_world_without_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="WORLD_SIZE, but no RANK; start with torchrun, or unset WORLD_SIZE"):
+        distributed.join_ranks(torch.device("cpu"))

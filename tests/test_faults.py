@@ -59,6 +59,7 @@ LINES = {
     "full disk": (of_the_system(errno.ENOSPC), RUN, "a.pth: No space left on device; free"),
     "quota": (of_the_system(errno.EDQUOT), RUN, "a.pth: Disk quota exceeded; free"),
     "read-only": (of_the_system(errno.EROFS), RUN, "a.pth: Read-only file system; give a place"),
+    "open files, no name": (OSError(errno.EMFILE, "Too many open files"), RUN, "^Too many open files; .*ulimit -n"),
     "open files": (of_the_system(errno.EMFILE), RUN, "ulimit -n"),
     "an error of a worker": (ValueError(OF_A_WORKER), RUN, "^a.png: damaged$"),
     "a bug": (KeyError("x"), RUN, "^KeyError: 'x' .add --debug"),
@@ -176,6 +177,12 @@ def test_two_runs_do_not_write_to_one_folder_and_a_killed_one_frees_it(tmp_path,
 def test_a_clock_that_stands_still_or_goes_back_overwrites_no_result(tmp_path):
     made = [new_folder(tmp_path / "2026-01-01_00-00-00") for _ in range(3)]
     assert [path.name for path in made] == ["2026-01-01_00-00-00", "2026-01-01_00-00-00_2", "2026-01-01_00-00-00_3"]
+
+
+def test_results_below_a_link_to_nothing_are_refused(tmp_path):
+    (tmp_path / "results").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="results"):
+        new_folder(tmp_path / "results" / "2026-01-01_00-00-00")
 
 
 def test_durations_are_of_a_clock_that_cannot_be_set():

@@ -1,8 +1,10 @@
 import json
+import os
+import stat
 
 import pytest
 
-from common.files import atomic_path, require_parent, write_json
+from common.files import atomic_path, require_output, require_parent, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -49,3 +51,23 @@ def test_a_missing_folder_is_named(tmp_path):
         require_parent(tmp_path / "nowhere" / "out.onnx")
     with pytest.raises(IsADirectoryError):
         require_parent(tmp_path)
+
+
+def test_a_pipe_or_device_is_never_replaced_by_a_file(tmp_path):
+    """A rename over /dev/null would take it from the whole machine."""
+    os.mkfifo(tmp_path / "out.onnx")
+    with pytest.raises(ValueError, match=r"out\.onnx: a pipe, socket or device"), atomic_path(tmp_path / "out.onnx"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "out.onnx").stat().st_mode)
+
+
+def test_an_output_is_neither_the_input_nor_of_another_kind(tmp_path):
+    weights = tmp_path / "a.pth"
+    weights.write_text("weights")
+    os.link(weights, tmp_path / "linked.onnx")
+    for path in (weights, tmp_path / "linked.onnx"):
+        with pytest.raises(ValueError, match=f"{path}: the file that is read, .*give the result another place"):
+            require_output(path, ".onnx", weights)
+    with pytest.raises(ValueError, match=r"b\.pth: wanted the suffix \.onnx"):
+        require_output(tmp_path / "b.pth", ".onnx", weights)
+    require_output(tmp_path / "b.ONNX", ".onnx", weights)

@@ -115,8 +115,19 @@ def test_a_baseline_is_checked_before_the_measuring(tmp_path, document):
     path = tmp_path / "results.json"
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_baseline(path)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    text = json.dumps(document)
+    damaged = (
+        "{",
+        "[" * 200_000,
+        text.replace('"p50": ', '"p50": NaN, "x": '),
+        text.replace('"p50": ', '"p50": 1e999, "x": '),
+    )
+    for content in damaged:
+        path.write_text(content)
+        with pytest.raises(ValueError, match="not JSON"):
+            read_baseline(path)
+    path.write_text(json.dumps({key: value for key, value in document.items() if key != "created"}))
+    with pytest.raises(ValueError, match="damaged .*created"):
         read_baseline(path)
     path.write_text(json.dumps({"schema": 1}))
     with pytest.raises(ValueError, match="schema 1, wanted 2"):

@@ -20,6 +20,8 @@ from common.candidates import OpenOptions, open_candidates
 from common.checkpoints import Description, load_network, published_state, read_checkpoint, save_checkpoint
 from common.csv_text import csv_text
 from common.onnx_export import precision_of
+from common.predictors import OnnxPredictor, require_class_map
+from common.qat_checkpoints import load_qat
 from common.report import table
 from common.traced import read_exported, write_exported
 from models.scene_seg import SceneSegNetwork
@@ -48,7 +50,8 @@ def spoiled(value):
 
 # name: (what is done to good weights, what the error says)
 WEIGHTS = {
-    "NaN": (spoiled(float("nan")), f"1 of 412 tensors hold NaN or infinity: {KEY}"),
+    "NaN": (spoiled(float("nan")), f"1 of 412 tensors hold NaN or infinity in float32: {KEY}"),
+    "beyond float32": (with_tensor(torch.full((25, 1280), 1e300, dtype=torch.float64)), "infinity in float32"),
     "infinity": (spoiled(float("inf")), "NaN or infinity"),
     "a giant by strides": (with_tensor(torch.zeros(1).expand(10**12, 3)), "times as wide as published"),
     "sparse": (with_tensor(torch.sparse_coo_tensor([[0]], [1.0], (10**12,))), "no state dict"),
@@ -72,6 +75,14 @@ def test_weights_that_are_none(case, weights, tmp_path):
     assert str(tmp_path / "w.pth") in str(error.value)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn], ids=str)
+def test_weights_in_another_precision_are_read(kind, weights, tmp_path):
+    rounded = {key: value.to(kind) if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save(rounded, tmp_path / "w.pth")
+    network, _ = load_network("SceneSeg", tmp_path / "w.pth")
+    assert torch.equal(published_state("SceneSeg", network)[KEY], rounded[KEY].float())
+
+
 GOOD = asdict(Description("SceneSeg", "fp32", 1 / 32, (64, 128), ("a",)))
 
 
@@ -81,6 +92,9 @@ GOOD = asdict(Description("SceneSeg", "fp32", 1 / 32, (64, 128), ("a",)))
         {"width": 1e9},
         {"width": float("nan")},
         {"width": "x"},
+        {"width": True},
+        {"kind": "int4"},
+        {"arguments": {"batch_size": "many"}},
         {"input_hw": (1, 2, 3)},
         {"input_hw": (10**7, 10**7)},
         {"input_hw": None},
@@ -97,6 +111,34 @@ def test_descriptions_that_cannot_be(change, weights, tmp_path):
     torch.save({"description": GOOD | change, "model_state_dict": weights}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w\.pth: its description is damaged, or of another version"):
         read_checkpoint(tmp_path / "w.pth")
+
+
+def test_a_width_that_is_not_that_of_the_weights_is_refused(weights, tmp_path):
+    torch.save({"description": GOOD | {"width": 8.0}, "model_state_dict": weights}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: its weights are of width 0.03125, its description says 8"):
+        load_network("SceneSeg", tmp_path / "w.pth")
+
+
+QAT = GOOD | {"kind": "qat"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "Nope"}, "its description is damaged.*unknown network 'Nope'"),
+        ({"network": "AutoSteer"}, "its description is damaged.*bound to 80x160"),
+        ({"input_hw": (63, 127)}, "its description is damaged.*multiples of 32"),
+        ({"quantization": {"keep_float": 5}}, "its description is damaged.*keep_float is 5"),
+        ({"quantization": {"tomorrow": 5}}, "its description is damaged.*tomorrow"),
+        ({"width": 0.017}, "its description is damaged.*multiple of 1/32"),
+        ({"width": 8}, r"\d+ numbers in it, \d+ in the network of width 8"),
+    ],
+    ids=str,
+)
+def test_qat_descriptions_that_cannot_be(change, message, weights, tmp_path):
+    torch.save({"description": QAT | change, "model_state_dict": weights}, tmp_path / "q.pth")
+    with pytest.raises(ValueError, match=rf"q\.pth: {message}"):
+        load_qat(tmp_path / "q.pth", torch.device("cpu"))
 
 
 def test_a_checkpoint_of_the_older_format_is_read(weights, tmp_path):
@@ -193,10 +235,10 @@ def test_no_archive_is_no_exported_network(tmp_path):
 IMAGES = ("batch", 3, 32, 64)
 
 
-def onnx_file(path, shape=IMAGES, kind=TensorProto.FLOAT, weights=(), nodes=None, inputs=(), opset=20, ir=10):
+def onnx_file(path, shape=IMAGES, kind=TensorProto.FLOAT, weights=(), nodes=None, inputs=(), opset=20, ir=10, out=None):
     nodes = nodes or [helper.make_node("Identity", ["image"], ["y"])]
     first = helper.make_tensor_value_info("image", kind, shape)
-    output = helper.make_tensor_value_info("y", kind, shape)
+    output = helper.make_tensor_value_info("y", out or kind, shape)
     graph = helper.make_graph(nodes, "g", [first, *inputs], [output], list(weights))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
     path.write_bytes(model.SerializeToString())
@@ -212,6 +254,10 @@ def stored(*dims, data=b"1234", location=None):
     return [tensor]
 
 
+def cast(kind):
+    return [helper.make_node("Cast", ["image"], ["y"], to=kind)]
+
+
 GIANT = [numpy_helper.from_array(np.array([40000, 40000]), "s")]
 GIANT_NODES = [helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Identity", ["image"], ["y"])]
 MORE = [helper.make_tensor_value_info("z", TensorProto.FLOAT, (1,))]
@@ -223,6 +269,7 @@ ONNX = {
     "six channels": (dict(shape=("batch", 6, 32, 64)), "wanted one input of float"),
     "half numbers": (dict(kind=TensorProto.FLOAT16), "takes image float16"),
     "bytes": (dict(kind=TensorProto.UINT8), "takes image uint8"),
+    "a type that is none": (dict(kind=64), "takes image type 64"),
     "two inputs": (dict(inputs=MORE), r"takes image .*, z float \[1\]"),
     "a giant image": (dict(shape=("batch", 3, 10**6, 10**6)), "at most 8192 pixels a side"),
     "a giant weight": (dict(weights=stored(10**6, 10**6)), "w claims 1000000x1000000 numbers"),
@@ -231,6 +278,10 @@ ONNX = {
     "weights at a path above": (dict(weights=stored(4, location="../../secret")), "outside of its folder"),
     "weights at a path from the root": (dict(weights=stored(4, location="/etc/passwd")), "outside of its folder"),
     "weights at a link that leads away": (dict(weights=stored(4, location="link")), "outside of its folder"),
+    "weights at a name with a zero byte": (dict(weights=stored(4, location="w\0.bin")), "outside of its folder"),
+    "a batch of four": (dict(shape=(4, 3, 32, 64)), "wanted a batch of 1, or a dynamic one"),
+    "text comes out": (dict(nodes=cast(TensorProto.STRING), out=TensorProto.STRING), r"gives y tensor\(string"),
+    "bfloat16 comes out": (dict(nodes=cast(TensorProto.BFLOAT16), out=TensorProto.BFLOAT16), "gives y tensor"),
     "weights that are not there": (dict(weights=stored(4, location="absent.bin")), "absent.bin are not there; put"),
     "an operator set of tomorrow": (dict(opset=99), "ONNX Runtime cannot load it"),
     "a format of tomorrow": (dict(ir=99), "ONNX Runtime cannot load it"),
@@ -246,6 +297,15 @@ def test_onnx_files_that_are_refused_before_they_are_opened(case, tmp_path):
     with pytest.raises((ValueError, OSError), match=message) as error:
         open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(torch.device("cpu"), 1))
     assert str(tmp_path / "a.onnx") in str(error.value)
+
+
+def test_what_fails_when_it_runs_or_gives_no_number_names_the_file(tmp_path):
+    shape = numpy_helper.from_array(np.array([7, 7]), "s")
+    onnx_file(tmp_path / "a.onnx", weights=[shape], nodes=[helper.make_node("Reshape", ["image", "s"], ["y"])], out=1)
+    with pytest.raises(ValueError, match=r"a\.onnx: ONNX Runtime fails on images \(1, 3, 32, 64\)"):
+        OnnxPredictor(tmp_path / "a.onnx", 1)(torch.zeros(1, 3, 32, 64))
+    with pytest.raises(ValueError, match="A: its output holds NaN"):
+        require_class_map(torch.full((1, 3, 2, 2), torch.nan), (2, 2), "A")
 
 
 def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_taken(tmp_path):

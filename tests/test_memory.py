@@ -1,5 +1,7 @@
+import os
 from functools import partial
 
+import pytest
 import torch
 
 from common.memory import peak_memory
@@ -25,3 +27,8 @@ def test_peak_memory_is_that_of_the_model_alone():
     assert 200 * MEGABYTE < large.model - small.model < 280 * MEGABYTE
     assert large.process > large.model
     del ballast
+
+
+def test_a_measuring_process_that_is_killed_is_named():
+    with pytest.raises(ChildProcessError, match="the process that measures a model's memory died; .*close other"):
+        peak_memory(os.abort, (1, 3, 8, 8), threads=1)

@@ -22,3 +22,11 @@ def test_tensorboard_is_asked_for_before_the_training(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
         require_tensorboard()
+
+
+@pytest.mark.parametrize("content", [b"step,x\nabc,1\n", b"x\n1\n", b"step\n\xff\n", b"step\n1\n\0"])
+def test_a_damaged_record_is_begun_anew_and_it_is_said(content, tmp_path, caplog):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    add_row(tmp_path / "metrics.csv", {"step": 7, "loss": 0.5})
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[-1] == "7,0.5"
+    assert "metrics.csv: damaged" in caplog.text or content.endswith(b"\0")

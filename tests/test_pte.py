@@ -39,6 +39,7 @@ def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_pa
 def test_what_is_no_program_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such ExecuTorch program"):
         PtePredictor(tmp_path / "absent.pte", 1)
-    (tmp_path / "text.pte").write_text("not a program")
-    with pytest.raises(ValueError, match="not an ExecuTorch program"):
-        PtePredictor(tmp_path / "text.pte", 1)
+    for content in (b"", b"not a program", bytes(4) + b"ET12" + bytes(100)):
+        (tmp_path / "a.pte").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.pte: not an ExecuTorch program"):
+            PtePredictor(tmp_path / "a.pte", 1)

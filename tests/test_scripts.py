@@ -307,8 +307,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     torch.save({"model": Attack()}, path)
     process = run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", "-p", path, "-o", tmp_path / "x.onnx", check=False)
     assert process.returncode == 1
-    *_, line = process.stderr.strip().splitlines()
-    assert "Traceback" not in process.stderr
+    (line,) = process.stderr.splitlines()  # nor does a library say anything at its import
     assert line.startswith("error: ") and "never loaded" in line
     assert [p.name for p in tmp_path.iterdir()] == ["attack.pth"]
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -79,3 +81,17 @@ def test_what_cannot_be_shown_is_named_and_leaves_nothing(tmp_path, models):
     with pytest.raises(ValueError, match="not a video"):
         show(tmp_path / "broken.mp4", models, 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
+def test_an_image_that_is_a_line_is_refused(size, tmp_path, models):
+    cv2.imwrite(str(tmp_path / "line.png"), np.zeros((*size, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"line\.png: .* one side more than 16 times the other; cut it"):
+        show(tmp_path / "line.png", models, 1, tmp_path / "out")
+
+
+def test_an_output_that_is_no_map_of_the_classes_is_not_drawn(tmp_path, models):
+    cv2.imwrite(str(tmp_path / "a.png"), frame(50))
+    flat = replace(models["FP32"], open=lambda threads: lambda images: torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"FLAT: output \(1, 3\), wanted \(1, 3, 32, 64\)"):
+        show(tmp_path / "a.png", {"FLAT": flat}, 1, tmp_path / "out")

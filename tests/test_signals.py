@@ -9,9 +9,15 @@ from common.signals import StopRequest
 @pytest.fixture(autouse=True)
 def interruptible():
     """As in a terminal: a shell starts its background jobs with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    as_there = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in as_there.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_first_signal_is_noted_and_a_second_one_is_not_held_back():
@@ -36,3 +42,19 @@ def test_work_that_may_be_dropped_is_broken_off():
 def test_other_errors_of_the_work_pass():
     with StopRequest().listening() as stop, pytest.raises(ZeroDivisionError):
         stop.unless_stopped(lambda: 1 / 0)
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_terminal_stops_a_run():
+    with StopRequest().listening() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == signal.SIGHUP

@@ -1,4 +1,5 @@
 import argparse
+import copy
 
 import pytest
 import torch
@@ -258,3 +259,34 @@ def test_resuming_another_run_is_refused(tmp_path):
         restore(state, make_args(input_hw=(8, 8)))
     with pytest.raises(ValueError, match="no training state"):
         restore(None)
+
+
+def misshapen(state):
+    state["state"][0]["exp_avg"] = torch.zeros(7)
+    return state
+
+
+# an entry of a training state: what damages it
+DAMAGES = {
+    "optimizer": [lambda entry: "x", lambda entry: {"state": {}, "param_groups": []}, misshapen],
+    "average": [lambda entry: 5, lambda entry: {"updates": 1, "averages": {}}],
+    "position": [lambda entry: {"epoch": "x"}, lambda entry: {"step": -9}, lambda entry: {"tomorrow": 1}],
+    "history": [lambda entry: None, lambda entry: [1, 2]],
+    "random": [lambda entry: 7, lambda entry: [{"cpu": torch.zeros(5, dtype=torch.uint8), "cuda": None}]],
+    "fixed": [lambda entry: [1]],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name in DAMAGES for number in range(len(DAMAGES[name]))]
+)
+def test_a_damaged_training_state_is_refused_before_the_first_step(name, number):
+    args, model = make_args(ema=0.9, epochs=1), make_model()
+    learner = make_learner(model, args, average=WeightAverage(model, 0.9))
+    fixed = fixed_settings(args, [], (4, 6))
+    *_, moment = train(learner, ToyData(), args, CPU, Position())
+    state = training_state(learner.optimizer, learner.average, fixed, moment.position, [{"miou": 0.5}])
+    restore_training_state(copy.deepcopy(state), "c.pth", learner.optimizer, learner.average, fixed)
+    state[name] = DAMAGES[name][number](copy.deepcopy(state[name]))
+    with pytest.raises(ValueError, match=r"^--resume c\.pth: its training state is damaged.* earlier checkpoint$"):
+        restore_training_state(state, "c.pth", learner.optimizer, learner.average, fixed)
