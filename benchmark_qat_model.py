@@ -18,7 +18,7 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import SceneSegDataset, spread
+from common.datasets import SceneSegDataset, evenly_spaced, spread
 from common.evaluate import calibration_batches
 from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
@@ -114,12 +114,12 @@ def main(args: argparse.Namespace) -> None:
     calibrate(prepared, (images.to(device) for images in draw(batch_size)))
     sensitivity = None
     if args.sensitivity:
-        chosen = validation[:: max(1, len(validation) // args.sensitivity)][: args.sensitivity]
-        examples = list(SceneSegDataset(chosen, description.input_hw))
+        examples = list(SceneSegDataset(evenly_spaced(validation, args.sensitivity), description.input_hw))
         sensitivity = analyse(prepared, examples, device, description.arguments)
     int8 = convert(prepared.cpu())
 
-    compared = [example.image[None] for example in SceneSegDataset(validation[:PARITY_IMAGES], description.input_hw)]
+    parity_samples = evenly_spaced(validation, PARITY_IMAGES)
+    compared = [example.image[None] for example in SceneSegDataset(parity_samples, description.input_hw)]
     candidates, notes = export_int8(
         int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
     )

@@ -14,6 +14,7 @@ from common.gate import (
     check_limits,
     compare_with_baseline,
     gate_tables,
+    gated_models,
     has_failed,
     limits_of,
     read_baseline,
@@ -46,6 +47,7 @@ def benchmark(
     `add_benchmark_arguments`, and `save_outputs` where a script has it.
     """
     limits, baseline = limits_of(args), read_baseline(args.baseline) if args.baseline else None
+    gated = gated_models(args.gate_models, list(candidates), limits)
     if baseline:
         require_common_model(baseline, candidates)
     for label, candidate in candidates.items():
@@ -59,7 +61,7 @@ def benchmark(
     )
     document["skipped"] = as_records(bad)
     if limits:
-        document["gate"] = check_limits(document, limits)
+        document["gate"] = check_limits(document, limits, gated)
     if baseline:
         rows = compare_with_baseline(document, baseline, args.seed)
         document["baseline"] = {"path": str(args.baseline), "created": baseline["created"], "rows": rows}

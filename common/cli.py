@@ -262,6 +262,7 @@ def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
         args = parser.parse_args()
         setup_logging(args.debug)
         torch.set_num_threads(args.threads)
+        cv2.setNumThreads(args.threads)
         main(args)
         _flush()
     except KeyboardInterrupt:

@@ -139,8 +139,14 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
         count = min(per_dataset or len(own), len(own))
         if per_dataset and count < per_dataset:
             _tell_once(f"{name}: {count} images, {per_dataset} asked for; all are taken")
-        chosen += [own[index * len(own) // count] for index in range(count)]
+        chosen += evenly_spaced(own, count)
     return chosen
+
+
+def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` samples, or all where there are fewer, at even distances, so that every dataset has its share."""
+    count = min(count, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
 
 
 Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns

@@ -8,7 +8,18 @@ from pathlib import Path
 import psutil
 import torch
 
-PACKAGES = ("torch", "torchvision", "torchao", "executorch", "onnx", "onnxruntime", "onnxscript", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchao",
+    "executorch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:

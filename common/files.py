@@ -21,6 +21,12 @@ NAME_BYTES = 255  # of one name in the usual file systems
 STEM_BYTES = 60  # of a name that is made of another one
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it takes the final name when the block succeeds.

@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,13 @@ LIMITS = {
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each of LIMITS, and `--baseline`."""
-    group = parser.add_argument_group("gate", "limits for every model but the first (or the only one); exit code 3")
+    group = parser.add_argument_group("gate", "limits, with exit code 3 where one is missed")
+    group.add_argument(
+        "--gate_models",
+        nargs="+",
+        metavar="NAME",
+        help="models that the limits hold for (default: all but the first, or the only one)",
+    )
     for name, limit in LIMITS.items():
         group.add_argument(f"--{name}", type=limit.kind, metavar="X", help=limit.help)
     group.add_argument(
@@ -111,9 +117,26 @@ def check_gate(args: argparse.Namespace, count: int) -> None:
         read_baseline(args.baseline)
 
 
-def check_limits(document: Document, limits: Mapping[str, float]) -> list[dict[str, object]]:
-    """A row for each limit and model: limit, model, wanted, found, passed."""
-    labels = list(document["differences"]) or list(document["models"])
+def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:
+    """The models that the limits hold for: those of `names`, else all of `labels` but the first, else the only one.
+
+    Raises:
+        ValueError: no such model, or the first one and a limit against it.
+    """
+    if not names:
+        return list(labels[1:] or labels)
+    if unknown := [name for name in names if name not in labels]:
+        raise ValueError(f"--gate_models {unknown[0]}: no such model; there are {', '.join(labels)}")
+    relative = [name for name in limits if LIMITS[name].relative]
+    if relative and labels[0] in names:
+        raise ValueError(
+            f"--gate_models {labels[0]}: the first model, which --{relative[0]} compares with; name others"
+        )
+    return list(names)
+
+
+def check_limits(document: Document, limits: Mapping[str, float], labels: Sequence[str]) -> list[dict[str, object]]:
+    """A row for each limit and each of the models `labels`: limit, model, wanted, found, passed."""
     rows = []
     for name, wanted in limits.items():
         for label in labels:
@@ -166,7 +189,8 @@ def require_common_model(baseline: Document, labels: Iterable[str]) -> None:
 def compare_with_baseline(document: Document, baseline: Document, seed: int) -> list[dict[str, object]]:
     """Rows of the models that both runs have: model, what, before, now, noise, result.
 
-    A result is ok, better, regression (worse by more than the noise), or not comparable.
+    A result is ok, better, regression (worse by more than the noise), or not comparable. A model that one run alone has
+    gets one row that says so.
 
     Raises:
         ValueError: no model of one name in both.
@@ -184,6 +208,12 @@ def compare_with_baseline(document: Document, baseline: Document, seed: int) -> 
             ("model memory, MB", "model_memory_bytes", MEMORY_NOISE),
         ):
             rows.append(_row(label, what, before[key] / 1e6, now[key] / 1e6, noise * before[key] / 1e6))
+    for here, there, result in ((document, baseline, "not in baseline"), (baseline, document, "not in this run")):
+        rows += [
+            {"model": label, "what": "all", "before": None, "now": None, "noise": None, "result": result}
+            for label in here["models"]
+            if label not in there["models"]
+        ]
     return rows
 
 

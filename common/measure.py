@@ -105,7 +105,10 @@ def _warm(predict: Predictor, sample: Sample, hw: Size, runs: int) -> WarmUp:
 
 def prepare(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Prepared]]:
     """Images and masks of some samples in every size; the images one after the other, because they are timed."""
-    read = {size: [timed(partial(_image, sample, size)) for sample in samples] for size in sizes}
+    for sample in samples:
+        sample.image.read_bytes()  # from the disk; else the first size alone would wait for it
+    with no_garbage_collection():
+        read = {size: [timed(partial(_image, sample, size)) for sample in samples] for size in sizes}
     file_sizes = [file_hw for (_, file_hw), _ in read[sizes[0]]]
     masks = list(pool.map(load_ids, samples, file_sizes))
     return {

@@ -146,5 +146,7 @@ def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
+    # threads that wait for the next run would take the processors from the model whose turn is next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(EXACT_INT8, str(int(exact_int8)))
     return options

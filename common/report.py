@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.gate import gate_tables
 from common.markdown import inline, table
 from common.report_sensitivity import sensitivity_parts
 
@@ -28,6 +29,7 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
         f"`{document['command'].replace('`', ' ')}`",
         "## Summary",
         *(f"- {inline(difference['verdict'])}" for difference in document["differences"].values()),
+        *filter(None, [gate_tables(document)]),
         summary_table(document),
         *(f"- {inline(note)}" for note in document["notes"]),
         "## Accuracy by dataset and class",

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from common.environment import environment
+from common.files import sha256
 from common.labels import CLASSES
 from common.latency import latency
 from common.measure import Measurement
@@ -33,6 +34,7 @@ class ModelResult:
 
     path: str
     size_bytes: int
+    sha256: str  # of the file's content: which model this was
     precision: str  # fp32, fp16, int8
     provider: str  # ONNX Runtime's execution provider, or PyTorch and its device
     threads: int
@@ -110,6 +112,7 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
     return ModelResult(
         path=str(candidate.path),
         size_bytes=candidate.path.stat().st_size,
+        sha256=sha256(candidate.path),
         precision=candidate.precision,
         provider=recording.provider,
         threads=threads,

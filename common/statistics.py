@@ -68,7 +68,7 @@ def pooled_iou(confusions: np.ndarray) -> np.ndarray:
 def iou_intervals(confusions: np.ndarray, seed: int) -> list[Interval]:
     """The intervals of the mean IoU and of each class, from the matrices of the images (N, C, C)."""
     counts = bootstrap_counts(len(confusions), seed)
-    return _intervals(pooled_iou(confusions), resampled_iou(confusions, counts), len(confusions))
+    return _intervals(pooled_iou(confusions), resampled_iou(confusions, counts), _images_with(confusions))
 
 
 def difference_intervals(reference: np.ndarray, candidate: np.ndarray, seed: int) -> list[Interval]:
@@ -81,7 +81,7 @@ def difference_intervals(reference: np.ndarray, candidate: np.ndarray, seed: int
         raise ValueError(f"{len(reference)} and {len(candidate)} images cannot be paired; score both on the same ones")
     counts = bootstrap_counts(len(reference), seed)
     resampled = resampled_iou(candidate, counts) - resampled_iou(reference, counts)
-    return _intervals(pooled_iou(candidate) - pooled_iou(reference), resampled, len(reference))
+    return _intervals(pooled_iou(candidate) - pooled_iou(reference), resampled, _images_with(reference))
 
 
 def speedup_interval(reference: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]], seed: int) -> Interval:
@@ -96,16 +96,22 @@ def speedup_interval(reference: Sequence[Sequence[float]], candidate: Sequence[S
         / np.median(np.concatenate([candidate[i] for i in draw]))
         for draw in draws
     ]
-    return _intervals(np.array([value]), np.array(ratios)[:, None], len(reference))[0]
+    return _intervals(np.array([value]), np.array(ratios)[:, None], np.array([len(reference)]))[0]
 
 
-def _intervals(values: np.ndarray, resampled: np.ndarray, count: int) -> list[Interval]:
+def _images_with(confusions: np.ndarray) -> np.ndarray:
+    """How many images there are, and how many have each class in their masks: (N, C, C) -> (1 + C)."""
+    return np.concatenate([[len(confusions)], np.count_nonzero(confusions.sum(axis=2), axis=0)])
+
+
+def _intervals(values: np.ndarray, resampled: np.ndarray, counts: np.ndarray) -> list[Interval]:
+    """An interval for each value that rests on at least FEWEST_IMAGES images (blocks), of `counts`."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    if count < FEWEST_IMAGES:
-        return [Interval(float(value), None, None) for value in values]
     known = np.where(np.isnan(resampled).all(axis=0), 0.0, resampled)  # a class that never occurs has no range
     lows, highs = np.nanpercentile(known, (tail, 100 - tail), axis=0)
     return [
-        Interval(float(value), None, None) if np.isnan(value) else Interval(float(value), float(low), float(high))
-        for value, low, high in zip(values, lows, highs, strict=True)
+        Interval(float(value), float(low), float(high))
+        if count >= FEWEST_IMAGES and not np.isnan(value)
+        else Interval(float(value), None, None)
+        for value, low, high, count in zip(values, lows, highs, counts, strict=True)
     ]

@@ -3,6 +3,7 @@
 from common.statistics import Interval
 
 SAME_SIZE = 0.05  # share of the size; two files closer than this are called about equal
+TOLERATED = 0.01  # of the mIoU; accuracy is called kept only where a larger loss is ruled out
 NO_CHANGE = 5e-5  # of the mIoU; what four decimals do not show
 
 
@@ -31,6 +32,11 @@ def _accuracy(difference: Interval) -> tuple[str, str]:
     change = f"a difference of {difference.value:+.4f} (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
     if not difference.excludes_zero:
         at_most = max(0.0, -difference.low)
+        if at_most > TOLERATED:
+            return (
+                "unknown",
+                f"{change}: not significant, but a loss of {at_most:.4f} is not ruled out; take more images",
+            )
         return "kept", f"{change}: no significant difference; a loss above {at_most:.4f} is unlikely"
     if difference.value < 0:
         return "lost", f"{change}: accuracy is lost, by more than chance"

@@ -10,6 +10,7 @@ from common.gate import (
     check_limits,
     compare_with_baseline,
     gate_tables,
+    gated_models,
     has_failed,
     limits_of,
     read_baseline,
@@ -49,7 +50,7 @@ def test_no_flag_is_no_limit():
 )
 def test_a_limit_passes_or_fails(document, flag, loose, tight):
     for value, passed in ((loose, True), (tight, False)):
-        (row,) = check_limits(document, limits(flag, value))
+        (row,) = check_limits(document, limits(flag, value), ["INT8"])
         assert (row["limit"], row["model"], row["wanted"], row["passed"]) == (flag, "INT8", float(value), passed)
         checked = {**document, "gate": [row]}
         assert has_failed(checked) == (not passed)
@@ -63,6 +64,18 @@ def test_a_limit_against_the_first_model_needs_a_second():
     check_gate(parsed("--min_speedup", "2"), 2)
     with pytest.raises(FileNotFoundError, match="--baseline"):
         check_gate(parsed("--baseline", "absent.json"), 2)
+
+
+def test_limits_hold_for_the_models_that_are_named():
+    labels, relative, absolute = ["FP32", "PTQ", "QAT"], ["min_speedup"], ["min_miou"]
+    assert gated_models(None, labels, relative) == ["PTQ", "QAT"]
+    assert gated_models(None, ["QAT"], absolute) == ["QAT"]
+    assert gated_models(["QAT"], labels, relative) == ["QAT"]
+    assert gated_models(["FP32"], labels, absolute) == ["FP32"]
+    with pytest.raises(ValueError, match="--gate_models FP32: the first model, which --min_speedup"):
+        gated_models(["FP32"], labels, relative)
+    with pytest.raises(ValueError, match="--gate_models INT8: no such model; there are FP32, PTQ, QAT"):
+        gated_models(["INT8"], labels, absolute)
 
 
 def results(rows):
@@ -99,6 +112,15 @@ def test_other_images_and_another_machine_are_not_compared(document):
     other["environment"]["cpu"] = "another processor"
     found = results(compare_with_baseline(document, other, seed=0))
     assert found["FP32", "mIoU"] == found["FP32", "p50 latency, ms"] == "not comparable"
+
+
+def test_a_model_that_one_run_lacks_is_listed(document):
+    less = copy.deepcopy(document)
+    del less["models"]["INT8"]
+    assert results(compare_with_baseline(document, less, seed=0))["INT8", "all"] == "not in baseline"
+    rows = compare_with_baseline(less, document, seed=0)
+    assert results(rows)["INT8", "all"] == "not in this run"
+    assert "not in this run" in gate_tables({**less, "baseline": {"rows": rows}})
 
 
 def test_a_time_within_the_spread_of_the_blocks_is_noise(document):

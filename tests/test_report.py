@@ -32,3 +32,9 @@ def test_the_markdown_holds_verdict_tables_and_pictures(document, tmp_path):
     verdict = document["differences"]["INT8"]["verdict"]
     for part in ("# A title", "- a note", "Town_0001.png", verdict, summary_table(document), accuracy_table(document)):
         assert part in text
+
+
+def test_the_markdown_says_which_limit_is_missed(document):
+    row = {"limit": "--min_miou", "model": "INT8", "wanted": 0.9, "found": 0.5, "passed": False}
+    assert "FAILED" not in markdown_report(document)
+    assert markdown_report({**document, "gate": [row]}).index("FAILED") < markdown_report(document).index("## Accuracy")

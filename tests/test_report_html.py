@@ -1,5 +1,6 @@
 """The page: every figure in it is the document's, nothing in it runs or loads, and a browser shows and prints it."""
 
+import base64
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import cv2
+import numpy as np
 import pytest
 
 from common.figures import look_up
@@ -139,6 +141,19 @@ def test_nothing_runs_and_nothing_is_loaded(folder):
             assert attributes.get(name, "#").startswith(("#", "data:image/jpeg;base64,"))
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_every_picture_can_be_decoded(folder):
+    """A browser shows a broken picture without an error."""
+    sources = [
+        attributes["src"] for name, attributes in Figures((folder / "report.html").read_text()).tags if name == "img"
+    ]
+    assert sources
+    for source in sources:
+        data = base64.b64decode(source.partition(",")[2], validate=True)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.std() > 1
 
 
 def test_places_that_do_not_exist_are_errors():

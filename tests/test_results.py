@@ -1,4 +1,6 @@
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +45,11 @@ def test_a_damaged_model_is_flagged(document):
     assert damaged["miou"]["high"] < 0
     assert "accuracy is lost" in damaged["verdict"]
     assert damaged["different_pixels"] == 4 / 32  # rows 2 to 5 of 32
+
+
+def test_every_model_is_identified_by_its_content(document):
+    for model in document["models"].values():
+        assert model["sha256"] == hashlib.sha256(Path(model["path"]).read_bytes()).hexdigest()
 
 
 def test_figures_follow_from_the_confusion_matrices(document):

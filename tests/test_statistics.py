@@ -115,6 +115,19 @@ def test_a_class_that_does_not_occur_has_no_interval():
     assert second.low is None
 
 
+def test_a_class_in_too_few_images_has_no_interval():
+    """All resamples that hold the class hold the same image: a range of no width would be no statement."""
+    confusions = np.zeros((20, 2, 2), int)
+    confusions[:, 0, 0] = 10
+    confusions[:4, 1, 1] = 10
+    mean, common, rare = iou_intervals(confusions, seed=0)
+    assert (rare.value, rare.low) == (1.0, None)
+    assert None not in (mean.low, common.low)
+    worse = confusions.copy()
+    worse[0, 1] = [4, 6]
+    assert not difference_intervals(confusions, worse, seed=0)[2].excludes_zero
+
+
 def test_only_pairs_can_be_compared():
     with pytest.raises(ValueError, match="8 and 9 images cannot be paired"):
         difference_intervals(matrices(8), matrices(9), seed=0)
