@@ -32,7 +32,7 @@ class PeakMemory:
 
 
 def peak_memory(
-    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 3
+    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 2
 ) -> PeakMemory:
     """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros.
 
