@@ -168,6 +168,8 @@ def _restore(
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Raises one of DAMAGED where an entry is not what `training_state` writes."""
     position, history, random = Position(**state["position"]), list(state["history"]), list(state["random"])
+    if not isinstance(state["random"], list):
+        raise ValueError("random state of another kind")
     if not all(type(count) is int and count >= 0 for count in (position.epoch, position.samples, position.step)):
         raise ValueError(f"position {state['position']}")
     if not all(isinstance(each["miou"], float | int) for each in history):

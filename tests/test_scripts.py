@@ -267,6 +267,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(failing, fp32, qat, tmp_path):
     assert "no such checkpoint" in convert("SceneSeg", tmp_path / "absent.pth", out)
     assert "does not exist" in convert("SceneSeg", good, tmp_path / "nowhere" / "out.onnx")
     assert "benchmark_qat_model.py" in convert("SceneSeg", qat / "qat_model_final_calibrated.pth", out)
+    unused = ["convert_pytorch_to_onnx", "-n", "SceneSeg", "-p", good, "-o", out, "--calibration_data", tmp_path]
+    assert "--calibration_data is for --int8" in failing(*unused)
     truncated = tmp_path / "truncated.pth"
     truncated.write_bytes(good.read_bytes()[:1000])
     assert "damaged" in convert("SceneSeg", truncated, out)
@@ -292,6 +294,28 @@ def test_benchmarks_refuse_what_their_flags_do_not_say(failing, fp32, fp32_onnx,
         "benchmark_qat_model", "--qat_checkpoint_path", fp32 / "best_model.pth", "--dataset_root", data
     )
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("number", ["-1", "7", "99", "x"])
+def test_operator_sets_that_are_not_written_are_wrong_usage(number, capsys):
+    parser = importlib.import_module("convert_pytorch_to_onnx").get_args_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-n", "SceneSeg", "-p", "a.pth", "-o", "a.onnx", "--opset", number])
+    assert f"--opset: '{number}' is not" in capsys.readouterr().err
+
+
+def test_limits_are_of_a_benchmark_and_not_of_a_look(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        call(importlib.import_module("benchmark_onnx_models"), ["--show", tmp_path, "--min_miou", "0.5"])
+    assert exit_info.value.code == 2
+    assert "leave --min_miou out" in capsys.readouterr().err
+
+
+def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, data, tmp_path):
+    weights = _as(fp32 / "best_model.pth", tmp_path / "qat_best.pth")
+    where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "-fp32", weights]
+    assert "qat_best.pth: the file that is read" in failing("quantize_model_sceneseg", *where)
+    assert "no such checkpoint file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth", "--resume", "")
 
 
 def test_usage_errors_exit_with_2(tmp_path):

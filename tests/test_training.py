@@ -272,7 +272,7 @@ DAMAGES = {
     "average": [lambda entry: 5, lambda entry: {"updates": 1, "averages": {}}],
     "position": [lambda entry: {"epoch": "x"}, lambda entry: {"step": -9}, lambda entry: {"tomorrow": 1}],
     "history": [lambda entry: None, lambda entry: [1, 2]],
-    "random": [lambda entry: 7, lambda entry: [{"cpu": torch.zeros(5, dtype=torch.uint8), "cuda": None}]],
+    "random": [lambda entry: "abc", lambda entry: [{"cpu": torch.zeros(5, dtype=torch.uint8), "cuda": None}]],
     "fixed": [lambda entry: [1]],
 }
 
