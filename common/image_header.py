@@ -11,6 +11,7 @@ FORMATS = ("PNG", "JPEG")  # by content, whatever the suffix says; decoders that
 MAX_PIXELS = 2**27  # 16384 x 8192, 400 MB decoded: a file of a few kB may claim any size
 UPRIGHT = 1
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHUNK_START = 8  # bytes of a PNG chunk before its data: length, kind
 CHUNK_FRAME = 12  # bytes of a PNG chunk beside its data: length, kind, checksum
 DAMAGED = (SyntaxError, ValueError, KeyError, IndexError, struct.error, OSError, EOFError, OverflowError, TypeError)
 
@@ -53,12 +54,15 @@ def _claims_too_much(png: bytes | memoryview) -> bool:
     A PNG is a row of chunks (ISO/IEC 15948, 5.3): length of the data (4 bytes), kind (4), data, checksum (4).
     """
     place = len(PNG_SIGNATURE)
-    while place + CHUNK_FRAME <= len(png):
+    while place + CHUNK_START <= len(png):
         (length,) = struct.unpack_from(">I", png, place)
-        if bytes(png[place + 4 : place + 8]) == b"IEND":
+        end = place + CHUNK_FRAME + length
+        if end > len(png):
+            return True
+        if bytes(png[place + 4 : place + CHUNK_START]) == b"IEND":
             return False
-        place += CHUNK_FRAME + length
-    return place > len(png)
+        place = end
+    return False
 
 
 def _orientation(exif: bytes | None) -> int:
