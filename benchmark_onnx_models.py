@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
         pin(args.pin)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options, args.providers)
-    check_gate(args, len(candidates))
+    check_gate(args, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, args.threads, folder)

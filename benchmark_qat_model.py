@@ -24,9 +24,10 @@ from common.gate import add_gate_arguments, check_gate
 from common.latency import pin
 from common.lock import hold_folder
 from common.pairs import BadSample
-from common.ptq_baseline import check_ptq, ptq_baseline
+from common.ptq_baseline import LABELS as PTQ_LABELS
+from common.ptq_baseline import open_baseline, ptq_baseline
 from common.qat_checkpoints import load_qat
-from common.qat_export import export_int8
+from common.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
 from common.quantization import calibrate, convert
 from common.sensitivity_analysis import analyse
 
@@ -90,14 +91,13 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_gate(args, 1 + args.pte + 2 * bool(args.compare_ptq))
+    check_gate(args, [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte])
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
-    if args.compare_ptq:
-        check_ptq(description, args)
+    untrained = open_baseline(description, args) if args.compare_ptq else None
     bad: list[BadSample] = []
     training = usable_samples(args.dataset_root, args, "train", bad)
     validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
@@ -124,10 +124,8 @@ def main(args: argparse.Namespace) -> None:
         int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
     )
     print(*notes, sep="\n")
-    if args.compare_ptq:
-        candidates = (
-            ptq_baseline(description, args.compare_ptq, folder, list(draw(1)), compared, args) | candidates
-        )  # FP32 is the reference
+    if untrained:  # FP32 is the reference
+        candidates = ptq_baseline(description, untrained, folder, list(draw(1)), compared, args) | candidates
     document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad, sensitivity)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")

@@ -18,7 +18,6 @@ from common.gate import (
     has_failed,
     limits_of,
     read_baseline,
-    require_common_model,
 )
 from common.measure import measure, measure_memory, measure_threads
 from common.pairs import BadSample
@@ -43,13 +42,11 @@ def benchmark(
 ) -> Document:
     """Measure all candidates on `samples`, write the report into `folder` and print its tables.
 
-    The first candidate is the reference; `bad` lists what was left out of the samples. `args` holds the flags of
-    `add_benchmark_arguments`, and `save_outputs` where a script has it.
+    The first candidate is the reference, `check_gate` has passed; `bad` lists what was left out of the samples. `args`
+    holds the flags of `add_benchmark_arguments`, and `save_outputs` where a script has it.
     """
     limits, baseline = limits_of(args), read_baseline(args.baseline) if args.baseline else None
     gated = gated_models(args.gate_models, list(candidates), limits)
-    if baseline:
-        require_common_model(baseline, candidates)
     for label, candidate in candidates.items():
         logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
     measurement = measure(candidates, samples, args.warmup_runs, args.threads, args.workers)

@@ -307,5 +307,5 @@ def setup_logging(debug: bool) -> None:
     if not debug:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what it warns of is raised, too
         warnings.simplefilter("ignore")
-        for package in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.utils._pytree"):
+        for package in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export"):
             logging.getLogger(package).setLevel(logging.ERROR)

@@ -104,17 +104,19 @@ def limits_of(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
 
 
-def check_gate(args: argparse.Namespace, count: int) -> None:
-    """Fail before the work, not after it, where the limits cannot be checked on `count` models.
+def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> None:
+    """Fail before the work, not after it, where the limits cannot be checked on the models `labels`.
 
     Raises:
-        FileNotFoundError, ValueError: a limit against the first model and no second one, or no usable baseline.
+        FileNotFoundError, ValueError: a limit against the first model and no second one, no model of a name in
+            `--gate_models`, or no usable baseline.
     """
     relative = [name for name in limits_of(args) if LIMITS[name].relative]
-    if relative and count < 2:
+    if relative and len(labels) < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
+    gated_models(args.gate_models, labels, limits_of(args))
     if args.baseline:
-        read_baseline(args.baseline)
+        require_common_model(read_baseline(args.baseline), labels)
 
 
 def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:

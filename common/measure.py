@@ -19,7 +19,7 @@ from common.memory import PeakMemory, peak_memory
 from common.metrics import IoUMeter
 from common.predictors import Predictor, require_class_map
 from common.progress import progress
-from common.transforms import resize_mask, to_tensor
+from common.transforms import read_bytes, resize_mask, to_tensor
 
 MOST_IN_BLOCK = 8  # images
 FEWEST_BLOCKS = 5  # where there are as many images
@@ -106,7 +106,7 @@ def _warm(predict: Predictor, sample: Sample, hw: Size, runs: int) -> WarmUp:
 def prepare(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Prepared]]:
     """Images and masks of some samples in every size; the images one after the other, because they are timed."""
     for sample in samples:
-        sample.image.read_bytes()  # from the disk; else the first size alone would wait for it
+        read_bytes(sample.image)  # from the disk; else the first size alone would wait for it
     with no_garbage_collection():
         read = {size: [timed(partial(_image, sample, size)) for sample in samples] for size in sizes}
     file_sizes = [file_hw for (_, file_hw), _ in read[sizes[0]]]

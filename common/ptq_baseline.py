@@ -10,48 +10,48 @@ from torch import Tensor
 from common.candidates import Candidate
 from common.checkpoints import Description
 from common.conversion import ExportOptions, convert_fp32, convert_int8
-from common.networks import open_network
+from common.networks import OpenedNetwork, open_network
 from common.predictors import OnnxPredictor
 from common.quantization import QuantizationSettings
 
+LABELS = ("ONNX FP32", "ONNX INT8 PTQ")
 FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onnx"
 
 
-def check_ptq(trained: Description, args: argparse.Namespace) -> None:
-    """Fail before the work, not after it, where `--compare_ptq` cannot be done.
+def open_baseline(trained: Description, args: argparse.Namespace) -> OpenedNetwork:
+    """The network of `--compare_ptq` in the input size of the trained one; what cannot be done fails before the work.
 
     Raises:
         FileNotFoundError, ValueError: not FP32 weights of the network, or no image to calibrate on.
     """
     if not args.num_calibration_samples:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
-    open_network(trained.network, args.compare_ptq, trained.input_hw)
+    return open_network(trained.network, args.compare_ptq, trained.input_hw)
 
 
 def ptq_baseline(
     trained: Description,
-    checkpoint: Path,
+    source: OpenedNetwork,
     folder: Path,
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
     args: argparse.Namespace,
 ) -> dict[str, Candidate]:
-    """Write the network of an FP32 checkpoint to `folder` in FP32 and in INT8 by post-training quantization.
+    """Write the network `source` to `folder` in FP32 and in INT8 by post-training quantization.
 
     Args:
-        trained: what the QAT checkpoint says of itself: its network, input size and settings are taken.
+        trained: what the QAT checkpoint says of itself: its input size and settings are taken.
         calibration, held_out: images (1, 3, H, W); the former give the ranges, the latter judge the file.
         args: the flags `threads` and `seed`.
 
     Raises:
-        ValueError: not FP32 weights of the network, or an INT8 file that lost the network.
+        ValueError: an INT8 file that lost the network.
     """
-    source = open_network(trained.network, checkpoint, trained.input_hw)
     settings, options = QuantizationSettings(**trained.quantization or {}), ExportOptions(args.threads, args.seed)
     fp32, int8 = folder / FP32_FILE, folder / PTQ_FILE
     convert_fp32(source, fp32, options)
     convert_int8(source, int8, options, settings, calibration, held_out)
     return {
-        "ONNX FP32": Candidate(fp32, partial(OnnxPredictor, fp32), "fp32", trained.input_hw),
-        "ONNX INT8 PTQ": Candidate(int8, partial(OnnxPredictor, int8), "int8", trained.input_hw),
+        label: Candidate(path, partial(OnnxPredictor, path), precision, trained.input_hw)
+        for label, path, precision in zip(LABELS, (fp32, int8), ("fp32", "int8"), strict=True)
     }

@@ -24,6 +24,7 @@ from models import find_network
 
 logger = logging.getLogger(__name__)
 
+ONNX_LABEL, PTE_LABEL = "ONNX INT8", "ExecuTorch INT8"
 ONNX_FILE = "SceneSegNetwork_QAT_INT8_final.onnx"
 PTE_FILE = "SceneSegNetwork_QAT_INT8_final.pte"
 PTE_EQUAL_PIXELS = 0.98  # XNNPACK rounds in other places than the reference: 0.994 on CamVid, an eighth-width SceneSeg
@@ -58,7 +59,7 @@ def export_int8(
     path, outputs = folder / ONNX_FILE, list(network.outputs)
     logger.info("exporting %s", path)
     (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
-    candidates = {"ONNX INT8": Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
+    candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
     notes = [f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"]
     if pte:
         path = folder / PTE_FILE
@@ -66,7 +67,7 @@ def export_int8(
         ungated = for_onnx_runtime(copy.deepcopy(int8), gates=False)
         check = _check_against(ungated, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         (agreement,) = export_pte(int8, path, input_shape, described, check, threads)
-        candidates["ExecuTorch INT8"] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
+        candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
         notes.append(f"ExecuTorch against PyTorch INT8 on {len(compared)} validation images: {agreement}")
     return candidates, notes
 

@@ -16,6 +16,7 @@ from common.archives import is_intact
 from common.datasets import Sample
 from common.distributed import gathered, rank, world_size
 from common.failures import one_line
+from common.files import sha256
 from common.schedule import WeightAverage
 from common.steps import Position
 
@@ -108,8 +109,7 @@ def fixed_settings(args: argparse.Namespace, samples: Sequence[Sample], input_hw
     if args.schedule != "constant":
         settings["epochs"] = args.epochs
     if getattr(args, "distill", None):
-        with args.fp32_model.open("rb") as file:
-            settings["teacher (sha256)"] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        settings["teacher (sha256)"] = sha256(args.fp32_model)[:12]
     return settings
 
 
@@ -167,8 +167,8 @@ def _restore(
     state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Raises one of DAMAGED where an entry is not what `training_state` writes."""
-    position, history, random = Position(**state["position"]), list(state["history"]), list(state["random"])
-    if not isinstance(state["random"], list):
+    position, history, random = Position(**state["position"]), list(state["history"]), state["random"]
+    if not isinstance(random, list):
         raise ValueError("random state of another kind")
     if not all(type(count) is int and count >= 0 for count in (position.epoch, position.samples, position.step)):
         raise ValueError(f"position {state['position']}")

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -93,7 +93,7 @@ def results() -> list[bytes]:
 
 READERS = {
     "header": Reader(".png", lambda path: read_header(path.read_bytes(), path), lambda: images(".png", ".jpg")),
-    "image": Reader(".png", read_rgb, lambda: images(".png", ".jpg")),
+    "image": Reader(".png", partial(read_rgb, labelled=True), lambda: images(".png", ".jpg")),
     "mask": Reader(".png", lambda path: load_ids(Sample("CamVid", path, path), MASK_HW), lambda: images(".png")),
     "checkpoint": Reader(".pth", read_checkpoint, checkpoints),
     "archive": Reader(".pth", is_intact, checkpoints),

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.archives import is_intact
-from tests.readers import READERS, results
+from common.archives import is_intact, require_no_code
+from common.checkpoints import Description, read_checkpoint, save_checkpoint
+from tests.readers import READERS, Reader, checkpoints, results
 
 FEW, MANY = 40, 5000  # examples of `make test` and of `make test-faults`
 COUNTS = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -47,6 +49,12 @@ def test_a_damaged_file_is_refused_or_read(tmp_path, name, count):
     repeat(count, lambda content: reader(content, tmp_path), damaged(reader.samples()))
 
 
+@COUNTS
+def test_a_checkpoint_taken_for_an_exported_network_is_refused(tmp_path, count):
+    reader = Reader(".pt2", require_no_code, checkpoints)
+    repeat(count, lambda content: reader(content, tmp_path), damaged(checkpoints()))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
@@ -61,6 +69,13 @@ def test_results_of_another_shape_are_refused_or_read(tmp_path, count):
     keys = st.sampled_from([*sound, "more"])
     changes = st.dictionaries(keys, JSON)
     repeat(count, lambda change: READERS["results"](json.dumps(sound | change).encode(), tmp_path), changes)
+
+
+def test_a_saved_checkpoint_is_intact_and_reads_as_it_was(tmp_path):
+    (tmp_path / "w.pth").write_bytes(checkpoints()[0])
+    assert torch.equal(read_checkpoint(tmp_path / "w.pth").state["a"], torch.ones(9))
+    save_checkpoint(tmp_path / "v.pth", {"a": torch.ones(9)}, Description("SceneSeg", "fp32", 1.0, (32, 64)))
+    assert is_intact(tmp_path / "v.pth")
 
 
 @pytest.mark.parametrize("name", READERS)

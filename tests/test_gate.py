@@ -59,11 +59,21 @@ def test_a_limit_passes_or_fails(document, flag, loose, tight):
 
 def test_a_limit_against_the_first_model_needs_a_second():
     with pytest.raises(ValueError, match="--min_speedup compares with the first model"):
-        check_gate(parsed("--min_speedup", "2"), 1)
-    check_gate(parsed("--min_miou", "0.5"), 1)
-    check_gate(parsed("--min_speedup", "2"), 2)
+        check_gate(parsed("--min_speedup", "2"), ["A"])
+    check_gate(parsed("--min_miou", "0.5"), ["A"])
+    check_gate(parsed("--min_speedup", "2"), ["A", "B"])
     with pytest.raises(FileNotFoundError, match="--baseline"):
-        check_gate(parsed("--baseline", "absent.json"), 2)
+        check_gate(parsed("--baseline", "absent.json"), ["A", "B"])
+    with pytest.raises(ValueError, match="--gate_models C: no such model; there are A, B"):
+        check_gate(parsed("--min_miou", "0.5", "--gate_models", "C"), ["A", "B"])
+
+
+def test_a_baseline_of_other_models_is_refused_before_the_work(document, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    check_gate(parsed("--baseline", str(path)), ["INT8", "more"])
+    with pytest.raises(ValueError, match="--baseline: no model of this run in it; it has FP32, INT8"):
+        check_gate(parsed("--baseline", str(path)), ["A", "B"])
 
 
 def test_limits_hold_for_the_models_that_are_named():

@@ -1,4 +1,6 @@
 import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -6,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets import SceneSegDataset
+from common.datasets import Sample, SceneSegDataset
 from common.evaluate import evaluate_datasets
-from common.measure import blocks_of, measure, measure_threads
+from common.measure import blocks_of, measure, measure_threads, prepare
 from tests.benchmarked import HW, Guess, candidates, measured, samples
 
 
@@ -19,6 +21,13 @@ def test_blocks_cover_all_images_once(count, sizes):
     blocks = blocks_of(count)
     assert [len(block) for block in blocks] == sizes
     assert [index for block in blocks for index in block] == list(range(count))
+
+
+def test_an_image_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    sample = Sample("Town", tmp_path / "a.png", tmp_path / "a.png")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="a.png: a pipe, socket or device"):
+        prepare([sample], [HW], pool)
 
 
 def test_scores_are_those_of_the_scoring_loop(tmp_path):
