@@ -19,8 +19,8 @@ from common.cli import (
 )
 from common.datasets import spread
 from common.files import new_folder
-from common.gate import add_gate_arguments, check_gate, limits_of
-from common.latency import pin
+from common.gate import add_gate_arguments, check_calls, check_gate, limits_of
+from common.latency import pin, require_processors
 from common.pairs import BadSample
 from common.predictors import CPU, PROVIDERS
 from common.show import show
@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
+    require_processors(args.thread_counts)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options, args.providers)
     check_gate(args, list(candidates))
@@ -95,6 +96,7 @@ def main(args: argparse.Namespace) -> None:
         return
     bad: list[BadSample] = []
     samples = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    check_calls(args, len(samples))
     leave_by_gate(benchmark("Comparison of models", candidates, samples, new_folder(folder), args, bad=bad))
 
 

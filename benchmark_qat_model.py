@@ -20,8 +20,8 @@ from common.cli import (
 )
 from common.datasets import SceneSegDataset, evenly_spaced, spread
 from common.evaluate import calibration_batches
-from common.gate import add_gate_arguments, check_gate
-from common.latency import pin
+from common.gate import add_gate_arguments, check_calls, check_gate
+from common.latency import pin, require_processors
 from common.lock import hold_folder
 from common.pairs import BadSample
 from common.ptq_baseline import LABELS as PTQ_LABELS
@@ -95,12 +95,14 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
+    require_processors(args.thread_counts)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
     untrained = open_baseline(description, args) if args.compare_ptq else None
     bad: list[BadSample] = []
     training = usable_samples(args.dataset_root, args, "train", bad)
     validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    check_calls(args, len(validation))
     folder = args.qat_checkpoint_path.parent / FOLDER
     folder.mkdir(exist_ok=True)
     hold_folder(folder, "wait for its end")

@@ -103,19 +103,23 @@ def differences(document: Document, label: str) -> str:
 def latencies(document: Document) -> str:
     """Every timed call of every model, with the middle half as a box and the median as a line; nothing is dropped."""
     models = document["models"]
-    x = axis([v for model in models.values() for v in model["per_image"]["latency_ms"]], LEFT, WIDTH - RIGHT, zero=True)
+    calls = {
+        label: {(i, j): ms for i, runs in enumerate(model["per_image"]["latency_ms"]) for j, ms in enumerate(runs)}
+        for label, model in models.items()
+    }
+    x = axis([ms for one in calls.values() for ms in one.values()], LEFT, WIDTH - RIGHT, zero=True)
     height = TOP + ROW * len(models) + BOTTOM
     body = [_x_axis(x, height, "latency of one image, ms")]
     for index, (label, model) in enumerate(models.items()):
         middle = TOP + ROW * index + ROW / 2
-        values = sorted(model["per_image"]["latency_ms"])
+        values = sorted(calls[label].values())
         low, high = values[len(values) // 4], values[(3 * len(values)) // 4]
         box = f'<rect x="{x(low):.1f}" y="{middle - 9}" width="{max(1.0, x(high) - x(low)):.1f}" height="18" rx="3"'
         body.append(f'{box} fill="{colour(index)}" fill-opacity="0.22"/>')
-        for number, value in enumerate(model["per_image"]["latency_ms"]):
+        for number, ((image, run), value) in enumerate(calls[label].items()):
             jitter = (number * 7) % 13 - 6  # spreads the points without a random number
-            place = ("models", label, "per_image", "latency_ms", number)
-            body.append(_dot(document, place, x(value), middle + jitter, colour(index), _image(document, number), 1.8))
+            place = ("models", label, "per_image", "latency_ms", image, run)
+            body.append(_dot(document, place, x(value), middle + jitter, colour(index), _image(document, image), 1.8))
         median = x(model["latency_ms"]["p50"])
         body.append(_line(median, middle - 11, median, middle + 11, colour(index), 2.5))
         body.append(_text(LEFT - 10, middle + 4, label, anchor="end", weight=600))
@@ -144,20 +148,22 @@ def drift(document: Document) -> str:
 
 
 def throughput(document: Document) -> str:
-    """Images per second against the number of threads, where that was measured."""
+    """Images per second against the number of threads, where that was measured; bars: the slowest and fastest call."""
     models = document["models"]
-    counts = [int(count) for count in next(iter(models.values()))["throughput_by_threads"]]
+    counts = [int(count) for count in next(iter(models.values()))["by_threads"]]
     height = 240
     x = axis(counts, LEFT - 74, WIDTH - 124, margin=0.02)
-    rates = [rate for model in models.values() for rate in model["throughput_by_threads"].values()]
-    y = axis(rates, height - BOTTOM, TOP, zero=True)
+    calls = [by["latency_ms"] for model in models.values() for by in model["by_threads"].values()]
+    y = axis([1000 / one[end] for one in calls for end in ("min", "max")], height - BOTTOM, TOP, zero=True)
     body = [_x_axis(x, height, "threads", counts), _y_axis(y, x, "images/s")]
     ends: list[float] = []
     for index, (label, model) in enumerate(models.items()):
-        points = [(x(int(count)), y(rate)) for count, rate in model["throughput_by_threads"].items()]
+        points = [(x(int(count)), y(by["per_second"])) for count, by in model["by_threads"].items()]
         body.append(_path(points, colour(index)))
-        for (left, top), count in zip(points, model["throughput_by_threads"], strict=True):
-            place = ("models", label, "throughput_by_threads", count)
+        for (left, top), (count, by) in zip(points, model["by_threads"].items(), strict=True):
+            slowest, fastest = (y(1000 / by["latency_ms"][end]) for end in ("max", "min"))
+            body.append(_line(left, slowest, left, fastest, colour(index), 1.5))
+            place = ("models", label, "by_threads", count, "per_second")
             body.append(_dot(document, place, left, top, colour(index), f"{label}, {count} threads", 4))
         ends.append(_apart(points[-1][1], ends))
         body.append(_text(points[-1][0] + 12, ends[-1] + 4, label, weight=600, fill=colour(index)))

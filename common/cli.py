@@ -107,6 +107,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="least number of untimed runs; more follow until the times are steady; 0: none",
     )
+    parser.add_argument("--timed_runs", type=positive_int, default=1, help="timed runs of each model on each image")
     parser.add_argument(
         "--visualizations_per_dataset", type=positive_int, default=2, help="pictures of each model per dataset"
     )

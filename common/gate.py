@@ -1,83 +1,100 @@
-"""A gate for batch jobs: limits that a model has to keep, and regressions against an earlier run."""
+"""A gate for batch jobs: limits that a model has to keep, and the decision that they and a baseline come to."""
 
 import argparse
-import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from common.baseline import Document, read_baselines
 from common.cli import fraction, non_negative_float, positive_float
-from common.markdown import table
-from common.results import SCHEMA
-from common.statistics import difference_intervals
+from common.latency import CALLS_FOR_P99
+from common.statistics import Interval
 
-SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
-MEMORY_NOISE = 0.05  # share of the peak memory; the allocator's doing
-SIZE_NOISE = 0.01  # share of the file; metadata and versions
-
-DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
-
-Document = Mapping[str, object]
+PASSED, FAILED, UNDECIDED = "passed", "failed", "not decided"
+# of a row of the baseline; a model or a figure that cannot be compared is not one that passed
+BASELINE_RESULTS = {"regression": FAILED, "not comparable": UNDECIDED, "not in this run": UNDECIDED}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: its flag's type and help, and where its figure comes from."""
+    """One limit: its flag's type and help, and the figures that have to keep it."""
 
     kind: Callable[[str], float]
     help: str
-    find: Callable[[Document, str], float]  # of the document and a model's name
+    find: Callable[[Document, str], Mapping[str, Interval]]  # of the document and a model's name
     relative: bool  # to the reference
     at_most: bool  # or at least
+
+
+def _exactly(value: float | None) -> Interval:
+    return Interval(value, value, value)
+
+
+def _loss(change: Mapping[str, float | None]) -> Interval:
+    # 0 minus, for minus zero would be written so
+    value, low, high = (None if one is None else 0 - one for one in (change["value"], change["high"], change["low"]))
+    return Interval(value, low, high)
 
 
 LIMITS = {
     "max_miou_drop": Limit(
         fraction,
         "largest loss of mIoU against the first model, for example 0.01",
-        lambda document, label: -document["differences"][label]["miou"]["value"],
+        lambda document, label: {"mIoU": _loss(document["differences"][label]["miou"])},
+        relative=True,
+        at_most=True,
+    ),
+    "max_class_drop": Limit(
+        fraction,
+        "largest loss of IoU of any class against the first model",
+        lambda document, label: {
+            name: _loss(change)
+            for name, change in document["differences"][label]["iou"].items()
+            if change["value"] is not None
+        },
         relative=True,
         at_most=True,
     ),
     "min_speedup": Limit(
         positive_float,
         "least speed against the first model: its p50 / this p50",
-        lambda document, label: document["differences"][label]["speedup"]["value"],
+        lambda document, label: {"p50": Interval(**document["differences"][label]["speedup"])},
         relative=True,
         at_most=False,
     ),
     "max_size_ratio": Limit(
         positive_float,
         "largest size against the first model's file",
-        lambda document, label: document["differences"][label]["size_ratio"],
+        lambda document, label: {"file": _exactly(document["differences"][label]["size_ratio"])},
         relative=True,
         at_most=True,
     ),
     "min_miou": Limit(
         fraction,
         "least mIoU over all images",
-        lambda document, label: document["models"][label]["overall"]["miou"],
+        lambda document, label: {"mIoU": _miou(document["models"][label]["overall"])},
         relative=False,
         at_most=False,
     ),
     "max_latency_p99_ms": Limit(
         positive_float,
-        "largest 99th percentile of the latency, ms",
-        lambda document, label: document["models"][label]["latency_ms"]["p99"],
+        f"largest 99th percentile of the latency, ms; takes {CALLS_FOR_P99} timed calls",
+        lambda document, label: {"p99": _exactly(document["models"][label]["latency_ms"]["p99"])},
         relative=False,
         at_most=True,
     ),
     "max_peak_memory_mb": Limit(
         non_negative_float,
         "largest peak memory of a process with the model alone, MB",
-        lambda document, label: document["models"][label]["peak_memory_bytes"] / 1e6,
+        lambda document, label: {"process": _exactly(document["models"][label]["peak_memory_bytes"] / 1e6)},
         relative=False,
         at_most=True,
     ),
 }
+
+
+def _miou(scores: Mapping[str, object]) -> Interval:
+    return Interval(scores["miou"], *scores["miou_interval"])
 
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,13 +106,20 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="models that the limits hold for (default: all but the first, or the only one)",
     )
+    group.add_argument(
+        "--gate_by",
+        choices=("estimate", "bound"),
+        default="estimate",
+        help="what has to keep a limit: the figure, or the worse end of its 95 %% interval where it has one",
+    )
     for name, limit in LIMITS.items():
         group.add_argument(f"--{name}", type=limit.kind, metavar="X", help=limit.help)
     group.add_argument(
         "--baseline",
+        nargs="+",
         type=Path,
         metavar="JSON",
-        help="results.json of an earlier run; regressions beyond the noise fail",
+        help="results.json of earlier runs; a regression beyond the noise fails, and what cannot be compared, too",
     )
 
 
@@ -116,7 +140,17 @@ def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> None:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
     gated_models(args.gate_models, labels, limits_of(args))
     if args.baseline:
-        require_common_model(read_baseline(args.baseline), labels)
+        read_baselines(args.baseline, labels)
+
+
+def check_calls(args: argparse.Namespace, images: int) -> None:
+    """Raise ValueError where the timed calls of `images` images are too few for `--max_latency_p99_ms`."""
+    calls = images * args.timed_runs
+    if args.max_latency_p99_ms is not None and calls < CALLS_FOR_P99:
+        raise ValueError(
+            f"--max_latency_p99_ms: a 99th percentile takes {CALLS_FOR_P99} timed calls, and {images} images make "
+            f"{calls}; give --timed_runs {-(-CALLS_FOR_P99 // images)}"
+        )
 
 
 def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:
@@ -137,135 +171,50 @@ def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Ite
     return list(names)
 
 
-def check_limits(document: Document, limits: Mapping[str, float], labels: Sequence[str]) -> list[dict[str, object]]:
-    """A row for each limit and each of the models `labels`: limit, model, wanted, found, passed."""
+def check_limits(
+    document: Document, limits: Mapping[str, float], labels: Sequence[str], by: str = "estimate"
+) -> list[dict[str, object]]:
+    """A row for each limit and each figure of the models `labels` that has to keep it: limit, model, what, wanted,
+    found, worse_end (of the interval), result.
+
+    Args:
+        by: "estimate": the figure has to keep the limit; "bound": the worse end of its 95 % interval.
+    """
     rows = []
     for name, wanted in limits.items():
         for label in labels:
-            found = LIMITS[name].find(document, label)
-            passed = found <= wanted if LIMITS[name].at_most else found >= wanted
-            rows.append({"limit": f"--{name}", "model": label, "wanted": wanted, "found": found, "passed": passed})
+            for what, found in LIMITS[name].find(document, label).items():
+                worse_end = found.high if LIMITS[name].at_most else found.low
+                judged = worse_end if by == "bound" else found.value
+                row = {"limit": f"--{name}", "model": label, "what": what, "wanted": wanted, "found": found.value}
+                rows.append({**row, "worse_end": worse_end, "result": _result(judged, wanted, LIMITS[name].at_most)})
     return rows
 
 
-def read_baseline(path: Path) -> Document:
-    """An earlier results.json.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such document, or one of another schema.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"--baseline {path}: no such file; give the results.json of an earlier run")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"--baseline {path}: not JSON ({error}); give the results.json of an earlier run") from error
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
-        raise ValueError(f"--baseline {path}: schema {found}, wanted {SCHEMA}; run the benchmark anew for a baseline")
-    try:
-        compare_with_baseline(document, document, seed=0)  # all that is needed of it later, before the work
-        document["created"].strip()  # goes into the report, too
-    except DAMAGED as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"--baseline {path}: damaged ({reason:.80}); run the benchmark anew for a baseline") from error
-    return document
+def _result(judged: float | None, wanted: float, at_most: bool) -> str:
+    if judged is None:
+        return UNDECIDED
+    return PASSED if (judged <= wanted if at_most else judged >= wanted) else FAILED
 
 
-def _finite(text: str) -> float:
-    """JSON's reader takes NaN and 1e999; nothing is worse than those, and every regression would pass."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text:.20} is no figure")
-    return value
+def decide(gate: Sequence[Mapping[str, object]], baseline: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """What the rows of the limits and of the baseline come to: result (passed, failed, not decided) and sentence."""
+    results = [(row["result"], _told(row)) for row in gate]
+    for row in baseline:
+        text = f"{row['what']} of {row['model']}: {row['result']}"
+        results.append((BASELINE_RESULTS.get(row["result"], PASSED), f"{text}, {row['why']}" if row["why"] else text))
+    found = next((one for one in (FAILED, UNDECIDED) if any(result == one for result, _ in results)), PASSED)
+    reasons = [text for result, text in results if result == found]
+    if found == PASSED:
+        return {"result": PASSED, "sentence": f"PASSED: nothing missed, {len(results)} figures checked"}
+    return {"result": found, "sentence": f"{found.upper()}: {'; '.join(reasons)}"}
 
 
-def require_common_model(baseline: Document, labels: Iterable[str]) -> None:
-    """Raise ValueError where the baseline has none of the models `labels`: there is nothing to compare."""
-    if not set(labels) & baseline["models"].keys():
-        raise ValueError(
-            f"--baseline: no model of this run in it; it has {', '.join(baseline['models'])}; name a model so"
-        )
-
-
-def compare_with_baseline(document: Document, baseline: Document, seed: int) -> list[dict[str, object]]:
-    """Rows of the models that both runs have: model, what, before, now, noise, result.
-
-    A result is ok, better, regression (worse by more than the noise), or not comparable. A model that one run alone has
-    gets one row that says so.
-
-    Raises:
-        ValueError: no model of one name in both.
-    """
-    require_common_model(baseline, document["models"])
-    common = [label for label in document["models"] if label in baseline["models"]]
-    same_machine = document["environment"]["cpu"] == baseline["environment"]["cpu"]
-    rows = []
-    for label in common:
-        before, now = baseline["models"][label], document["models"][label]
-        rows.append(_accuracy(label, before, now, document["images"] == baseline["images"], seed))
-        rows.append(_latency(label, before, now, same_machine and before["threads"] == now["threads"]))
-        for what, key, noise in (
-            ("size, MB", "size_bytes", SIZE_NOISE),
-            ("model memory, MB", "model_memory_bytes", MEMORY_NOISE),
-        ):
-            rows.append(_row(label, what, before[key] / 1e6, now[key] / 1e6, noise * before[key] / 1e6))
-    for here, there, result in ((document, baseline, "not in baseline"), (baseline, document, "not in this run")):
-        rows += [
-            {"model": label, "what": "all", "before": None, "now": None, "noise": None, "result": result}
-            for label in here["models"]
-            if label not in there["models"]
-        ]
-    return rows
-
-
-def _accuracy(label: str, before: Document, now: Document, same_images: bool, seed: int) -> dict[str, object]:
-    scores = (before["overall"]["miou"], now["overall"]["miou"])
-    if not same_images:
-        return _row(label, "mIoU", *scores, None)
-    classes = len(now["overall"]["confusion"])
-    matrices = [np.array(one["per_image"]["confusion"]).reshape(-1, classes, classes) for one in (before, now)]
-    change = difference_intervals(*matrices, seed)[0]
-    if change.low is None:
-        return _row(label, "mIoU", *scores, None)
-    result = "ok" if not change.excludes_zero else "regression" if change.value < 0 else "better"
-    return {**_row(label, "mIoU", *scores, (change.high - change.low) / 2), "result": result}
-
-
-def _latency(label: str, before: Document, now: Document, comparable: bool) -> dict[str, object]:
-    medians = (before["latency_ms"]["p50"], now["latency_ms"]["p50"])
-    spread = max(before["block_spread"], now["block_spread"]) / 2
-    noise = max(SMALLEST_TIME_NOISE, spread) * medians[0] if comparable else None
-    return _row(label, "p50 latency, ms", *medians, noise)
-
-
-def _row(label: str, what: str, before: float, now: float, noise: float | None) -> dict[str, object]:
-    """For figures of which less is better; no noise: the two cannot be compared."""
-    if noise is None:
-        result = "not comparable"
-    else:
-        result = "ok" if abs(now - before) <= noise else "regression" if now > before else "better"
-    return {"model": label, "what": what, "before": before, "now": now, "noise": noise, "result": result}
+def _told(row: Mapping[str, object]) -> str:
+    found = "unknown" if row["found"] is None else f"{row['found']:.4g}"
+    return f"{row['model']}: {row['what']} {found}, wanted {row['limit']} {row['wanted']:g}"
 
 
 def has_failed(document: Document) -> bool:
-    """Whether a limit is missed or a figure is worse than the baseline's."""
-    rows = document.get("baseline", {}).get("rows", ())
-    return any(not row["passed"] for row in document.get("gate", ())) or any(
-        row["result"] == "regression" for row in rows
-    )
-
-
-def gate_tables(document: Document) -> str:
-    """The rows for a console; empty where nothing was checked."""
-    gate = [_readable(row) | {"passed": "passed" if row["passed"] else "FAILED"} for row in document.get("gate", ())]
-    baseline = [_readable(row) for row in document.get("baseline", {}).get("rows", ())]
-    return "\n\n".join(table(rows) for rows in (gate, baseline) if rows)
-
-
-def _readable(row: Mapping[str, object]) -> dict[str, object]:
-    return {key: f"{value:.4g}" if isinstance(value, float) else _dash(value) for key, value in row.items()}
-
-
-def _dash(value: object) -> object:
-    return "-" if value is None else value
+    """Whether there is a gate or a baseline, and the decision is not that all passed."""
+    return document.get("decision", {"result": PASSED})["result"] != PASSED

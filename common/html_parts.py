@@ -40,6 +40,15 @@ def with_range(document: Document, place: Place, bounds: Place) -> str:
     return f"{figure(document, place, 'score')}<br>{value_range(document, bounds, 'score')}"
 
 
+def with_interval(document: Document, place: Place, form: str) -> str:
+    """A figure of {value, low, high} with its range below."""
+    value = figure(document, (*place, "value"), form)
+    if look_up(document, (*place, "low")) is None:
+        return value
+    low, high = (figure(document, (*place, end), form) for end in ("low", "high"))
+    return f'{value}<br><span class="range">{low} to {high}</span>'
+
+
 def value_range(document: Document, bounds: Place, form: str) -> str:
     if look_up(document, (*bounds, 0)) is None:
         return '<span class="range">&ndash;</span>'

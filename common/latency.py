@@ -10,11 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from common.environment import usable_processors
+
 T = TypeVar("T")
 
 STEADY = 0.05  # medians of two blocks of warm-up that agree within this share: the model is warm
-WARMUP_BLOCK = 2  # runs
-MOST_EXTRA_RUNS = 8  # beyond the asked-for warm-up; a machine that is not steady by then is measured as it is
+WARMUP_BLOCK = 0.2  # seconds, and at least one run: scatter of short runs averages out, long runs have little
+MOST_BLOCKS = 8  # of warm-up beyond the asked-for runs; a machine that is not steady by then is measured as it is
+CALLS_FOR_P90, CALLS_FOR_P99 = 10, 100
 OUTLIER_DEVIATIONS = 5  # standard deviations, estimated from the median absolute deviation
 DEVIATION_OF_MAD = 1.4826  # standard deviation / median absolute deviation of a normal distribution
 
@@ -25,8 +28,8 @@ class Latency:
 
     mean: float
     p50: float
-    p90: float
-    p99: float
+    p90: float | None  # None below 10 calls
+    p99: float | None  # None below 100 calls
     min: float
     max: float
     mad: float  # median absolute deviation from p50: the noise of a single call
@@ -42,16 +45,28 @@ class Latency:
 def latency(seconds: Sequence[float]) -> Latency:
     """Summarise timed calls; percentiles interpolate linearly between the calls.
 
+    A percentile of fewer calls than it takes for one of them to lie beyond it is the largest call by another name, so
+    that there is none.
+
     Raises:
         ValueError: no call was timed.
     """
     if not len(seconds):
         raise ValueError("no timed call to summarise; time at least one")
-    p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
-    mad = np.median(np.abs(np.asarray(seconds) - p50))
-    figures = (np.mean(seconds), p50, p90, p99, np.min(seconds), np.max(seconds), mad)
-    outliers = np.count_nonzero(np.asarray(seconds) > p50 + OUTLIER_DEVIATIONS * DEVIATION_OF_MAD * mad)
-    return Latency(*(float(1000 * value) for value in figures), outliers=int(outliers), n=len(seconds))
+    ms = 1000 * np.asarray(seconds)
+    p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
+    mad = float(np.median(np.abs(ms - p50)))
+    return Latency(
+        mean=float(np.mean(ms)),
+        p50=p50,
+        p90=p90 if len(ms) >= CALLS_FOR_P90 else None,
+        p99=p99 if len(ms) >= CALLS_FOR_P99 else None,
+        min=float(np.min(ms)),
+        max=float(np.max(ms)),
+        mad=mad,
+        outliers=int(np.count_nonzero(ms > p50 + OUTLIER_DEVIATIONS * DEVIATION_OF_MAD * mad)),
+        n=len(ms),
+    )
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:
@@ -83,24 +98,29 @@ class WarmUp:
 
 
 def warm_up(call: Callable[[], object], runs: int) -> WarmUp:
-    """Call at least `runs` times, and on until the medians of two blocks agree or MOST_EXTRA_RUNS are spent.
+    """Call at least `runs` times, and on until the medians of two blocks agree or MOST_BLOCKS more are spent.
 
     Caches fill, memory is allocated, kernels are chosen, the clock of the processor settles. 0 runs: none at all.
     """
-    seconds: list[float] = []
-    while runs and len(seconds) < runs + MOST_EXTRA_RUNS and not (len(seconds) >= runs and _steady(seconds)):
+    medians: list[float] = []
+    done = extra = 0
+    while runs and extra < MOST_BLOCKS and not (done >= runs and _steady(medians)):
+        extra += done >= runs
+        block = _block(call)
+        medians.append(float(np.median(block)))
+        done += len(block)
+    return WarmUp(done, _steady(medians), tuple(1000 * median for median in medians))
+
+
+def _block(call: Callable[[], object]) -> list[float]:
+    """The seconds of the runs that fill WARMUP_BLOCK."""
+    seconds = [timed(call)[1]]
+    while sum(seconds) < WARMUP_BLOCK:
         seconds.append(timed(call)[1])
-    return WarmUp(len(seconds), _steady(seconds), tuple(1000 * median for median in _block_medians(seconds)))
+    return seconds
 
 
-def _block_medians(seconds: Sequence[float]) -> list[float]:
-    """The medians of whole blocks, counted from the end."""
-    ends = range(len(seconds), WARMUP_BLOCK - 1, -WARMUP_BLOCK)
-    return [float(np.median(seconds[end - WARMUP_BLOCK : end])) for end in ends][::-1]
-
-
-def _steady(seconds: Sequence[float]) -> bool:
-    medians = _block_medians(seconds)
+def _steady(medians: Sequence[float]) -> bool:
     return len(medians) > 1 and abs(medians[-1] - medians[-2]) <= STEADY * medians[-2]
 
 
@@ -114,6 +134,14 @@ def interleaved_latency(calls: Mapping[str, Callable[[], object]], runs: int, wa
                 if turn >= warmup:
                     seconds[label].append(elapsed)
     return {label: latency(measured) for label, measured in seconds.items()}
+
+
+def require_processors(thread_counts: Sequence[int]) -> None:
+    """Raise ValueError where a count is above the processors of this process: threads that wait for each other."""
+    if max(thread_counts, default=0) > usable_processors():
+        raise ValueError(
+            f"--thread_counts {max(thread_counts)}: this process may use {usable_processors()} processors; name less"
+        )
 
 
 def pin(cpus: Sequence[int]) -> None:

@@ -1,9 +1,10 @@
 """Measure several models on the same images: scores, times and class maps, in turns, so that a drift hits all alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from typing import NamedTuple
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.candidates import Candidate
-from common.datasets import Sample, load_ids, load_image
+from common.datasets import Sample, evenly_spaced, load_ids, load_image
 from common.labels import CLASSES
 from common.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up
 from common.memory import PeakMemory, peak_memory
@@ -23,7 +24,7 @@ from common.transforms import read_bytes, resize_mask, to_tensor
 
 MOST_IN_BLOCK = 8  # images
 FEWEST_BLOCKS = 5  # where there are as many images
-SWEEP_RUNS = 5  # timed runs of each model for each number of threads
+SWEEP_RUNS = 10  # timed runs of each model for each number of threads, on as many images
 
 Size = tuple[int, int]  # height, width
 
@@ -38,12 +39,12 @@ class Prepared(NamedTuple):
 
 @dataclass
 class Recording:
-    """What one model did; the lists are in the order of the images."""
+    """What one model did; the lists are in the order of the images, with a time for each of its runs."""
 
     provider: str
     warm_up: WarmUp
-    seconds: list[float] = field(default_factory=list)  # prepared image -> logits
-    end_to_end: list[float] = field(default_factory=list)  # image file -> class map
+    seconds: list[list[float]]  # prepared image -> logits
+    end_to_end: list[list[float]]  # image file -> class map
     meters: list[IoUMeter] = field(default_factory=list)  # one an image
     maps: list[np.ndarray] = field(default_factory=list)  # class ids as the bytes of a PNG: a hundredth of the memory
 
@@ -60,14 +61,20 @@ class Measurement:
     samples: Sequence[Sample]
     blocks: list[range]  # indices of the samples that were timed side by side
     recordings: dict[str, Recording]
+    preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
     memory: dict[str, PeakMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
 
 def measure(
-    candidates: Mapping[str, Candidate], samples: Sequence[Sample], warmup_runs: int, threads: int, workers: int
+    candidates: Mapping[str, Candidate],
+    samples: Sequence[Sample],
+    warmup_runs: int,
+    threads: int,
+    workers: int,
+    timed_runs: int = 1,
 ) -> Measurement:
-    """Score and time every model on every sample, one image at a time.
+    """Score every model on every sample, one image at a time, and time it `timed_runs` times.
 
     The samples go by in blocks: a block is prepared, then each model takes all of it, another one first every time.
     Only the model's call is inside its clock; `workers` threads read the masks while no clock runs.
@@ -76,19 +83,30 @@ def measure(
         ValueError: an output that is no map of the classes in the size of the input.
     """
     predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
-    recordings = {
-        label: Recording(predictor.provider, _warm(predictor, samples[0], candidates[label].input_hw, warmup_runs))
-        for label, predictor in predictors.items()
-    }
-    blocks, labels = blocks_of(len(samples)), list(candidates)
+    recordings = {}
+    for label, predict in predictors.items():
+        warm = _warm(predict, samples[0], candidates[label].input_hw, warmup_runs)
+        recordings[label] = Recording(predict.provider, warm, [[] for _ in samples], [[] for _ in samples])
+    measurement = Measurement(candidates, samples, blocks_of(len(samples)), recordings)
     sizes = list(dict.fromkeys(candidate.input_hw for candidate in candidates.values()))
+    orders = _rotations(list(candidates))
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for turn, block in enumerate(progress(blocks, "measure", unit="block")):
-            prepared = prepare([samples[index] for index in block], sizes, pool)
-            first = turn % len(labels)
-            for label in labels[first:] + labels[:first]:
-                _record(label, predictors[label], prepared[candidates[label].input_hw], recordings[label])
-    return Measurement(candidates, samples, blocks, recordings)
+        for block in progress(measurement.blocks, "measure", unit="block"):
+            prepared, seconds = timed(partial(prepare, [samples[index] for index in block], sizes, pool))
+            measurement.preparation_seconds += seconds
+            for run in range(timed_runs):
+                for label in next(orders):
+                    mine, recording = prepared[candidates[label].input_hw], recordings[label]
+                    maps = _time(label, predictors[label], block, mine, recording)
+                    if run == 0:
+                        _score(maps, mine, recording)
+    return measurement
+
+
+def _rotations(labels: Sequence[str]) -> Iterator[list[str]]:
+    """The models in turns, another one first every time."""
+    for first in cycle(range(len(labels))):
+        yield [*labels[first:], *labels[:first]]
 
 
 def blocks_of(count: int) -> list[range]:
@@ -125,19 +143,26 @@ def _image(sample: Sample, size: Size) -> tuple[Tensor, Size]:
     return to_tensor(rgb), file_hw
 
 
-def _record(label: str, predict: Predictor, block: Sequence[Prepared], recording: Recording) -> None:
+def _time(
+    label: str, predict: Predictor, block: range, prepared: Sequence[Prepared], recording: Recording
+) -> list[Tensor]:
+    """Run the images of a block once, record their times, and give their class maps."""
     maps = []
     with no_garbage_collection():
-        for prepared in block:
-            logits, seconds = timed(partial(predict, prepared.image))
-            require_class_map(logits, prepared.target.shape[1:], label)
+        for index, one in zip(block, prepared, strict=True):
+            logits, seconds = timed(partial(predict, one.image))
+            require_class_map(logits, one.target.shape[1:], label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
-            recording.seconds.append(seconds)
-            recording.end_to_end.append(prepared.seconds + seconds + argmax_seconds)
+            recording.seconds[index].append(seconds)
+            recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)
             maps.append(ids)
-    for ids, prepared in zip(maps, block, strict=True):
+    return maps
+
+
+def _score(maps: Sequence[Tensor], prepared: Sequence[Prepared], recording: Recording) -> None:
+    for ids, one in zip(maps, prepared, strict=True):
         recording.meters.append(IoUMeter(len(CLASSES)))
-        recording.meters[-1].update(ids, prepared.target)
+        recording.meters[-1].update(ids, one.target)
         recording.maps.append(cv2.imencode(".png", ids[0].numpy(), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1])
 
 
@@ -154,18 +179,27 @@ def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[st
 
 
 def measure_threads(
-    candidates: Mapping[str, Candidate], sample: Sample, counts: Sequence[int]
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], counts: Sequence[int]
 ) -> dict[int, dict[str, Latency]]:
-    """The latency of every model with each number of threads, the models in turns."""
+    """The latency of every model with each number of threads, on some of the samples, the models in turns."""
     before, result = torch.get_num_threads(), {}
-    images = {hw: to_tensor(load_image(sample, hw)[0])[None] for hw in {c.input_hw for c in candidates.values()}}
+    chosen = evenly_spaced(samples, SWEEP_RUNS)
+    images = {
+        hw: [to_tensor(load_image(sample, hw)[0])[None] for sample in chosen]
+        for hw in {candidate.input_hw for candidate in candidates.values()}
+    }
     try:
         for count in progress(sorted(set(counts)), "threads"):
-            predictors = {label: candidate.open(count) for label, candidate in candidates.items()}
             calls = {
-                label: partial(predict, images[candidates[label].input_hw]) for label, predict in predictors.items()
+                label: _each_in_turn(candidate.open(count), images[candidate.input_hw])
+                for label, candidate in candidates.items()
             }
             result[count] = interleaved_latency(calls, SWEEP_RUNS, warmup=2)
     finally:
         torch.set_num_threads(before)
     return result
+
+
+def _each_in_turn(predict: Predictor, images: Sequence[Tensor]) -> Callable[[], Tensor]:
+    turns = cycle(images)
+    return lambda: predict(next(turns))

@@ -1,9 +1,31 @@
-"""IoU: one meter that counts over any number of batches and divides once."""
+"""IoU from confusion matrices, and a meter that counts over any number of batches and divides once."""
 
+import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def iou(confusion: np.ndarray) -> np.ndarray:
+    """IoU of each class, diag / (row + column - diag): (..., C, C) [target, predicted] -> (..., C); nan for a class
+    that neither targets nor predictions hold."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def iou_of_targets(confusion: np.ndarray) -> np.ndarray:
+    """`iou`, and nan for a class that no target holds, too: on the same images the same classes for every model."""
+    return np.where(confusion.sum(axis=-1) > 0, iou(confusion), np.nan)
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis without nan; nan where there is nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a row of nan alone is nan, as wanted
+        return np.nanmean(values, axis=-1)
 
 
 class IoUMeter:
@@ -55,12 +77,11 @@ class IoUMeter:
 
     def iou(self) -> Tensor:
         """Standard IoU of each class, float64 (C,); nan for a class that neither targets nor predictions hold."""
-        hits = self.confusion.diag().double()
-        return hits / (self.confusion.sum(dim=0) + self.confusion.sum(dim=1) - hits)
+        return torch.from_numpy(iou(self.confusion.numpy()))
 
     def miou(self) -> float:
         """Standard mIoU: the mean of `iou` over the classes that occur; nan when nothing was counted."""
-        return self.iou().nanmean().item()
+        return float(mean_of_known(iou(self.confusion.numpy())))
 
     def smoothed(self) -> tuple[float, Tensor]:
         """The original's IoU: over all class maps together, and of each class (C,)."""

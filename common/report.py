@@ -3,21 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.gate import gate_tables
+from common.figures import written
 from common.markdown import inline, table
 from common.report_sensitivity import sensitivity_parts
+from common.terms import TERMS
 
 Document = Mapping[str, object]
-
-DEFINITIONS = """- **mIoU**: standard. One confusion matrix over all images; mean IoU of the classes that occur. The
-  interval holds it with 95 % confidence; it comes from drawing the images anew, with replacement, 1000 times.
-- **mIoU smoothed**: the original's. For each image (intersection + 1) / (union + 1) over the three class maps together,
-  mean over the images. It is larger than the standard one and not comparable with it.
-- **Difference**: the model's mIoU minus the reference's on the same images; significant where its interval excludes 0.
-- **Latency**: one image, from the prepared tensor to the logits, after warm-up; decoding and scoring are not in it.
-- **End to end**: image file to class map, that is decoding, resizing, normalising, the network, and the largest logit.
-- **Peak memory**: resident memory of a process that loads and runs this model alone, libraries included;
-  "model" is the same less what was resident before the model was loaded. Cold start is measured there, too."""
+LOUD = ("failed", "regression")  # in capitals on a console, which has no colours
 
 
 def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
@@ -28,17 +20,20 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
         f"# {inline(document['title'])}",
         f"`{document['command'].replace('`', ' ')}`",
         "## Summary",
+        *([f"**{inline(document['decision']['sentence'])}**"] if "decision" in document else []),
         *(f"- {inline(difference['verdict'])}" for difference in document["differences"].values()),
         *filter(None, [gate_tables(document)]),
         summary_table(document),
         *(f"- {inline(note)}" for note in document["notes"]),
         "## Accuracy by dataset and class",
         accuracy_table(document),
+        *(["### Differences", difference_table(document)] if document["differences"] else []),
         "## Time",
         timing_table(document),
+        *filter(None, [threads_table(document)]),
         *sensitivity_parts(document),
         "## What the columns mean",
-        DEFINITIONS,
+        "\n".join(f"- **{term}**: {inline(meaning)}" for term, meaning in TERMS.items()),
         "## Measured on",
         table([{"what": key, "value": value} for key, value in {**machine, **packages}.items()]),
     ]
@@ -55,17 +50,15 @@ def summary_table(document: Document) -> str:
         {
             "model": label,
             "precision": model["precision"],
-            "size MB": f"{model['size_bytes'] / 1e6:.2f}",
-            "p50 ms": f"{model['latency_ms']['p50']:.2f}",
-            "p90 ms": f"{model['latency_ms']['p90']:.2f}",
-            "p99 ms": f"{model['latency_ms']['p99']:.2f}",
-            "images/s": f"{model['throughput_per_second']:.2f}",
-            "speed": f"{first['latency_ms']['p50'] / model['latency_ms']['p50']:.2f}x",
-            "peak MB": f"{model['peak_memory_bytes'] / 1e6:.0f}",
-            "model MB": f"{model['model_memory_bytes'] / 1e6:.0f}",
-            "mIoU": _score(model["overall"]["miou"]),
-            "95 % interval": _range(model["overall"]["miou_interval"]),
-            "mIoU smoothed": _score(model["overall"]["miou_smoothed"]),
+            "size MB": written(model["size_bytes"], "megabytes"),
+            **{f"{key} ms": written(model["latency_ms"][key], "ms") for key in ("p50", "p90", "p99")},
+            "images/s": written(model["throughput_per_second"], "rate"),
+            "speed": written(first["latency_ms"]["p50"] / model["latency_ms"]["p50"], "times"),
+            "peak MB": written(model["peak_memory_bytes"], "megabytes"),
+            "model MB": written(model["model_memory_bytes"], "megabytes"),
+            "mIoU": written(model["overall"]["miou"], "score"),
+            "95 % interval": _range(model["overall"]["miou_interval"], "score"),
+            "mIoU smoothed": written(model["overall"]["miou_smoothed"], "score"),
         }
         for label, model in document["models"].items()
     ]
@@ -82,40 +75,77 @@ def accuracy_table(document: Document) -> str:
     return table(rows)
 
 
+def difference_table(document: Document) -> str:
+    """IoU minus the reference's with its interval: a row for each model and dataset, a column for each class."""
+    rows = [
+        {
+            "model": label,
+            "dataset": name,
+            "mIoU": _with_range(change["miou"]),
+            **{one: _with_range(value) for one, value in change["iou"].items()},
+        }
+        for label, difference in document["differences"].items()
+        for name, change in {**difference["datasets"], "together": difference}.items()
+    ]
+    return table(rows)
+
+
 def timing_table(document: Document) -> str:
     """One row a model: what it takes to start, what a file to a mask takes, and how far the figures scatter."""
     rows = [
         {
             "model": label,
-            "load ms": f"{model['cold_start_ms']['load']:.0f}",
-            "first inference ms": f"{model['cold_start_ms']['first_inference']:.1f}",
+            "load ms": written(model["cold_start_ms"]["load"], "ms"),
+            "first inference ms": written(model["cold_start_ms"]["first_inference"], "ms"),
             "warm-up runs": f"{model['warm_up']['runs']}{'' if model['warm_up']['steady'] else ' (not steady)'}",
-            "end to end p50 ms": f"{model['end_to_end_ms']['p50']:.2f}",
-            "min ms": f"{model['latency_ms']['min']:.2f}",
-            "max ms": f"{model['latency_ms']['max']:.2f}",
-            "MAD ms": f"{model['latency_ms']['mad']:.2f}",
+            "end to end p50 ms": written(model["end_to_end_ms"]["p50"], "ms"),
+            **{f"{key} ms": written(model["latency_ms"][key], "ms") for key in ("min", "max", "mad")},
             "outliers": model["latency_ms"]["outliers"],
-            "spread of blocks": f"{100 * model['block_spread']:.1f} %",
+            "spread of blocks": written(model["block_spread"], "percent"),
         }
         for label, model in document["models"].items()
     ]
     return table(rows)
 
 
+def threads_table(document: Document) -> str:
+    """Images per second of every model for each number of threads; empty where that was not measured."""
+    models = document["models"]
+    counts = list(next(iter(models.values()))["by_threads"])
+    rows = [
+        {"model": label, **{f"{n} threads": written(model["by_threads"][n]["per_second"], "rate") for n in counts}}
+        for label, model in models.items()
+    ]
+    return table(rows) if counts else ""
+
+
+def gate_tables(document: Document) -> str:
+    """The limits and the comparison with earlier runs; empty where nothing was checked."""
+    parts = (document.get("gate", ()), document.get("baseline", {}).get("rows", ()))
+    return "\n\n".join(table([_readable(row) for row in rows]) for rows in parts if rows)
+
+
+def _readable(row: Mapping[str, object]) -> dict[str, object]:
+    cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+    cells = {key.replace("_", " "): "-" if value is None else value for key, value in cells.items()}
+    return cells | {"result": row["result"].upper() if row["result"] in LOUD else row["result"]}
+
+
 def score_row(scores: Mapping[str, object]) -> dict[str, str]:
     """The columns of one `IoUMeter.summary`."""
     return {
         "images": str(scores["images"]),
-        "mIoU": _score(scores["miou"]),
-        **{name: _score(value) for name, value in scores["iou"].items()},
-        "mIoU smoothed": _score(scores["miou_smoothed"]),
-        **{f"{name} smoothed": _score(value) for name, value in scores["iou_smoothed"].items()},
+        "mIoU": written(scores["miou"], "score"),
+        **{name: written(value, "score") for name, value in scores["iou"].items()},
+        "mIoU smoothed": written(scores["miou_smoothed"], "score"),
+        **{f"{name} smoothed": written(value, "score") for name, value in scores["iou_smoothed"].items()},
     }
 
 
-def _score(value: object) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _with_range(change: Mapping[str, float | None]) -> str:
+    bounds = "" if change["low"] is None else f" ({_range((change['low'], change['high']), 'signed')})"
+    return written(change["value"], "signed") + bounds
 
 
-def _range(bounds: Sequence[float | None]) -> str:
-    return "-" if bounds[0] is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+def _range(bounds: Sequence[float | None], form: str) -> str:
+    return written(None, form) if bounds[0] is None else " to ".join(written(bound, form) for bound in bounds)

@@ -1,6 +1,7 @@
-"""The results document for spreadsheets: one row a model, and one row for each model and image."""
+"""The results document for spreadsheets: a row for each model, each model and dataset, and each model and image."""
 
 from collections.abc import Mapping
+from statistics import median
 
 Document = Mapping[str, object]
 
@@ -18,15 +19,27 @@ def model_rows(document: Document) -> list[dict[str, object]]:
             "throughput_per_second": model["throughput_per_second"],
             "peak_memory_bytes": model["peak_memory_bytes"],
             "model_memory_bytes": model["model_memory_bytes"],
-            "miou": model["overall"]["miou"],
-            "miou_low": model["overall"]["miou_interval"][0],
-            "miou_high": model["overall"]["miou_interval"][1],
-            **{f"iou_{name}": value for name, value in model["overall"]["iou"].items()},
-            "miou_smoothed": model["overall"]["miou_smoothed"],
-            "pixel_accuracy": model["overall"]["pixel_accuracy"],
-            **_difference_cells(document["differences"].get(label)),
+            **_score_cells(model["overall"]),
+            **_difference_cells(document, label, None),
+            **_ratio_cells(document["differences"].get(label)),
         }
         for label, model in document["models"].items()
+    ]
+
+
+def dataset_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each model and dataset: its scores, their intervals and differences, and its time."""
+    return [
+        {
+            "model": label,
+            "dataset": name,
+            "images": scores["images"],
+            **_score_cells(scores),
+            **_difference_cells(document, label, name),
+            "latency_p50_ms": scores["latency_ms"]["p50"],
+        }
+        for label, model in document["models"].items()
+        for name, scores in model["datasets"].items()
     ]
 
 
@@ -34,28 +47,51 @@ def _unit(key: str) -> str:
     return "" if key in ("n", "outliers") else "_ms"
 
 
-def _difference_cells(difference: Mapping[str, object] | None) -> dict[str, object]:
-    """The columns against the reference, which the reference itself leaves empty."""
-    miou = difference["miou"] if difference else {}
-    speedup = difference["speedup"] if difference else {}
+def _score_cells(scores: Mapping[str, object]) -> dict[str, object]:
+    classes = {f"iou_{name}": (value, scores["iou_interval"][name]) for name, value in scores["iou"].items()}
+    cells: dict[str, object] = {}
+    for name, (value, (low, high)) in {"miou": (scores["miou"], scores["miou_interval"]), **classes}.items():
+        cells |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {**cells, "miou_smoothed": scores["miou_smoothed"], "pixel_accuracy": scores["pixel_accuracy"]}
+
+
+def _difference_cells(document: Document, label: str, dataset: str | None) -> dict[str, object]:
+    """Against the reference, over all images or one dataset; the reference itself leaves them empty."""
+    change = document["differences"].get(label)
+    if change and dataset:
+        change = change["datasets"][dataset]
+    names = {"miou": change and change["miou"]}
+    names |= {f"iou_{name}": change and change["iou"][name] for name in _classes(document)}
     return {
-        "miou_difference": miou.get("value"),
-        "miou_difference_low": miou.get("low"),
-        "miou_difference_high": miou.get("high"),
-        "speedup": speedup.get("value"),
+        f"{name}_difference{end}": interval and interval[key]
+        for name, interval in names.items()
+        for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+    }
+
+
+def _classes(document: Document) -> list[str]:
+    return list(next(iter(document["models"].values()))["overall"]["iou"])
+
+
+def _ratio_cells(difference: Mapping[str, object] | None) -> dict[str, object]:
+    return {
+        "speedup": difference and difference["speedup"]["value"],
+        "speedup_low": difference and difference["speedup"]["low"],
+        "speedup_high": difference and difference["speedup"]["high"],
         "size_ratio": difference and difference["size_ratio"],
     }
 
 
 def image_rows(document: Document) -> list[dict[str, object]]:
-    """One row for each model and image: its mIoU, its times and its confusion matrix, targets in rows."""
-    count = len(next(iter(document["models"].values()))["overall"]["confusion"])
+    """One row for each model and image: mIoU, the medians of its times and the confusion matrix, targets in rows."""
+    count = len(_classes(document))
     cells = [f"target_{row}_predicted_{column}" for row in range(count) for column in range(count)]
     return [
         {
             "model": label,
             **image,
-            **{key: model["per_image"][key][index] for key in ("miou", "latency_ms", "end_to_end_ms")},
+            "miou": model["per_image"]["miou"][index],
+            **{key: median(model["per_image"][key][index]) for key in ("latency_ms", "end_to_end_ms")},
             **dict(zip(cells, model["per_image"]["confusion"][index], strict=True)),
         }
         for label, model in document["models"].items()

@@ -9,7 +9,7 @@ from common.files import write_json, write_text
 from common.measure import Measurement
 from common.pictures import chosen_indices, save_pictures, scene
 from common.report import markdown_report
-from common.report_csv import block_rows, image_rows, layer_rows, model_rows
+from common.report_csv import block_rows, dataset_rows, image_rows, layer_rows, model_rows
 from common.report_html import page
 from common.report_sensitivity import SENSITIVITY_CHART
 
@@ -34,6 +34,7 @@ def write_report(
     write_text(folder / "report.md", markdown_report(document, _relative(pictures, folder)))
     write_text(folder / "report.html", page(document, scenes, worst))
     write_text(folder / "models.csv", csv_text(model_rows(document)))
+    write_text(folder / "datasets.csv", csv_text(dataset_rows(document)))
     write_text(folder / "images.csv", csv_text(image_rows(document)))
     if "sensitivity" in document:
         write_text(folder / SENSITIVITY_CHART, standalone(block_gains(document)))

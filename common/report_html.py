@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import charts
 from common.figures import Place, figure, look_up
+from common.html_gate import baseline, decision, gate
 from common.html_parts import (
     Document,
     chart,
@@ -15,37 +16,20 @@ from common.html_parts import (
     model_name,
     model_style,
     small,
-    tag,
     value_range,
+    with_interval,
     with_range,
 )
 from common.html_pictures import pictures, worst_images
 from common.html_sensitivity import sensitivity_section
 from common.labels import CLASSES
 from common.pictures import Scene
+from common.terms import TERMS
 
 CSS = Path(__file__).with_name("report.css")
 
 SEPARATOR = " \N{MIDDLE DOT} "
 TAGS = {"kept": "accuracy kept", "lost": "accuracy lost", "gained": "accuracy gained", "unknown": "too few images"}
-DEFINITIONS = {
-    "mIoU": "One confusion matrix over all images; the mean IoU of the classes that occur.",
-    "95 % interval": "Bootstrap over images: they are drawn anew, with replacement, 1000 times. Below 5 images none is "
-    "given.",
-    "Difference": "The model's mIoU minus the reference's, on the same images and the same draws; significant where "
-    "its interval excludes 0.",
-    "mIoU smoothed": "For each image (intersection + 1) / (union + 1) over the class maps together, averaged over the "
-    "images. Larger than the standard mIoU and not comparable with it.",
-    "Latency": "One image from the prepared tensor to the logits, after warm-up, without garbage collection. The "
-    "models take turns in blocks of images. No call is left out.",
-    "Outliers": "Calls slower than the median by more than five standard deviations, estimated from the median "
-    "absolute deviation (MAD).",
-    "Spread of blocks": "Largest minus smallest median of a block, by the median of all: how much the machine drifted.",
-    "End to end": "Image file to class map: decode, cut, resize, normalise, the network, and the largest logit.",
-    "Cold start": "Opening the file and the first inference, in a process of its own with the libraries loaded.",
-    "Memory": "Peak resident memory of a process that loads and runs this model alone; model: less what was resident "
-    "before it was loaded.",
-}
 
 
 def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, Sequence[Scene]] | None = None) -> str:
@@ -88,7 +72,8 @@ def _subtitle(document: Document) -> str:
 def _summary(document: Document) -> str:
     cards = [_card(document, label) for label in document["differences"]] or [_single_card(document)]
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in document["notes"])
-    return f'<div class="cards">{"".join(cards)}</div>{notes}{_gate(document)}{_baseline(document)}{_models(document)}'
+    summary = f'<div class="cards">{"".join(cards)}</div>{notes}'
+    return decision(document) + summary + gate(document) + baseline(document) + _models(document)
 
 
 def _card(document: Document, label: str) -> str:
@@ -97,7 +82,7 @@ def _card(document: Document, label: str) -> str:
         "of the size": figure(document, (*base, "size_ratio"), "times"),
         "speed": figure(document, (*base, "speedup", "value"), "times"),
         "mIoU difference": figure(document, (*base, "miou", "value"), "signed"),
-        "ms, p99": figure(document, ("models", label, "latency_ms", "p99"), "ms"),
+        "ms, p50": figure(document, ("models", label, "latency_ms", "p50"), "ms"),
     }
     tag = f'<span class="tag {difference["tag"]}">{TAGS[difference["tag"]]}</span>'
     return _card_of(document, label, tag, numbers, difference["verdict"])
@@ -109,8 +94,8 @@ def _single_card(document: Document) -> str:
     numbers = {
         "MB": figure(document, (*base, "size_bytes"), "megabytes"),
         "ms, p50": figure(document, (*base, "latency_ms", "p50"), "ms"),
-        "mIoU": figure(document, (*base, "overall", "miou"), "score"),
         "ms, p99": figure(document, (*base, "latency_ms", "p99"), "ms"),
+        "mIoU": figure(document, (*base, "overall", "miou"), "score"),
     }
     return _card_of(document, label, "", numbers, "One model: nothing to compare it with.")
 
@@ -121,37 +106,6 @@ def _card_of(document: Document, label: str, tag: str, numbers: Mapping[str, str
         f'<div class="card" {model_style(document, label)}><h3>{html.escape(label)}{tag}</h3>'
         f'<div class="numbers">{cells}</div><p>{html.escape(sentence)}</p></div>'
     )
-
-
-def _gate(document: Document) -> str:
-    rows = []
-    for index, row in enumerate(document.get("gate", ())):
-        base: Place = ("gate", index)
-        rows.append(
-            [
-                left(html.escape(row["limit"])),
-                left(html.escape(row["model"])),
-                figure(document, (*base, "wanted"), "plain"),
-                figure(document, (*base, "found"), "score"),
-                tag("passed" if row["passed"] else "failed"),
-            ]
-        )
-    return rows and "<h3>Gate</h3>" + figures_table(["limit", "model", "wanted", "found", ""], rows) or ""
-
-
-def _baseline(document: Document) -> str:
-    if not (baseline := document.get("baseline")):
-        return ""
-    rows = []
-    for index, row in enumerate(baseline["rows"]):
-        base: Place = ("baseline", "rows", index)
-        form = "score" if row["what"] == "mIoU" else "ms"
-        before, now, noise = (figure(document, (*base, key), form) for key in ("before", "now", "noise"))
-        rows.append(
-            [left(html.escape(row["model"])), left(html.escape(row["what"])), before, now, noise, tag(row["result"])]
-        )
-    head = ["model", "what", "before", "now", "noise", ""]
-    return f"<h3>Against {html.escape(baseline['path'])}</h3>" + figures_table(head, rows)
 
 
 def _models(document: Document) -> str:
@@ -188,7 +142,8 @@ def _accuracy(document: Document) -> str:
     scatter = chart(charts.accuracy_against_latency(document), "The upper left is best. Bars: 95 % intervals.")
     matrices = "".join(_matrix(document, label) for label in document["models"])
     return (
-        f'<div class="pair">{scatter}{"".join(forests)}</div><h3>By dataset and class</h3>{_scores(document)}'
+        f'<div class="pair">{scatter}{"".join(forests)}</div>'
+        f"<h3>By dataset and class</h3>{_scores(document)}{_differences(document)}"
         '<h3>Confusion matrices</h3><p class="soft">Rows are the truth; shares are of the row.</p>'
         f'<div class="matrices">{matrices}</div>'
     )
@@ -211,6 +166,20 @@ def _scores(document: Document) -> str:
             ]
             rows.append([*cells, figure(document, (*base, "pixel_accuracy"), "percent")])
     return figures_table(["dataset", "model", "images", "mIoU", *CLASSES, "pixels right"], rows, starts)
+
+
+def _differences(document: Document) -> str:
+    """The figures of the forests, and those of every class in every dataset."""
+    rows, starts = [], []
+    for label, difference in document["differences"].items():
+        for number, name in enumerate([*difference["datasets"], None]):
+            base: Place = ("differences", label, *(("datasets", name) if name else ()))
+            starts.append(number == 0)
+            names = [left(model_name(document, label) if number == 0 else ""), left(html.escape(name or "together"))]
+            places = [(*base, "miou"), *((*base, "iou", one) for one in CLASSES)]
+            rows.append([*names, *(with_interval(document, place, "signed") for place in places)])
+    title = f"<h3>Differences from {html.escape(document['reference'])}</h3>"
+    return rows and title + figures_table(["model", "dataset", "mIoU", *CLASSES], rows, starts) or ""
 
 
 def _matrix(document: Document, label: str) -> str:
@@ -248,11 +217,14 @@ def _speed(document: Document) -> str:
         chart(charts.latencies(document), "Every call is a point; box: the middle half, line: the median."),
         chart(charts.drift(document), "What moves all models at once is the machine, not a model."),
     ]
-    if next(iter(document["models"].values()))["throughput_by_threads"]:
-        shown.append(chart(charts.throughput(document), "Calls one after the other, each using that many threads."))
+    if next(iter(document["models"].values()))["by_threads"]:
+        caption = "Calls one after the other, each using that many threads. Bars: the slowest and the fastest call."
+        shown.append(chart(charts.throughput(document), caption))
     threads = next(iter(document["models"].values()))["threads"]
+    calls = ("models", document["reference"], "latency_ms", "n")
     return (
-        f'<p class="soft">{len(document["images"])} timed calls of each model, {threads} thread(s), batch of one.</p>'
+        f'<p class="soft">{figure(document, calls, "count")} timed calls of each model, {threads} thread(s), '
+        "batch of one.</p>"
         f'{figures_table(head, rows)}<div class="pair">{"".join(shown)}</div>'
     )
 
@@ -288,10 +260,11 @@ def _method(document: Document) -> str:
     machine = dict(document["environment"])
     packages = machine.pop("versions")
     files = {label: model["path"] for label, model in document["models"].items()}
+    seconds = {f"{what}, seconds": f"{value:.1f}" for what, value in document["duration_s"].items()}
     providers = {f"{label}, provider": model["provider"] for label, model in document["models"].items()}
     return (
         f"<h3>Command</h3><pre><code>{html.escape(document['command'])}</code></pre>"
-        f"<h3>Models</h3>{facts(files | providers)}<h3>Terms</h3>{facts(DEFINITIONS)}"
+        f"<h3>Models</h3>{facts(files | providers)}<h3>Terms</h3>{facts(TERMS)}"
         f'<div class="pair"><div><h3>Machine</h3>{facts(machine)}<h3>Versions</h3>{facts(packages)}</div>'
-        f"<div><h3>Settings</h3>{facts(document['settings'])}</div></div>"
+        f"<div><h3>Settings</h3>{facts(document['settings'])}<h3>Duration</h3>{facts(seconds)}</div></div>"
     )

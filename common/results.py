@@ -6,6 +6,7 @@ Every report is made from this document alone. Its keys are described in docs/re
 import math
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -13,17 +14,18 @@ from datetime import datetime
 import cv2
 import numpy as np
 
+from common import STARTED
 from common.environment import environment
 from common.files import sha256
 from common.labels import CLASSES
 from common.latency import latency
 from common.measure import Measurement
-from common.metrics import IoUMeter
+from common.metrics import IoUMeter, iou_of_targets, mean_of_known
 from common.sensitivity import Sensitivity
-from common.statistics import Interval, difference_intervals, iou_intervals, miou, speedup_interval
+from common.statistics import Interval, difference_intervals, iou_intervals, speedup_interval
 from common.verdict import verdict
 
-SCHEMA = 2
+SCHEMA = 3
 WORST_IMAGES = 6  # listed by loss of IoU
 Document = dict[str, object]
 
@@ -46,7 +48,7 @@ class ModelResult:
     block_medians_ms: list[float]
     block_spread: float
     throughput_per_second: float
-    throughput_by_threads: dict[str, float]
+    by_threads: dict[str, dict[str, float]]
     peak_memory_bytes: int
     model_memory_bytes: int
     device_memory_bytes: int | None
@@ -92,6 +94,7 @@ def results_document(
         "command": shlex.join(sys.argv),
         "settings": dict(settings),
         "notes": list(notes),
+        "duration_s": _durations(measurement),
         "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
         "reference": reference,
         "models": {label: plain(asdict(result)) for label, result in models.items()},
@@ -103,10 +106,17 @@ def results_document(
     }
 
 
+def _durations(measurement: Measurement) -> dict[str, float]:
+    """Seconds of the process so far, and how many of them went into timed inference and preparing images."""
+    times = (sum(_flat(recording.seconds)) for recording in measurement.recordings.values())
+    total = time.perf_counter() - STARTED
+    return {"total": total, "inference": sum(times), "preparation": measurement.preparation_seconds}
+
+
 def model_result(label: str, measurement: Measurement, threads: int, seed: int) -> ModelResult:
     """The record of one model."""
     candidate, recording = measurement.candidates[label], measurement.recordings[label]
-    memory, timing = measurement.memory[label], latency(recording.seconds)
+    memory, timing = measurement.memory[label], latency(_flat(recording.seconds))
     medians = [1000 * float(np.median(block)) for block in _by_block(recording.seconds, measurement)]
     groups = _groups(measurement)
     return ModelResult(
@@ -118,41 +128,43 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
         threads=threads,
         input_hw=candidate.input_hw,
         latency_ms=asdict(timing),
-        end_to_end_ms=asdict(latency(recording.end_to_end)),
+        end_to_end_ms=asdict(latency(_flat(recording.end_to_end))),
         cold_start_ms={"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
         warm_up=asdict(recording.warm_up),
         block_medians_ms=medians,
         block_spread=(max(medians) - min(medians)) / float(np.median(medians)),
         throughput_per_second=timing.per_second,
-        throughput_by_threads={
-            str(count): by_label[label].per_second for count, by_label in measurement.by_threads.items()
+        by_threads={
+            str(count): {"per_second": by_label[label].per_second, "latency_ms": asdict(by_label[label])}
+            for count, by_label in measurement.by_threads.items()
         },
         peak_memory_bytes=memory.process,
         model_memory_bytes=memory.model,
         device_memory_bytes=memory.device,
-        overall=scores(recording.meters, seed),
+        overall=scores(recording.meters, _strata(measurement), seed),
         datasets={
             name: {
-                **scores([recording.meters[i] for i in indices], seed),
-                "latency_ms": asdict(latency([recording.seconds[i] for i in indices])),
+                **scores([recording.meters[i] for i in indices], [name] * len(indices), seed),
+                "latency_ms": asdict(latency(_flat([recording.seconds[i] for i in indices]))),
             }
             for name, indices in groups.items()
         },
         per_image={
-            "latency_ms": [1000 * seconds for seconds in recording.seconds],
-            "end_to_end_ms": [1000 * seconds for seconds in recording.end_to_end],
-            "miou": [float(value) for value in miou(confusions(recording.meters))],
+            "latency_ms": [[1000 * seconds for seconds in runs] for runs in recording.seconds],
+            "end_to_end_ms": [[1000 * seconds for seconds in runs] for runs in recording.end_to_end],
+            "miou": mean_of_known(iou_of_targets(confusions(recording.meters))).tolist(),
             "confusion": [meter.confusion.flatten().tolist() for meter in recording.meters],
         },
     )
 
 
-def scores(meters: Sequence[IoUMeter], seed: int) -> dict[str, object]:
-    """The figures of some images together, with their confusion matrix and the intervals of the IoU."""
+def scores(meters: Sequence[IoUMeter], strata: Sequence[str], seed: int) -> dict[str, object]:
+    """The figures of some images together, with their confusion matrix and the intervals of the IoU; `strata` names the
+    dataset of each image."""
     total = IoUMeter(len(CLASSES))
     for meter in meters:
         total.merge(meter)
-    mean, *classes = iou_intervals(confusions(meters), seed)
+    mean, *classes = iou_intervals(confusions(meters), strata, seed)
     return {
         **total.summary(CLASSES),
         "confusion": total.confusion.tolist(),
@@ -173,7 +185,7 @@ def difference(
     """One model against the reference, paired image by image."""
     first, second = (measurement.recordings[name] for name in (reference, label))
     matrices = [confusions(recording.meters) for recording in (first, second)]
-    mean, classes = _named_differences(*matrices, seed)
+    mean, classes = _named_differences(*matrices, _strata(measurement), seed)
     speed = speedup_interval(*(_by_block(recording.seconds, measurement) for recording in (first, second)), seed)
     one, other = models[reference], models[label]
     different = _different_pixels(first.maps, second.maps) if one.input_hw == other.input_hw else []
@@ -184,7 +196,7 @@ def difference(
         verdict=sentence,
         miou=asdict(mean),
         iou=classes,
-        datasets={name: _of_dataset(matrices, indices, seed) for name, indices in _groups(measurement).items()},
+        datasets={name: _of_dataset(matrices, name, indices, seed) for name, indices in _groups(measurement).items()},
         speedup=asdict(speed),
         size_ratio=size_ratio,
         memory_ratio=other.model_memory_bytes / one.model_memory_bytes if one.model_memory_bytes else None,
@@ -194,15 +206,15 @@ def difference(
     )
 
 
-def _of_dataset(matrices: Sequence[np.ndarray], indices: Sequence[int], seed: int) -> dict[str, object]:
-    mean, classes = _named_differences(*(part[indices] for part in matrices), seed)
+def _of_dataset(matrices: Sequence[np.ndarray], name: str, indices: Sequence[int], seed: int) -> dict[str, object]:
+    mean, classes = _named_differences(*(part[indices] for part in matrices), [name] * len(indices), seed)
     return {"miou": asdict(mean), "iou": classes}
 
 
 def _named_differences(
-    first: np.ndarray, second: np.ndarray, seed: int
+    first: np.ndarray, second: np.ndarray, strata: Sequence[str], seed: int
 ) -> tuple[Interval, dict[str, dict[str, float | None]]]:
-    mean, *classes = difference_intervals(first, second, seed)
+    mean, *classes = difference_intervals(first, second, strata, seed)
     return mean, {name: asdict(interval) for name, interval in zip(CLASSES, classes, strict=True)}
 
 
@@ -226,6 +238,10 @@ def _worst_images(reference: ModelResult, other: ModelResult) -> list[dict[str, 
     ]
 
 
+def _strata(measurement: Measurement) -> list[str]:
+    return [sample.dataset for sample in measurement.samples]
+
+
 def _groups(measurement: Measurement) -> dict[str, list[int]]:
     """Dataset -> indices of its images."""
     groups: dict[str, list[int]] = {}
@@ -234,8 +250,13 @@ def _groups(measurement: Measurement) -> dict[str, list[int]]:
     return groups
 
 
-def _by_block(seconds: Sequence[float], measurement: Measurement) -> list[list[float]]:
-    return [[seconds[index] for index in block] for block in measurement.blocks]
+def _flat(seconds: Sequence[Sequence[float]]) -> list[float]:
+    """The times of all runs of all images."""
+    return [one for runs in seconds for one in runs]
+
+
+def _by_block(seconds: Sequence[Sequence[float]], measurement: Measurement) -> list[list[float]]:
+    return [_flat([seconds[index] for index in block]) for block in measurement.blocks]
 
 
 def plain(value: object) -> object:

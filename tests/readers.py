@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from common.archives import is_intact
+from common.baseline import read_baseline
 from common.checkpoints import Description, read_checkpoint
 from common.datasets import Sample, load_ids
-from common.gate import read_baseline
 from common.image_header import read_header
 from common.onnx_files import read_graph, require_image_input
 from common.results import SCHEMA

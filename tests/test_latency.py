@@ -3,13 +3,15 @@ import os
 
 import pytest
 
+from common.environment import usable_processors
 from common.latency import (
-    MOST_EXTRA_RUNS,
+    MOST_BLOCKS,
     Latency,
     interleaved_latency,
     latency,
     no_garbage_collection,
     pin,
+    require_processors,
     timed,
     warm_up,
 )
@@ -40,6 +42,19 @@ def test_an_outlier_is_counted_and_kept():
 def test_no_call_is_an_error():
     with pytest.raises(ValueError, match="time at least one"):
         latency([])
+
+
+@pytest.mark.parametrize(("calls", "p90", "p99"), [(9, 0, 0), (10, 1, 0), (99, 1, 0), (100, 1, 1)])
+def test_a_percentile_needs_calls_beyond_it(calls, p90, p99):
+    result = latency([0.001 * number for number in range(1, calls + 1)])
+    assert (result.p90 is not None, result.p99 is not None) == (p90, p99)
+    assert all(one < result.max for one in (result.p90, result.p99) if one)
+
+
+def test_more_threads_than_processors_are_refused():
+    require_processors([1, usable_processors()])
+    with pytest.raises(ValueError, match=f"--thread_counts 5000: this process may use {usable_processors()} "):
+        require_processors([1, 5000])
 
 
 def test_timed_returns_the_result():
@@ -82,15 +97,25 @@ def warmed(monkeypatch, durations, runs):
 
 
 def test_warm_up_stops_when_two_blocks_agree(monkeypatch):
-    result = warmed(monkeypatch, [0.9, 0.5, 0.2, 0.1, 0.1, 0.1, 0.1], runs=3)
-    # (0.9, 0.5), (0.2, 0.1) differ; (0.5, 0.2), (0.1, 0.1) differ; (0.2, 0.1), (0.1, 0.1) differ; then they agree
-    assert (result.runs, result.steady) == (7, True)
-    assert result.block_medians_ms[-2:] == pytest.approx((100, 100))
+    result = warmed(monkeypatch, [0.9, 0.5, 0.11, 0.1, 0.09, 0.11, 0.7], runs=3)
+    # 0.9 and 0.5 fill a block each; the blocks (0.11, 0.1) and (0.09, 0.11) have medians within 5 %
+    assert (result.runs, result.steady) == (6, True)
+    assert result.block_medians_ms == pytest.approx((900, 500, 105, 100))
+
+
+def test_warm_up_of_long_calls_takes_what_is_asked_for(monkeypatch):
+    assert warmed(monkeypatch, [3.0, 2.0, 2.0, 2.0], runs=3).runs == 3
+
+
+def test_warm_up_of_short_calls_compares_many(monkeypatch):
+    result = warmed(monkeypatch, [0.001] * 1000, runs=3)
+    assert result.steady
+    assert result.runs == pytest.approx(400, abs=2)
 
 
 def test_warm_up_gives_up_on_an_unsteady_machine(monkeypatch):
-    result = warmed(monkeypatch, [2**-run for run in range(99)], runs=3)
-    assert (result.runs, result.steady) == (3 + MOST_EXTRA_RUNS, False)
+    result = warmed(monkeypatch, [2.0**run for run in range(99)], runs=3)
+    assert (result.runs, result.steady) == (3 + MOST_BLOCKS, False)
 
 
 def test_no_warm_up_when_none_is_asked_for(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from common.datasets import Sample, SceneSegDataset
 from common.evaluate import evaluate_datasets
-from common.measure import blocks_of, measure, measure_threads, prepare
+from common.measure import SWEEP_RUNS, blocks_of, measure, measure_threads, prepare
 from tests.benchmarked import HW, Guess, candidates, measured, samples
 
 
@@ -43,7 +43,9 @@ def test_every_image_is_timed_and_its_map_kept(tmp_path):
     measurement = measured(tmp_path, good=0.1)
     recording = measurement.recordings["good"]
     assert len(recording.seconds) == len(recording.end_to_end) == len(recording.maps) == 6
-    assert all(0 < inner < outer for inner, outer in zip(recording.seconds, recording.end_to_end, strict=True))
+    for inner, outer in zip(recording.seconds, recording.end_to_end, strict=True):
+        assert len(inner) == len(outer) == 1
+        assert 0 < inner[0] < outer[0]
     example = SceneSegDataset(measurement.samples, HW)[4]
     expected = Guess(0.1)(example.image[None]).argmax(dim=1)[0]
     np.testing.assert_array_equal(recording.class_map(4), expected)
@@ -63,9 +65,16 @@ def test_models_take_turns_and_no_garbage_is_collected_in_a_call(tmp_path):
             return super().__call__(images)
 
     models = {label: replace(one, open=partial(Noting, label)) for label, one in candidates(tmp_path, a=0, b=0).items()}
-    measure(models, samples(tmp_path), warmup_runs=0, threads=1, workers=0)
+    found = samples(tmp_path)
+    measure(models, found, warmup_runs=0, threads=1, workers=0)
     assert "".join(order) == "abbaabbaabba"  # six images, six blocks, another model first every time
     assert gc.isenabled()
+    order.clear()
+    measurement = measure(models, found[:2], warmup_runs=0, threads=1, workers=0, timed_runs=3)
+    assert "".join(order) == "abbaabbaabba"  # two images three times
+    recording = measurement.recordings["a"]
+    assert [len(runs) for runs in (*recording.seconds, *recording.end_to_end)] == [3] * 4
+    assert len(recording.meters) == len(recording.maps) == 2  # scored once
 
 
 def test_an_output_that_is_no_class_map_is_named(tmp_path):
@@ -80,7 +89,7 @@ def test_an_output_that_is_no_class_map_is_named(tmp_path):
 
 def test_throughput_is_measured_for_each_number_of_threads(tmp_path):
     before = torch.get_num_threads()
-    result = measure_threads(candidates(tmp_path, a=0, b=0), samples(tmp_path)[0], [2, 1])
+    result = measure_threads(candidates(tmp_path, a=0, b=0), samples(tmp_path), [2, 1])
     assert list(result) == [1, 2]
-    assert result[1]["a"].n == result[2]["b"].n > 1
+    assert result[1]["a"].n == result[2]["b"].n == SWEEP_RUNS
     assert torch.get_num_threads() == before

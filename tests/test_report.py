@@ -1,7 +1,8 @@
 import pytest
 
+from common.gate import check_limits, decide
 from common.markdown import table
-from common.report import accuracy_table, markdown_report, summary_table
+from common.report import accuracy_table, difference_table, markdown_report, summary_table
 from tests.benchmarked import document_of, measured
 
 
@@ -23,8 +24,8 @@ def test_speed_is_relative_to_the_first_row(document):
     first = document["models"]["PyTorch"]["latency_ms"]
     second = {**document["models"]["INT8"], "latency_ms": {**first, "p50": first["p50"] / 2}}
     rows = summary_table({**document, "models": {**document["models"], "INT8": second}}).splitlines()
-    assert "| 1.00x |" in rows[2]
-    assert "| 2.00x |" in rows[3]
+    assert "| 1.00\N{MULTIPLICATION SIGN} |" in rows[2]
+    assert "| 2.00\N{MULTIPLICATION SIGN} |" in rows[3]
 
 
 def test_the_markdown_holds_verdict_tables_and_pictures(document, tmp_path):
@@ -35,6 +36,16 @@ def test_the_markdown_holds_verdict_tables_and_pictures(document, tmp_path):
 
 
 def test_the_markdown_says_which_limit_is_missed(document):
-    row = {"limit": "--min_miou", "model": "INT8", "wanted": 0.9, "found": 0.5, "passed": False}
+    rows = check_limits(document, {"min_miou": 0.99}, ["INT8"])
+    text = markdown_report({**document, "gate": rows, "decision": decide(rows, ())})
     assert "FAILED" not in markdown_report(document)
-    assert markdown_report({**document, "gate": [row]}).index("FAILED") < markdown_report(document).index("## Accuracy")
+    assert text.count("FAILED") == 2  # the decision, and the row that led to it
+    assert text.rindex("FAILED") < text.index("## Accuracy")
+
+
+def test_differences_stand_with_their_intervals(document):
+    rows = {line.split("|")[2].strip(): line for line in difference_table(document).splitlines()[2:]}
+    few = document["differences"]["INT8"]["datasets"]["Town"]["miou"]
+    assert f"| {few['value']:+.4f}  " in rows["Town"]  # three images: no interval
+    mean = document["differences"]["INT8"]["miou"]
+    assert f"| {mean['value']:+.4f} ({mean['low']:+.4f} to {mean['high']:+.4f}) |" in rows["together"]

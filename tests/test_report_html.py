@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from common.baseline import compare_with_baselines
 from common.figures import look_up
+from common.gate import check_limits, decide
 from common.latency import latency
 from common.report_files import write_report
 from tests.benchmarked import document_of, measured, sensitivity
@@ -31,6 +33,10 @@ def folder(tmp_path_factory):
         count: {label: _latency(0.1 / count) for label in measurement.candidates} for count in (1, 2)
     }
     document = document_of(measurement, f"Title {HOSTILE}", [HOSTILE], sensitivity())
+    gate = check_limits(document, {"max_miou_drop": 0.01, "max_class_drop": 0.3}, ["ONNX INT8", HOSTILE])
+    rows = compare_with_baselines(document, [document], seed=0)
+    document |= {"gate": gate, "baseline": {"runs": [{"path": HOSTILE, "created": "2026"}], "rows": rows}}
+    document["decision"] = decide(gate, rows)
     document["images"][0]["image"] = f"{HOSTILE}.png"
     write_report(folder, document, measurement, per_dataset=1)
     return folder
@@ -91,21 +97,20 @@ def test_every_figure_equals_the_results(folder):
             assert (exact, shown) == ("", "\N{EN DASH}"), pointer
             continue
         assert float(exact) == value, pointer
-        if "<" in shown or ":" in shown:  # the note of a point
-            shown = shown.rpartition(": ")[2]
-        number = float(re.sub(r"[^\d.e+-]", "", shown.removesuffix("MB")))
-        scales = {"%": 100, "MB": 1e-6}
-        scale = next((scale for unit, scale in scales.items() if unit in shown), None)
-        if scale is None:
-            scale = 1e-6 if pointer.endswith("_bytes") else 1
-        digits = len(re.sub(r"[^\d.]", "", shown).partition(".")[2])
-        assert number == pytest.approx(value * scale, rel=6e-4, abs=0.51 * 10**-digits), (pointer, shown)
+        note = ":" in shown  # of a point: four digits
+        number = float(re.sub(r"[^\d.e+-]", "", shown.rpartition(":")[2].removesuffix("MB")))
+        scale = 100 if "%" in shown else 1e-6 if pointer.endswith("_bytes") else 1
+        decimals = len(re.sub(r"[^\d.]", "", shown).partition(".")[2])
+        rounding = {"rel": 5.1e-4, "abs": 0} if note else {"rel": 0, "abs": 0.501 * 10**-decimals}
+        assert number == pytest.approx(value * scale, **rounding), (pointer, shown)
 
 
 def test_no_cell_has_a_figure_of_its_own(folder):
     page = (folder / "report.html").read_text().partition('id="how-it-was-measured"')[0]
     names = {
         "(not steady)",
+        "p50",
+        "p50 latency, ms",
         "reference",
         "fp32",
         "to",
@@ -127,6 +132,18 @@ def test_the_important_figures_are_in_the_page(folder):
         for name in ("Town", "Country"):
             assert {f"/models/{label}/datasets/{name}/{key}" for key in ("miou", "iou/Road")} <= places
     assert {"/differences/ONNX INT8/miou/value", "/differences/ONNX INT8/speedup/value"} <= places
+    assert {"/differences/ONNX INT8/datasets/Town/iou/Road/value", "/models/PyTorch/by_threads/2/per_second"} <= places
+    assert {
+        "/gate/0/found",
+        "/gate/0/worse_end",
+        "/baseline/rows/0/noise",
+        "/models/PyTorch/by_threads/2/per_second",
+    } <= places
+
+
+def test_the_decision_is_the_first_that_one_reads(folder):
+    page = (folder / "report.html").read_text()
+    assert 0 < page.index('class="decision failed">FAILED: ONNX INT8: mIoU ') < page.index('class="card"')
 
 
 def test_nothing_runs_and_nothing_is_loaded(folder):

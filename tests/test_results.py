@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.csv_text import csv_text
-from common.report_csv import image_rows, model_rows
+from common.report_csv import dataset_rows, image_rows, model_rows
 from tests.benchmarked import document_of, measured
 
 
@@ -24,7 +24,7 @@ def test_the_document_is_json_and_names_its_reference(document):
     assert json.loads(json.dumps(document, allow_nan=False)) == document | {
         "models": json.loads(json.dumps(document["models"]))
     }
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert document["reference"] == "PyTorch"
     assert list(document["differences"]) == ["same", "INT8"]
     assert len(document["images"]) == 6
@@ -75,7 +75,7 @@ def test_the_worst_images_are_those_that_lose_most(document):
 def test_all_raw_times_are_kept(document):
     model = document["models"]["INT8"]
     assert len(model["per_image"]["latency_ms"]) == model["latency_ms"]["n"] == 6
-    assert max(model["per_image"]["latency_ms"]) == pytest.approx(model["latency_ms"]["max"])
+    assert max(max(runs) for runs in model["per_image"]["latency_ms"]) == pytest.approx(model["latency_ms"]["max"])
     assert len(model["block_medians_ms"]) == 6
     assert model["cold_start_ms"] == {"load": 500, "first_inference": 10}
 
@@ -86,6 +86,14 @@ def test_csv_rows_are_models_and_images(document):
     assert len(rows) == 3 * 6
     assert sum(value for key, value in rows[0].items() if key.startswith("target_")) == 32 * 64
     assert model_rows(document)[2]["miou_difference"] == document["differences"]["INT8"]["miou"]["value"]
+    assert model_rows(document)[0]["miou_difference"] is None
+    (row,) = [row for row in dataset_rows(document) if (row["model"], row["dataset"]) == ("INT8", "Town")]
+    scores, change = (part["INT8"]["datasets"]["Town"] for part in (document["models"], document["differences"]))
+    assert row["images"] == 3
+    assert (row["iou_Road"], row["iou_Road_low"]) == (scores["iou"]["Road"], scores["iou_interval"]["Road"][0])
+    assert row["iou_Road_difference"] == change["iou"]["Road"]["value"]
+    for rows in (model_rows(document), dataset_rows(document), image_rows(document)):
+        assert {tuple(row) for row in rows} == {tuple(rows[0])}  # one head for all
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula():
