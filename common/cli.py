@@ -105,7 +105,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--warmup_runs",
         type=non_negative_int,
         default=3,
-        help="least number of untimed runs; more follow until the times are steady; 0: none",
+        help="least number of untimed runs; more follow while it gets faster; 0: none",
     )
     parser.add_argument("--timed_runs", type=positive_int, default=1, help="timed runs of each model on each image")
     parser.add_argument(

@@ -14,7 +14,7 @@ from common.environment import usable_processors
 
 T = TypeVar("T")
 
-STEADY = 0.05  # medians of two blocks of warm-up that agree within this share: the model is warm
+STEADY = 0.05  # a block of warm-up whose median is not faster by this share than the one before: the model is warm
 WARMUP_BLOCK = 0.2  # seconds, and at least one run: scatter of short runs averages out, long runs have little
 MOST_BLOCKS = 8  # of warm-up beyond the asked-for runs; a machine that is not steady by then is measured as it is
 CALLS_FOR_P90, CALLS_FOR_P99 = 10, 100
@@ -93,14 +93,15 @@ class WarmUp:
     """The untimed runs of a model before the clock starts."""
 
     runs: int
-    steady: bool  # the medians of the last two blocks agreed
+    steady: bool  # the last block was not faster than the one before
     block_medians_ms: tuple[float, ...]
 
 
 def warm_up(call: Callable[[], object], runs: int) -> WarmUp:
-    """Call at least `runs` times, and on until the medians of two blocks agree or MOST_BLOCKS more are spent.
+    """Call at least `runs` times, and on until a block is not faster than the one before or MOST_BLOCKS more are spent.
 
-    Caches fill, memory is allocated, kernels are chosen, the clock of the processor settles. 0 runs: none at all.
+    Caches fill, memory is allocated, kernels are chosen, the clock of the processor settles: all make a model faster.
+    One that gets slower is warm, and its machine is not steady, which the blocks of the measurement show. 0 runs: none.
     """
     medians: list[float] = []
     done = extra = 0
@@ -121,7 +122,7 @@ def _block(call: Callable[[], object]) -> list[float]:
 
 
 def _steady(medians: Sequence[float]) -> bool:
-    return len(medians) > 1 and abs(medians[-1] - medians[-2]) <= STEADY * medians[-2]
+    return len(medians) > 1 and medians[-1] >= (1 - STEADY) * medians[-2]
 
 
 def interleaved_latency(calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, Latency]:

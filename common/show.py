@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from common.candidates import Candidate
 from common.files import atomic_path, new_folder, short_stem
@@ -35,13 +36,13 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
     """
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         frames, rate, count = read_video(source)
-        predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+        predictors = _warm(candidates, threads)
         pictures = (compose(rgb, predictors, candidates) for rgb in progress(frames, "show", "frame", total=count))
         path = new_folder(folder) / f"{source.stem}.mp4"
         write_video(path, pictures, rate)
         return [path]
     images = [source] if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() else _images_below(source)
-    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    predictors = _warm(candidates, threads)
     folder, written = new_folder(folder), []
     for index, image in enumerate(progress(images, "show", "image")):
         written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
@@ -49,6 +50,14 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
         require_drawable(rgb, image)
         save_png(written[-1], compose(rgb, predictors, candidates))
     return written
+
+
+def _warm(candidates: Mapping[str, Candidate], threads: int) -> dict[str, Predictor]:
+    """The models, opened and run once, so that the first frame's time is like the others'."""
+    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    for label, predict in predictors.items():
+        predict(torch.zeros(1, 3, *candidates[label].input_hw))
+    return predictors
 
 
 def require_drawable(rgb: np.ndarray, path: Path) -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from common.candidates import OpenOptions, open_candidates
 from common.show import read_video, show, write_video
 from common.visualize import BAR, GAP, overlay
-from tests.benchmarked import HW, candidates
+from tests.benchmarked import HW, Guess, candidates
 
 SIZE = (96, 256)  # height, width
 
@@ -95,3 +96,19 @@ def test_an_output_that_is_no_map_of_the_classes_is_not_drawn(tmp_path, models):
     flat = replace(models["FP32"], open=lambda threads: lambda images: torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"FLAT: output \(1, 3\), wanted \(1, 3, 32, 64\)"):
         show(tmp_path / "a.png", {"FLAT": flat}, 1, tmp_path / "out")
+
+
+def test_the_first_frame_is_not_a_models_first_run(tmp_path):
+    seen = []
+
+    class Noting(Guess):
+        def __call__(self, images):
+            seen.append(float(images.abs().max()))
+            return super().__call__(images)
+
+    models = {label: replace(one, open=partial(Noting, 0.0)) for label, one in candidates(tmp_path, a=0).items()}
+    cv2.imwrite(str(tmp_path / "road.png"), frame(100))
+    show(tmp_path / "road.png", models, 1, tmp_path / "out")
+    assert seen[0] == 0  # the warm-up
+    assert len(seen) == 2
+    assert seen[1] > 0
