@@ -65,3 +65,11 @@ def test_the_fused_form_trains():
     stage = fuse_upsampling(nn.Sequential(UpsampleStage(5, 6, 3, 4, 2)))[0]
     stage(torch.randn(1, 5, 2, 2), torch.randn(1, 3, 4, 4)).sum().backward()
     assert all(parameter.grad is not None for parameter in stage.parameters())
+
+
+def test_in_float_every_fused_convolution_takes_channels_in_fours():
+    """The others would run in ONNX Runtime's slower kernels."""
+    fused = fuse_upsampling(SceneSegNetwork(width=0.125))
+    stages = [module for module in fused.modules() if isinstance(module, FusedUpsampleStage)]
+    assert len(stages) == 5
+    assert all(stage.upsample.in_channels % 4 == 0 for stage in stages)
