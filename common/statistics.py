@@ -2,7 +2,7 @@
 
 The images are drawn with replacement, and both models of a difference see the same draws: what one image does to both
 cancels. Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993), expanded for small samples
-(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 4.4.3).
+(Hesterberg, What Teachers Should Know about the Bootstrap, 2015).
 """
 
 from collections.abc import Callable, Sequence
