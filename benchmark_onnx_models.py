@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     require_processors(args.thread_counts)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options, args.providers)
-    check_gate(args, list(candidates))
+    baselines = check_gate(args, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, args.threads, folder)
@@ -97,7 +97,8 @@ def main(args: argparse.Namespace) -> None:
     bad: list[BadSample] = []
     samples = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
     check_calls(args, len(samples))
-    leave_by_gate(benchmark("Comparison of models", candidates, samples, new_folder(folder), args, bad=bad))
+    folder = new_folder(folder)
+    leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args, bad=bad, baselines=baselines))
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

@@ -91,7 +91,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_gate(args, [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte])
+    baselines = check_gate(args, [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte])
     seed_everything(args.seed)
     if args.pin:
         pin(args.pin)
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
         candidates = ptq_baseline(description, untrained, folder, list(draw(1)), compared, args) | candidates
-    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad, sensitivity)
+    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad, sensitivity, baselines)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)

@@ -68,51 +68,54 @@ def _require_common_model(baseline: Document, labels: Iterable[str]) -> None:
 
 
 def compare_with_baselines(document: Document, baselines: Sequence[Document], seed: int) -> list[Row]:
-    """Rows of the models that this run and the earlier ones have: model, what, before, now, noise, result, why.
+    """Rows of the models of this run and of the earlier ones: model, what, before, now, noise, result, why.
 
-    `before` is the median of the earlier runs, for mIoU the last one's. A result is ok, better, regression (worse by
-    more than the noise), or not comparable, with the reason. A model that is not in all runs gets a row that says so.
+    A model is compared with the earlier runs that have it: `before` is their median, for mIoU the last one's. A result
+    is ok, better, regression (worse by more than the noise), or not comparable, with the reason. A model that this run
+    or all the earlier ones lack gets one row that says so.
     """
     rows = []
     for label, now in document["models"].items():
-        if not all(label in baseline["models"] for baseline in baselines):
+        earlier = [run for run in baselines if label in run["models"]]
+        if not earlier:
             rows.append(_row(label, "all", None, None, None, result="not in baseline"))
             continue
-        before = [baseline["models"][label] for baseline in baselines]
-        same_images = baselines[-1]["images"] == document["images"]
-        same_processor = all(run["environment"]["cpu"] == document["environment"]["cpu"] for run in baselines)
-        strata = [image["dataset"] for image in document["images"]] if same_images else None
-        rows.append(_accuracy(label, before[-1], now, strata, seed))
-        rows.append(_latency(label, before, now, same_processor))
+        before = [run["models"][label] for run in earlier]
+        rows.append(_accuracy(label, earlier[-1], document, seed))
+        rows.append(_latency(label, earlier, document))
         rows.append(_bytes(label, "size, MB", "size_bytes", before, now, SIZE_NOISE))
         rows.append(_bytes(label, "model memory, MB", "model_memory_bytes", before, now, MEMORY_NOISE))
-    gone = [label for label in baselines[-1]["models"] if label not in document["models"]]
+    gone = dict.fromkeys(label for run in baselines for label in run["models"] if label not in document["models"])
     return rows + [_row(label, "all", None, None, None, result="not in this run") for label in gone]
 
 
-def _accuracy(label: str, before: Document, now: Document, strata: list[str] | None, seed: int) -> Row:
-    """`strata`: the dataset of each image; None where the images are not the same."""
+def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:
+    before, now = earlier["models"][label], document["models"][label]
     scores = (before["overall"]["miou"], now["overall"]["miou"])
-    if strata is None:
+    if earlier["images"] != document["images"]:
         return _row(label, "mIoU", *scores, None, why="other images")
     classes = len(now["overall"]["confusion"])
     matrices = [np.array(one["per_image"]["confusion"]).reshape(-1, classes, classes) for one in (before, now)]
-    change = difference_intervals(*matrices, strata, seed)[0]
+    change = difference_intervals(*matrices, [image["dataset"] for image in document["images"]], seed)[0]
     if change.low is None:
         return _row(label, "mIoU", *scores, None, why="too few images")
     result = "ok" if not change.excludes_zero else "regression" if change.value < 0 else "better"
     return _row(label, "mIoU", *scores, (change.high - change.low) / 2, result=result)
 
 
-def _latency(label: str, before: Sequence[Document], now: Document, same_processor: bool) -> Row:
+def _latency(label: str, earlier: Sequence[Document], document: Document) -> Row:
     """The noise within a run comes from its blocks, that between runs from the earlier ones where there are several."""
-    runs = [run["latency_ms"]["p50"] for run in before]
+    before, now = [run["models"][label] for run in earlier], document["models"][label]
+    runs = [one["latency_ms"]["p50"] for one in before]
     middle, p50 = float(np.median(runs)), now["latency_ms"]["p50"]
-    same_threads = all(run["threads"] == now["threads"] for run in before)
-    if not (same_processor and same_threads):
-        why = "another number of threads" if same_processor else "another processor"
+    why = None
+    if any(run["environment"]["cpu"] != document["environment"]["cpu"] for run in earlier):
+        why = "another processor"
+    elif any(one["threads"] != now["threads"] for one in before):
+        why = "another number of threads"
+    if why:
         return _row(label, "p50 latency, ms", middle, p50, None, why=why)
-    within = max(run["block_spread"] for run in (*before, now)) / 2
+    within = max(one["block_spread"] for one in (*before, now)) / 2
     noise = max(SMALLEST_TIME_NOISE * middle, within * middle, max(runs) - min(runs))
     return _row(label, "p50 latency, ms", middle, p50, noise)
 

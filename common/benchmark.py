@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.bad_samples import as_records, report_bad
-from common.baseline import compare_with_baselines, read_baselines
+from common.baseline import compare_with_baselines
 from common.candidates import Candidate
 from common.cli import EXIT_GATE, plain_arguments
 from common.datasets import Sample
@@ -32,13 +32,13 @@ def benchmark(
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     sensitivity: Sensitivity | None = None,
+    baselines: Sequence[Document] = (),
 ) -> Document:
     """Measure all candidates on `samples`, write the report into `folder` and print its tables.
 
-    The first candidate is the reference, `check_gate` has passed; `bad` lists what was left out of the samples. `args`
-    holds the flags of `add_benchmark_arguments`, and `save_outputs` where a script has it.
+    The first candidate is the reference, `check_gate` has passed and given `baselines`; `bad` lists what was left out
+    of the samples. `args` holds the flags of `add_benchmark_arguments`, and `save_outputs` where a script has it.
     """
-    baselines = read_baselines(args.baseline or (), candidates)  # before the work: the files may not be there after it
     measurement = _measured(candidates, samples, args)
     document = results_document(
         title, measurement, plain_arguments(args), args.threads, args.seed, [*notes, *report_bad(bad)], sensitivity

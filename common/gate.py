@@ -128,8 +128,9 @@ def limits_of(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
 
 
-def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> None:
-    """Fail before the work, not after it, where the limits cannot be checked on the models `labels`.
+def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> list[Document]:
+    """Fail before the work, not after it, where the limits cannot be checked on the models `labels`; the earlier runs
+    of `--baseline`, whose files need not be there after it.
 
     Raises:
         FileNotFoundError, ValueError: a limit against the first model and no second one, no model of a name in
@@ -139,8 +140,7 @@ def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> None:
     if relative and len(labels) < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
     gated_models(args.gate_models, labels, limits_of(args))
-    if args.baseline:
-        read_baselines(args.baseline, labels)
+    return read_baselines(args.baseline or (), labels)
 
 
 def check_calls(args: argparse.Namespace, images: int) -> None:

@@ -41,18 +41,17 @@ def with_range(document: Document, place: Place, bounds: Place) -> str:
 
 
 def with_interval(document: Document, place: Place, form: str) -> str:
-    """A figure of {value, low, high} with its range below."""
+    """A figure of {value, low, high} with its range below, if it has one."""
     value = figure(document, (*place, "value"), form)
     if look_up(document, (*place, "low")) is None:
         return value
-    low, high = (figure(document, (*place, end), form) for end in ("low", "high"))
-    return f'{value}<br><span class="range">{low} to {high}</span>'
+    return f"{value}<br>{value_range(document, place, form, ('low', 'high'))}"
 
 
-def value_range(document: Document, bounds: Place, form: str) -> str:
-    if look_up(document, (*bounds, 0)) is None:
+def value_range(document: Document, bounds: Place, form: str, ends: tuple[str | int, str | int] = (0, 1)) -> str:
+    if look_up(document, (*bounds, ends[0])) is None:
         return '<span class="range">&ndash;</span>'
-    low, high = (figure(document, (*bounds, end), form) for end in (0, 1))
+    low, high = (figure(document, (*bounds, end), form) for end in ends)
     return f'<span class="range">{low} to {high}</span>'
 
 

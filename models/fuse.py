@@ -99,13 +99,11 @@ def _fused(stage: UpsampleStage, channels_last: bool) -> FusedUpsampleStage:
     bias = stage.upsample.bias.double()
     if stage.skip is not None:
         bias = bias + stage.skip.bias.double()
-    constants = INT8_CONSTANTS if channels_last else FLOAT_CONSTANTS
-    constant = (bias / CONSTANT / constants).reshape(1, -1, 1, 1).expand(constants, -1, 2, 2)
-    kernel = _compose(torch.cat([up, constant]), down)
-
     skip_channels = stage.skip.in_channels if stage.skip is not None else 0
     with torch.device(first.weight.device):
         fused = FusedUpsampleStage(up.shape[0], skip_channels, first.out_channels, nn.Sequential(*rest), channels_last)
+    constant = (bias / CONSTANT / fused.constants).reshape(1, -1, 1, 1).expand(fused.constants, -1, 2, 2)
+    kernel = _compose(torch.cat([up, constant]), down)
     pixels = _as_small_convolution(kernel)
     pixels = pixels.flatten(0, 1) if channels_last else pixels.transpose(0, 1).flatten(0, 1)
     fused.upsample.weight.copy_(pixels)

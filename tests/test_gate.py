@@ -188,6 +188,16 @@ def test_what_cannot_be_compared_has_not_passed(document):
     assert decide((), compare_with_baselines(document, [less], seed=0))["result"] == "passed"  # a new model is no loss
 
 
+def test_a_model_is_compared_with_the_earlier_runs_that_have_it(document):
+    less, more = copy.deepcopy(document), copy.deepcopy(document)
+    del less["models"]["INT8"]
+    more["models"]["PTQ"] = more["models"]["INT8"]
+    for baselines in ([less, more], [more, less]):
+        found = results(compare_with_baselines(document, baselines, seed=0))
+        assert found["INT8", "mIoU"] == found["INT8", "p50 latency, ms"] == "ok"
+        assert found["PTQ", "all"] == "not in this run"
+
+
 def test_several_earlier_runs_tell_the_noise_between_runs(document):
     def run(p50):
         copied = copy.deepcopy(document)
