@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from common.int8_kernels import sums_saturate
 from common.predictors import session_options
 
 
 def operator_profile(path: Path, images: np.ndarray, threads: int, runs: int = 5) -> list[dict[str, str]]:
     """Rows of operator, calls and milliseconds of one run, the most expensive first; profiling itself adds a little."""
     with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads, exact_int8=True)
+        options = session_options(threads, sums_saturate())
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
