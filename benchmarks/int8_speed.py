@@ -28,13 +28,14 @@ from common.cli import fraction, height_width, make_parser, positive_int, run, s
 from common.description import as_metadata, describe
 from common.environment import versions
 from common.files import require_parent
-from common.int8_graph import for_onnx_runtime
+from common.int8_graph import for_onnx_runtime, for_xnnpack
 from common.latency import Latency, interleaved_latency, timed
 from common.onnx_export import export_onnx
 from common.predictors import OnnxPredictor
 from common.pte import PtePredictor, export_pte
 from common.quantization import QuantizationSettings, quantize_after_training
 from common.report import table
+from common.subpixel import with_subpixel_convolutions
 from models import check_input_hw, find_network
 from models.fuse import fuse_upsampling
 
@@ -123,7 +124,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     plain, fused = int8(False), int8(True)
     for label, variant in {
         BASE: model,
-        "FP32, fused": fuse_upsampling(copy.deepcopy(model)),
+        "FP32, fused": with_subpixel_convolutions(fuse_upsampling(copy.deepcopy(model)), input_shape),
         STRAIGHT: plain,
         "INT8, not fused": for_onnx_runtime(copy.deepcopy(plain)),
         "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates=False),
@@ -136,7 +137,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     variants["INT8, ONNX Runtime's quantize_static"] = quantized_statically(variants[BASE], images, folder)
     logger.info("exporting an ExecuTorch program")
     program = folder / "program.pte"
-    export_pte(fused, program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
+    export_pte(for_xnnpack(fused), program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
     variants["INT8, ExecuTorch XNNPACK"] = Variant(program, partial(PtePredictor, threads=threads))
     if importlib.util.find_spec("openvino"):
         for label in (BASE, STRAIGHT, INT8):

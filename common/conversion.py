@@ -20,7 +20,8 @@ from common.onnx_export import OPSET, Check, HalfPrecision, export_onnx
 from common.parity import TOLERANCE, Agreement, compare, example_inputs, require_agreement
 from common.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.quantization import QuantizationSettings, quantize_after_training
-from models.fuse import fuse_upsampling
+from common.subpixel import with_subpixel_convolutions
+from models.fuse import FusedUpsampleStage, fuse_upsampling
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +45,13 @@ class ExportOptions:
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP32 ONNX; the agreement of each output with PyTorch on example inputs."""
-    return _export(
-        source, _float_model(source, options), path, "fp32", _parity_check(source, options, TOLERANCE), options
-    )
+    model = _as_written(_float_model(source, options), source, options)
+    return _export(source, model, path, "fp32", _parity_check(source, options, TOLERANCE), options)
 
 
 def convert_half(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP16 ONNX with FP32 input and outputs; the agreement of each output with FP32 on example inputs."""
-    half = HalfPrecision(_float_model(source, options)).eval()
+    half = _as_written(HalfPrecision(_float_model(source, options)).eval(), source, options)
     return _export(source, half, path, "fp16", _parity_check(source, options, HALF_TOLERANCE), options)
 
 
@@ -85,6 +85,12 @@ def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
     """A copy of the network to write; `source.model` stays what the file is compared with."""
     model = copy.deepcopy(source.model)
     return fuse_upsampling(model) if options.fuse else model
+
+
+def _as_written(model: nn.Module, source: OpenedNetwork, options: ExportOptions) -> nn.Module:
+    """The operators that ONNX Runtime is fast at, where there are fused stages."""
+    fused = options.fuse and any(isinstance(module, FusedUpsampleStage) for module in model.modules())
+    return with_subpixel_convolutions(model, source.input_shape) if fused else model
 
 
 def _export(

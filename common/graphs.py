@@ -1,9 +1,22 @@
-"""What every rewrite of an exported graph needs."""
+"""Exported graphs: how they are made, and what every rewrite of one needs."""
 
 from functools import reduce
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+
+LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
+
+
+def export_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphModule:
+    """The operators of `model` for images (N, *input_shape) of any N, in the mode in which it is."""
+    device = next(model.parameters()).device
+    example = torch.zeros(2, *input_shape, device=device)  # not 1: a batch of one would be taken as a constant
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    graph = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
+    graph.training = model.training  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
+    return graph
 
 
 def stored(graph: GraphModule, node: Node) -> Tensor:

@@ -10,6 +10,13 @@ from torch.fx import GraphModule, Node
 
 from common.graphs import finish, stored
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+from common.subpixel import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    shuffle_planes,
+    shuffle_rows,
+    use_subpixel_convolutions,
+)
 
 aten = torch.ops.aten
 
@@ -22,19 +29,30 @@ MOVES = {
     aten.slice.Tensor,
     aten.max_pool2d.default,
     aten.cat.default,
+    aten.constant_pad_nd.default,  # of less than no pixel, a crop
 }
 WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
 GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0, aten.gelu.default: 1.702}  # x sigmoid(factor x)
+SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
 
 
 def for_onnx_runtime(int8: GraphModule, gates: bool = True) -> GraphModule:
     """The graph as ONNX Runtime's CPU kernels want it, in place; without `gates` SiLU and GELU stay as they are."""
+    use_subpixel_convolutions(int8, shuffle_rows)
     move_codes(int8)
+    concatenate_channels_last(int8)
     if gates:
         use_sigmoid_gates(int8)
     use_unsigned_activations(int8)
+    widen_outputs(int8)
     round_biases(int8)
+    return int8
+
+
+def for_xnnpack(int8: GraphModule) -> GraphModule:
+    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them."""
+    use_subpixel_convolutions(int8, shuffle_planes)
     return int8
 
 
@@ -64,11 +82,94 @@ def _data_inputs(node: Node) -> list[Node]:
 def _keeps_codes(node: Node) -> bool:
     pairs = [source for source in _data_inputs(node) if source.target == DEQUANTIZE] + list(node.users)
     settings = {pair.args[1:] for pair in pairs if pair.target in (QUANTIZE, DEQUANTIZE)}
+    crops = node.target != aten.constant_pad_nd.default or max(node.args[1]) <= 0
     return (
-        len(settings) == 1
+        crops
+        and len(settings) == 1
         and all(source.target == DEQUANTIZE for source in _data_inputs(node))
         and all(user.target == QUANTIZE for user in node.users)
     )
+
+
+def concatenate_channels_last(int8: GraphModule) -> int:
+    """Concatenate the channels of codes as the last axis, between two transposes; returns how many concatenations.
+
+    ONNX Runtime's int8 convolutions work channels-last. It cancels these transposes with theirs, and would not move
+    theirs past a concatenation with a constant.
+    """
+    changed = 0
+    for node in list(int8.graph.nodes):
+        if node.target == aten.cat.default and node.args[1:] == (1,) and _is_image_codes(node):
+            with int8.graph.inserting_before(node):
+                turned = [_turned(int8, codes) for codes in node.args[0]]
+                last = int8.graph.call_function(aten.cat.default, (turned, 3))
+                codes = int8.graph.call_function(aten.permute.default, (last, CHANNELS_FIRST))
+            node.replace_all_uses_with(codes)
+            changed += 1
+    finish(int8)
+    return changed
+
+
+def _turned(int8: GraphModule, codes: Node) -> Node:
+    """Codes (N, C, H, W) as (N, H, W, C); a constant is made in this shape, or the transposes would be moved back."""
+    if codes.target == QUANTIZE and codes.args[0].target == aten.new_full.default:
+        x, (n, channels, height, width), value = codes.args[0].args
+        constant = int8.graph.call_function(aten.new_full.default, (x, [n, height, width, channels], value))
+        return int8.graph.call_function(QUANTIZE, (constant, *codes.args[1:]))
+    return int8.graph.call_function(aten.permute.default, (codes, CHANNELS_LAST))
+
+
+def _is_image_codes(node: Node) -> bool:
+    return node.meta["val"].dim() == 4 and all(user.target == DEQUANTIZE for user in node.users)
+
+
+@torch.no_grad()
+def widen_outputs(int8: GraphModule) -> int:
+    """Give convolutions of few output channels channels of zeros, dropped right after; returns how many.
+
+    ONNX Runtime computes 16 channels at once, and fewer in a kernel so slow that SceneSeg's last convolution, of 3,
+    takes 3.5 times as long as one of 16.
+    """
+    widened = 0
+    for node in list(int8.graph.nodes):
+        if node.target == aten.conv2d.default and _is_narrow(int8, node):
+            (quantized,) = node.users
+            weight = node.args[1]
+            channels = stored(int8, weight.args[0]).shape[0]
+            with int8.graph.inserting_before(node):
+                codes, settings = _widened(int8, weight.args[0]), list(weight.args[1:])
+                if weight.target == DEQUANTIZE_PER_CHANNEL:
+                    settings[:2] = _widened(int8, settings[0], fill=1), _widened(int8, settings[1])
+                node.update_arg(1, int8.graph.call_function(weight.target, (codes, *settings)))
+                if len(node.args) > 2 and node.args[2] is not None:
+                    node.update_arg(2, _widened(int8, node.args[2]))
+            with int8.graph.inserting_after(quantized):
+                kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
+            quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
+            widened += 1
+    finish(int8)
+    return widened
+
+
+def _is_narrow(int8: GraphModule, node: Node) -> bool:
+    """Of fewer output channels, on a map of more than one pixel, between codes."""
+    x, weight = node.args[:2]
+    if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
+        return False
+    if [user.target for user in node.users] != [QUANTIZE]:
+        return False
+    grouped = len(node.args) > 6 and node.args[6] != 1
+    few = stored(int8, weight.args[0]).shape[0] < SMALLEST_OUTPUT
+    return few and not grouped and tuple(node.meta["val"].shape[2:]) != (1, 1)
+
+
+def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
+    """What a get_attr stands for, followed by `fill` up to 16 channels."""
+    values = stored(int8, source)
+    more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
+    name = source.target.replace(".", "_") + "_widened"
+    int8.register_buffer(name, torch.cat([values, more]))
+    return int8.graph.get_attr(name)
 
 
 def use_sigmoid_gates(int8: GraphModule) -> int:

@@ -16,6 +16,7 @@ from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from common.batch_norm import BATCH_NORM, fold_batch_norm
+from common.graphs import export_graph
 from common.quantizer import NetworkQuantizer
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
@@ -26,7 +27,6 @@ DEQUANTIZE_PER_CHANNEL = (
     torch.ops.quantized_decomposed.dequantize_per_channel.default
 )  # (codes, scales, zero points, ...)
 DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
-LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     """
     remove_stochastic_depth(model)
     if settings.fused:
-        fuse_upsampling(model, channels_last=True)
+        fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
-    return prepare_qat_pt2e(_export(model, (3, *input_hw)), quantizer)
+    return prepare_qat_pt2e(export_graph(model, (3, *input_hw)), quantizer)
 
 
 def quantize_after_training(
@@ -80,18 +80,11 @@ def quantize_after_training(
     Works for every network of the family; `model` is in eval mode and is changed in place.
     """
     if settings.fused:
-        fuse_upsampling(model, channels_last=True)
+        fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
-    prepared = prepare_pt2e(_export(model, input_shape), quantizer)
+    prepared = prepare_pt2e(export_graph(model, input_shape), quantizer)
     calibrate(prepared, batches)
     return convert(prepared)
-
-
-def _export(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphModule:
-    device = next(model.parameters()).device
-    example = torch.zeros(2, *input_shape, device=device)  # not 1: a batch of one would be taken as a constant
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    return torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
 
 
 def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:

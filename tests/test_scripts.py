@@ -356,7 +356,7 @@ def test_a_qat_state_dict_of_the_original_gives_its_weights(original_qat, fp32, 
     assert "calibrated anew" in caplog.text
     assert (description.network, description.width, description.input_hw) == ("SceneSeg", 1 / 32, (320, 640))
     expected, _ = load_network("SceneSeg", fp32 / "best_model.pth")
-    fused, actual = fuse_upsampling(expected, channels_last=True).state_dict(), prepared.state_dict()
+    fused, actual = fuse_upsampling(expected).state_dict(), prepared.state_dict()
     assert [name for name, value in fused.items() if not torch.equal(value, actual[name])] == []
     assert not torch.isfinite(actual["activation_post_process_0.activation_post_process.min_val"]).any()
 
