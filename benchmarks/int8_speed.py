@@ -127,7 +127,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         "FP32, fused": with_subpixel_convolutions(fuse_upsampling(copy.deepcopy(model)), input_shape),
         STRAIGHT: plain,
         "INT8, not fused": for_onnx_runtime(copy.deepcopy(plain)),
-        "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates=False),
+        "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates={}),
         INT8: for_onnx_runtime(copy.deepcopy(fused)),
     }.items():
         variants[label] = onnx_variant(label, variant, "int8" if "INT8" in label else "fp32")

@@ -29,3 +29,14 @@ def finish(graph: GraphModule) -> None:
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
+
+
+def drop_unused_values(graph: GraphModule) -> None:
+    """Take away the parameters and buffers that no operator of a graph without modules reads.
+
+    They would be written to a file beside those that took their place.
+    """
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in {*dict(graph.named_parameters()), *dict(graph.named_buffers())} - used:
+        owner, _, attribute = name.rpartition(".")
+        delattr(graph.get_submodule(owner), attribute)

@@ -14,7 +14,7 @@ from common.candidates import Candidate
 from common.checkpoints import Description
 from common.description import as_metadata, describe
 from common.environment import versions
-from common.int8_graph import for_onnx_runtime, for_xnnpack
+from common.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
 from common.integer_reference import as_integer_kernels
 from common.onnx_export import Check, export_onnx
 from common.parity import Agreement, compare, require_equal_pixels
@@ -64,8 +64,8 @@ def export_int8(
     if pte:
         path = folder / PTE_FILE
         logger.info("exporting %s", path)
-        ungated = for_onnx_runtime(copy.deepcopy(int8), gates=False)
-        check = _check_against(ungated, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
+        reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)
+        check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         program = for_xnnpack(copy.deepcopy(int8))
         (agreement,) = export_pte(program, path, input_shape, described, check, threads)
         candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)

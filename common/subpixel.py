@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from common.graphs import export_graph, finish, stored
+from common.graphs import drop_unused_values, export_graph, finish, stored
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -35,18 +35,21 @@ def shuffle_rows(channels: int, height: int, width: int, crop: int) -> list[Step
         (aten.reshape.default, [[-1, height, width, 2, 2, channels]]),
         (aten.permute.default, [[0, 1, 3, 2, 4, 5]]),
         (aten.reshape.default, [[-1, 2 * height, 2 * width, channels]]),
-        *([(aten.constant_pad_nd.default, [[0, 0] + 4 * [-crop]])] if crop else []),
+        *((aten.slice.Tensor, [axis, crop, -crop]) for axis in (1, 2) if crop),
         (aten.permute.default, [CHANNELS_FIRST]),
     ]
 
 
 def shuffle_planes(channels: int, height: int, width: int, crop: int) -> list[Step]:
     """The same for XNNPACK, which turns whole tensors around every reshape: one transpose less than by rows."""
+    columns = 2 * width * channels  # of a row of pixels
     return [
         (aten.reshape.default, [[-1, 2, 2, channels, height, width]]),
         (aten.permute.default, [[0, 4, 1, 5, 2, 3]]),
-        (aten.reshape.default, [[-1, 2 * height, 2 * width, channels]]),
-        *((aten.slice.Tensor, [axis, crop, -crop]) for axis in (1, 2) if crop),
+        (aten.reshape.default, [[-1, 2 * height, columns]]),
+        *([(aten.slice.Tensor, [1, crop, -crop])] if crop else []),
+        *([(aten.slice.Tensor, [2, crop * channels, columns - crop * channels])] if crop else []),
+        (aten.reshape.default, [[-1, 2 * (height - crop), 2 * (width - crop), channels]]),
         (aten.permute.default, [CHANNELS_FIRST]),
     ]
 
@@ -71,6 +74,7 @@ def use_subpixel_convolutions(graph: GraphModule, shuffle: Shuffle) -> int:
             _rewrite(graph, node, shuffle)
             changed += 1
     finish(graph)
+    drop_unused_values(graph)
     return changed
 
 
