@@ -78,7 +78,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("-n", "--name", default="SceneSeg", metavar="NETWORK", help="network, with random weights")
     parser.add_argument("--width", type=fraction, default=1.0, help="scale of its decoder's channels")
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="default: the network's own")
-    parser.add_argument("--runs", type=positive_int, default=20, help="timed runs of each variant, after two untimed")
+    parser.add_argument(
+        "--runs", type=positive_int, default=20, help="timed runs of each variant, an untimed one before each"
+    )
     parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the rows and the machine here")
     return parser
 
@@ -110,8 +112,9 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     images = torch.randn(1, *input_shape)
     outputs, described = list(network.outputs), partial(describe, name, network, width, input_shape=input_shape)
 
-    def int8(fused: bool) -> GraphModule:
-        return quantize_after_training(copy.deepcopy(model), input_shape, QuantizationSettings(fused=fused), [images])
+    def int8(fused: bool, per_channel: bool = False) -> GraphModule:
+        settings = QuantizationSettings(per_channel, fused)
+        return quantize_after_training(copy.deepcopy(model), input_shape, settings, [images])
 
     def onnx_variant(label: str, variant: nn.Module, precision: str) -> Variant:
         logger.info("exporting %s", label)
@@ -129,6 +132,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         "INT8, not fused": for_onnx_runtime(copy.deepcopy(plain)),
         "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates={}),
         INT8: for_onnx_runtime(copy.deepcopy(fused)),
+        "INT8, per channel": for_onnx_runtime(int8(True, per_channel=True)),
     }.items():
         variants[label] = onnx_variant(label, variant, "int8" if "INT8" in label else "fp32")
     variants[f"{INT8}, {2 * threads} threads"] = Variant(
@@ -178,7 +182,7 @@ def measure(variants: dict[str, Variant], input_shape: tuple, runs: int) -> list
     for label, variant in variants.items():
         predictors[label], loading[label] = timed(partial(variant.open, variant.path))
     latencies = interleaved_latency(
-        {label: partial(predict, images) for label, predict in predictors.items()}, runs, warmup=2
+        {label: partial(predict, images) for label, predict in predictors.items()}, runs, warmup=1, untimed=1
     )
     return [make_row(label, variants, latencies, loading[label]) for label in variants]
 

@@ -125,12 +125,22 @@ def _steady(medians: Sequence[float]) -> bool:
     return len(medians) > 1 and medians[-1] >= (1 - STEADY) * medians[-2]
 
 
-def interleaved_latency(calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, Latency]:
-    """Time several calls turn by turn, so that a drift of the machine hits all alike."""
+def interleaved_latency(
+    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1, untimed: int = 0
+) -> dict[str, Latency]:
+    """Time several calls turn by turn, so that a drift of the machine hits all alike.
+
+    Args:
+        warmup: whole turns before the first that counts.
+        untimed: calls right before each timed one, as in a stream of images: without them a model finds the caches full
+            of another's weights, and a processor that the model before did not use asleep.
+    """
     seconds: dict[str, list[float]] = {label: [] for label in calls}
     with no_garbage_collection():
         for turn in range(warmup + runs):
             for label, call in calls.items():
+                for _ in range(untimed):
+                    call()
                 _, elapsed = timed(call)
                 if turn >= warmup:
                     seconds[label].append(elapsed)

@@ -1,5 +1,6 @@
 import gc
 import os
+from functools import partial
 
 import pytest
 
@@ -137,3 +138,11 @@ def test_pinning_binds_this_process_and_refuses_absent_processors():
             pin([4095])
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_untimed_calls_stand_before_each_timed_one():
+    made = []
+    calls = {label: partial(made.append, label) for label in "ab"}
+    measured = interleaved_latency(calls, runs=2, warmup=1, untimed=1)
+    assert made == 3 * ["a", "a", "b", "b"]
+    assert [latency.n for latency in measured.values()] == [2, 2]
