@@ -87,56 +87,6 @@ def _keeps_codes(node: Node) -> bool:
     )
 
 
-@torch.no_grad()
-def widen_outputs(int8: GraphModule) -> int:
-    """Give convolutions of few output channels channels of zeros, dropped right after; returns how many.
-
-    ONNX Runtime computes 16 channels at once, and fewer in a kernel so slow that SceneSeg's last convolution, of 3,
-    takes 3.5 times as long as one of 16.
-    """
-    widened = 0
-    for node in list(int8.graph.nodes):
-        if node.target == aten.conv2d.default and _is_narrow(int8, node):
-            (quantized,) = node.users
-            weight = node.args[1]
-            channels = stored(int8, weight.args[0]).shape[0]
-            with int8.graph.inserting_before(node):
-                codes, settings = _widened(int8, weight.args[0]), list(weight.args[1:])
-                if weight.target == DEQUANTIZE_PER_CHANNEL:
-                    settings[:2] = _widened(int8, settings[0], fill=1), _widened(int8, settings[1])
-                node.update_arg(1, int8.graph.call_function(weight.target, (codes, *settings)))
-                if len(node.args) > 2 and node.args[2] is not None:
-                    node.update_arg(2, _widened(int8, node.args[2]))
-            with int8.graph.inserting_after(quantized):
-                kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
-            quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
-            widened += 1
-    finish(int8)
-    drop_unused_values(int8)
-    return widened
-
-
-def _is_narrow(int8: GraphModule, node: Node) -> bool:
-    """Of fewer output channels, on a map of more than one pixel, between codes."""
-    x, weight = node.args[:2]
-    if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
-        return False
-    if [user.target for user in node.users] != [QUANTIZE]:
-        return False
-    grouped = len(node.args) > 6 and node.args[6] != 1
-    few = stored(int8, weight.args[0]).shape[0] < SMALLEST_OUTPUT
-    return few and not grouped and tuple(node.meta["val"].shape[2:]) != (1, 1)
-
-
-def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
-    """What a get_attr stands for, followed by `fill` up to 16 channels."""
-    values = stored(int8, source)
-    more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
-    name = source.target.replace(".", "_") + "_widened"
-    int8.register_buffer(name, torch.cat([values, more]))
-    return int8.graph.get_attr(name)
-
-
 def use_sigmoid_gates(int8: GraphModule, gates: Mapping = GATES) -> int:
     """SiLU and GELU as x sigmoid(f x), both factors in int8; returns how many. `gates` holds f of each operator.
 
@@ -179,6 +129,56 @@ def use_unsigned_activations(int8: GraphModule) -> int:
             changed += node.target == QUANTIZE
     finish(int8)
     return changed
+
+
+@torch.no_grad()
+def widen_outputs(int8: GraphModule) -> int:
+    """Give convolutions of few output channels channels of zeros, dropped right after; returns how many.
+
+    ONNX Runtime computes 16 channels at once, and fewer in a kernel so slow that SceneSeg's last convolution, of 3,
+    takes 3.5 times as long as one of 16.
+    """
+    widened = 0
+    for node in list(int8.graph.nodes):
+        if node.target == aten.conv2d.default and _is_narrow(int8, node):
+            (quantized,) = node.users
+            weight = node.args[1]
+            channels = stored(int8, weight.args[0]).shape[0]
+            with int8.graph.inserting_before(node):
+                codes, settings = _widened(int8, weight.args[0]), list(weight.args[1:])
+                if weight.target == DEQUANTIZE_PER_CHANNEL:
+                    settings[:2] = _widened(int8, settings[0], fill=1), _widened(int8, settings[1])
+                node.update_arg(1, int8.graph.call_function(weight.target, (codes, *settings)))
+                if len(node.args) > 2 and node.args[2] is not None:
+                    node.update_arg(2, _widened(int8, node.args[2]))
+            with int8.graph.inserting_after(quantized):
+                kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
+            quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
+            widened += 1
+    finish(int8)
+    drop_unused_values(int8)
+    return widened
+
+
+def _is_narrow(int8: GraphModule, node: Node) -> bool:
+    """Of fewer output channels, on a map of more than one pixel, between codes."""
+    x, weight = node.args[:2]
+    if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
+        return False
+    if [user.target for user in node.users] != [QUANTIZE]:
+        return False
+    grouped = len(node.args) > 6 and node.args[6] != 1
+    few = stored(int8, weight.args[0]).shape[0] < SMALLEST_OUTPUT
+    return few and not grouped and "val" in node.meta and tuple(node.meta["val"].shape[2:]) != (1, 1)
+
+
+def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
+    """What a get_attr stands for, followed by `fill` up to 16 channels."""
+    values = stored(int8, source)
+    more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
+    name = source.target.replace(".", "_") + "_widened"
+    int8.register_buffer(name, torch.cat([values, more]))
+    return int8.graph.get_attr(name)
 
 
 @torch.no_grad()

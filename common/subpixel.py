@@ -41,7 +41,10 @@ def shuffle_rows(channels: int, height: int, width: int, crop: int) -> list[Step
 
 
 def shuffle_planes(channels: int, height: int, width: int, crop: int) -> list[Step]:
-    """The same for XNNPACK, which turns whole tensors around every reshape: one transpose less than by rows."""
+    """The same for XNNPACK, which turns whole tensors around every reshape: one transpose less than by rows.
+
+    A pixel is cropped as a part of its row, in which its channels stand together.
+    """
     columns = 2 * width * channels  # of a row of pixels
     return [
         (aten.reshape.default, [[-1, 2, 2, channels, height, width]]),
@@ -79,19 +82,12 @@ def use_subpixel_convolutions(graph: GraphModule, shuffle: Shuffle) -> int:
 
 
 def _is_subpixel(graph: GraphModule, node: Node) -> bool:
-    kernel = stored(graph, _weight_source(node))
-    stride, padding, output_padding, groups, dilation = (
-        given if given is not None else default
-        for given, default in zip((*node.args[3:], *5 * [None]), ([1, 1], [0, 0], [0, 0], 1, [1, 1]), strict=False)
-    )
-    square = kernel.shape[2] == kernel.shape[3] and kernel.shape[2] in PADDINGS
-    return square and (stride, padding, output_padding, groups, dilation) == (
-        [2, 2],
-        2 * [PADDINGS[kernel.shape[2]]],
-        [0, 0],
-        1,
-        [1, 1],
-    )
+    height, width = stored(graph, _weight_source(node)).shape[2:]
+    if height != width or height not in PADDINGS:
+        return False
+    left_out = ([1, 1], [0, 0], [0, 0], 1, [1, 1])  # stride, padding, output padding, groups, dilation
+    settings = (*node.args[3:], *left_out[len(node.args[3:]) :])
+    return settings == ([2, 2], 2 * [PADDINGS[height]], [0, 0], 1, [1, 1])
 
 
 def _weight_source(node: Node) -> Node:
@@ -130,8 +126,7 @@ def _subpixel_weight(graph: GraphModule, node: Node) -> Node:
     own = _store(graph, source, as_subpixel_kernel(stored(graph, source)))
     if weight.target == DEQUANTIZE_PER_CHANNEL:
         scales, zero_points = (_store(graph, each, stored(graph, each).repeat(4)) for each in weight.args[1:3])
-        own_axis = 0
-        return graph.graph.call_function(weight.target, (own, scales, zero_points, own_axis, *weight.args[4:]))
+        return graph.graph.call_function(weight.target, (own, scales, zero_points, 0, *weight.args[4:]))  # axis 0
     return own if weight is source else graph.graph.call_function(weight.target, (own, *weight.args[1:]))
 
 
