@@ -45,13 +45,13 @@ class ExportOptions:
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP32 ONNX; the agreement of each output with PyTorch on example inputs."""
-    model = _as_written(_float_model(source, options), source, options)
+    model = _as_written(_float_model(source, options), source)
     return _export(source, model, path, "fp32", _parity_check(source, options, TOLERANCE), options)
 
 
 def convert_half(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
     """Write FP16 ONNX with FP32 input and outputs; the agreement of each output with FP32 on example inputs."""
-    half = _as_written(HalfPrecision(_float_model(source, options)).eval(), source, options)
+    half = _as_written(HalfPrecision(_float_model(source, options)).eval(), source)
     return _export(source, half, path, "fp16", _parity_check(source, options, HALF_TOLERANCE), options)
 
 
@@ -87,9 +87,9 @@ def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
     return fuse_upsampling(model) if options.fuse else model
 
 
-def _as_written(model: nn.Module, source: OpenedNetwork, options: ExportOptions) -> nn.Module:
+def _as_written(model: nn.Module, source: OpenedNetwork) -> nn.Module:
     """The operators that ONNX Runtime is fast at, where there are fused stages."""
-    fused = options.fuse and any(isinstance(module, FusedUpsampleStage) for module in model.modules())
+    fused = any(isinstance(module, FusedUpsampleStage) for module in model.modules())
     return with_subpixel_convolutions(model, source.input_shape) if fused else model
 
 

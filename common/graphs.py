@@ -24,6 +24,13 @@ def stored(graph: GraphModule, node: Node) -> Tensor:
     return reduce(getattr, node.target.split("."), graph)
 
 
+def store_beside(graph: GraphModule, source: Node, values: Tensor, ending: str) -> Node:
+    """A get_attr of `values`, named after what the get_attr `source` stands for; to be placed by the caller."""
+    name = source.target.replace(".", "_") + ending
+    graph.register_buffer(name, values)
+    return graph.graph.get_attr(name)
+
+
 def finish(graph: GraphModule) -> None:
     """Drop what is no longer used, check the graph, and generate its code."""
     graph.graph.eliminate_dead_code()

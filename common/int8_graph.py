@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.graphs import drop_unused_values, finish, stored
+from common.graphs import drop_unused_values, finish, store_beside, stored
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 from common.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
 
@@ -176,9 +176,7 @@ def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
     """What a get_attr stands for, followed by `fill` up to 16 channels."""
     values = stored(int8, source)
     more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
-    name = source.target.replace(".", "_") + "_widened"
-    int8.register_buffer(name, torch.cat([values, more]))
-    return int8.graph.get_attr(name)
+    return store_beside(int8, source, torch.cat([values, more]), "_widened")
 
 
 @torch.no_grad()

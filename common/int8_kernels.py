@@ -41,6 +41,8 @@ def _largest_sum(channels: int) -> int:
         [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (sums,) = session.run(None, {"codes": np.full(shape, 255, np.uint8)})
     return int(sums.min())

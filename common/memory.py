@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from common.int8_kernels import sums_saturate
 from common.latency import timed
 from common.predictors import Predictor
 
@@ -63,6 +64,7 @@ def _measure(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
 ) -> PeakMemory:
     torch.set_num_threads(threads)
+    sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
     _reset_peak()
     before = psutil.Process().memory_info().rss
     predict, load_seconds = timed(open_model)

@@ -64,7 +64,7 @@ def export_int8(
     if pte:
         path = folder / PTE_FILE
         logger.info("exporting %s", path)
-        reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)
+        reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
         check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         program = for_xnnpack(copy.deepcopy(int8))
         (agreement,) = export_pte(program, path, input_shape, described, check, threads)

@@ -142,7 +142,7 @@ def convert(prepared: GraphModule) -> GraphModule:
     set_evaluation_mode(prepared)
     fold_batch_norm(prepared)
     int8 = convert_pt2e(prepared)
-    int8.training = False  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
+    int8.training = False  # see export_graph
     return int8
 
 

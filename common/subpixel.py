@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from common.graphs import drop_unused_values, export_graph, finish, stored
+from common.graphs import drop_unused_values, export_graph, finish, store_beside, stored
 from common.quantization import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -131,9 +131,7 @@ def _subpixel_weight(graph: GraphModule, node: Node) -> Node:
 
 
 def _store(graph: GraphModule, source: Node, values: Tensor) -> Node:
-    name = source.target.replace(".", "_") + "_subpixel"
-    graph.register_buffer(name, values)
-    return graph.graph.get_attr(name)
+    return store_beside(graph, source, values, "_subpixel")
 
 
 def as_subpixel_kernel(kernel: Tensor) -> Tensor:

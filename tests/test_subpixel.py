@@ -73,6 +73,8 @@ def test_int8_is_the_same_in_every_bit(shuffle, form, per_channel):
     rewritten = copy.deepcopy(int8)
     assert use_subpixel_convolutions(rewritten, shuffle) == 1
     assert torch.equal(int8(images[0]), rewritten(images[0]))
+    read = {node.target for node in rewritten.graph.nodes if node.op == "get_attr"}
+    assert {*dict(rewritten.named_buffers()), *dict(rewritten.named_parameters())} == read  # or a file holds both forms
 
 
 @torch.no_grad()
