@@ -19,7 +19,7 @@ test-slow: $(VENV)/installed-dev
 
 # the slow half of docs/reliability.md: kills, many fuzz examples, memory over thousands of repetitions
 test-faults: $(VENV)/installed-dev
-	$(PYTEST) -m slow tests/test_fuzz.py tests/test_endurance.py tests/test_long_runs.py
+	$(PYTEST) -m slow tests/scripts/test_fuzz.py tests/scripts/test_endurance.py tests/scripts/test_long_runs.py
 
 # each reader of files for SECONDS seconds, led by coverage; what it finds is left in build/fuzz
 SECONDS := 600

@@ -4,10 +4,9 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from common.bad_samples import usable_samples
-from common.benchmark import benchmark, leave_by_gate
-from common.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
-from common.cli import (
+from common.benchmark.gate import add_gate_arguments, check_calls, check_gate, limits_of
+from common.benchmark.run import benchmark, leave_by_gate
+from common.cli.flags import (
     add_benchmark_arguments,
     add_dataset_arguments,
     height_width,
@@ -17,13 +16,14 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import spread
-from common.files import new_folder
-from common.gate import add_gate_arguments, check_calls, check_gate, limits_of
-from common.latency import pin, require_processors
-from common.pairs import BadSample
-from common.predictors import CPU, PROVIDERS
-from common.show import show
+from common.data.bad_samples import usable_samples
+from common.data.datasets import spread
+from common.data.pairs import BadSample
+from common.report.show import show
+from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
+from common.runtimes.predictors import CPU, PROVIDERS
+from common.scoring.latency import pin, require_processors
+from common.system.files import new_folder
 
 
 def get_args_parser() -> argparse.ArgumentParser:

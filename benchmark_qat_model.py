@@ -5,9 +5,12 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from common.bad_samples import usable_samples
-from common.benchmark import benchmark, leave_by_gate
-from common.cli import (
+from common.benchmark.gate import add_gate_arguments, check_calls, check_gate
+from common.benchmark.ptq import LABELS as PTQ_LABELS
+from common.benchmark.ptq import open_baseline, ptq_baseline
+from common.benchmark.run import benchmark, leave_by_gate
+from common.benchmark.sensitivity_analysis import analyse
+from common.cli.flags import (
     add_benchmark_arguments,
     add_dataset_arguments,
     fraction,
@@ -18,18 +21,15 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import SceneSegDataset, evenly_spaced, spread
-from common.evaluate import calibration_batches
-from common.gate import add_gate_arguments, check_calls, check_gate
-from common.latency import pin, require_processors
-from common.lock import hold_folder
-from common.pairs import BadSample
-from common.ptq_baseline import LABELS as PTQ_LABELS
-from common.ptq_baseline import open_baseline, ptq_baseline
-from common.qat_checkpoints import load_qat
-from common.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
-from common.quantization import calibrate, convert
-from common.sensitivity_analysis import analyse
+from common.data.bad_samples import usable_samples
+from common.data.datasets import SceneSegDataset, evenly_spaced, spread
+from common.data.pairs import BadSample
+from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
+from common.quantization.checkpoints import load_qat
+from common.quantization.pt2e import calibrate, convert
+from common.scoring.evaluate import calibration_batches
+from common.scoring.latency import pin, require_processors
+from common.system.lock import hold_folder
 
 logger = logging.getLogger(__name__)
 

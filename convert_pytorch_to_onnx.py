@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnx
 
-from common.cli import add_network_arguments, make_parser, positive_int, run, seed_everything
-from common.conversion import (
+from common.cli.flags import add_network_arguments, make_parser, positive_int, run, seed_everything
+from common.export.conversion import (
     ExportOptions,
     calibration_inputs,
     compare_with_fp32,
@@ -15,12 +15,12 @@ from common.conversion import (
     convert_half,
     convert_int8,
 )
-from common.files import require_output
-from common.markdown import table
-from common.networks import OpenedNetwork, open_network
-from common.onnx_export import OPSET
-from common.parity import Agreement
-from common.quantization import QuantizationSettings
+from common.export.onnx_writer import OPSET
+from common.networks.opening import OpenedNetwork, open_network
+from common.quantization.pt2e import QuantizationSettings
+from common.runtimes.parity import Agreement
+from common.system.files import require_output
+from common.system.markdown import table
 
 OLDEST_OPSET = 18  # that PyTorch's exporter writes
 

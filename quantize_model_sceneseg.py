@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.bad_samples import usable_samples
-from common.checkpoints import Checkpoint, Description, load_network
-from common.cli import (
+from common.cli.flags import (
     add_fuse_argument,
     add_input_size_argument,
     make_parser,
@@ -21,14 +19,13 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import spread
-from common.distributed import is_writer, join_ranks
-from common.evaluate import calibration_batches
-from common.files import require_other
-from common.fit import Trainee, fit, open_folder, save_trainee
-from common.pairs import BadSample
-from common.qat_checkpoints import load_qat
-from common.quantization import (
+from common.cli.training import add_training_arguments
+from common.data.bad_samples import usable_samples
+from common.data.datasets import spread
+from common.data.pairs import BadSample
+from common.networks.checkpoints import Checkpoint, Description, load_network
+from common.quantization.checkpoints import load_qat
+from common.quantization.pt2e import (
     QatSchedule,
     QuantizationSettings,
     calibrate,
@@ -36,10 +33,13 @@ from common.quantization import (
     set_evaluation_mode,
     set_training_mode,
 )
-from common.resume import resolve_resume
-from common.schedule import add_recipe_argument, apply_recipe
-from common.training_flags import add_training_arguments
-from common.validation import score_table, validate
+from common.scoring.evaluate import calibration_batches
+from common.system.distributed import is_writer, join_ranks
+from common.system.files import require_other
+from common.training.fit import Trainee, fit, open_folder, save_trainee
+from common.training.resume import resolve_resume
+from common.training.schedule import add_recipe_argument, apply_recipe
+from common.training.validation import score_table, validate
 from models import check_input_hw, find_network
 
 logger = logging.getLogger(__name__)

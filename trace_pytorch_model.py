@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from common.cli import add_network_arguments, make_parser, resolve_device, run, seed_everything
-from common.description import describe
-from common.environment import versions
-from common.files import atomic_path, require_output
-from common.networks import open_network
-from common.parity import compare, example_inputs, require_agreement
-from common.predictors import TorchPredictor
-from common.traced import read_exported, read_torchscript, write_exported, write_torchscript
+from common.cli.flags import add_network_arguments, make_parser, resolve_device, run, seed_everything
+from common.networks.metadata import describe
+from common.networks.opening import open_network
+from common.runtimes.parity import compare, example_inputs, require_agreement
+from common.runtimes.predictors import TorchPredictor
+from common.runtimes.traced import read_exported, read_torchscript, write_exported, write_torchscript
+from common.system.environment import versions
+from common.system.files import atomic_path, require_output
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)

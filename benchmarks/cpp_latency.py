@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 
-from common.cli import make_parser, positive_int, run
-from common.image_folder import image_preparer
-from common.latency import latency, timed
-from common.predictors import OnnxPredictor, Predictor, TorchPredictor
-from common.report import table
-from common.traced import read_torchscript, torchscript_hw
+from common.cli.flags import make_parser, positive_int, run
+from common.export.calibration import image_preparer
+from common.report.text import table
+from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.runtimes.traced import read_torchscript, torchscript_hw
+from common.scoring.latency import latency, timed
 from models import NETWORKS
 
 CPU = torch.device("cpu")

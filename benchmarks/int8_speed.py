@@ -24,18 +24,18 @@ from torch.fx import GraphModule
 
 from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
-from common.cli import fraction, height_width, make_parser, positive_int, run, seed_everything
-from common.description import as_metadata, describe
-from common.environment import versions
-from common.files import require_parent
-from common.int8_graph import for_onnx_runtime, for_xnnpack
-from common.latency import Latency, interleaved_latency, timed
-from common.onnx_export import export_onnx
-from common.predictors import OnnxPredictor
-from common.pte import PtePredictor, export_pte
-from common.quantization import QuantizationSettings, quantize_after_training
-from common.report import table
-from common.subpixel import with_subpixel_convolutions
+from common.cli.flags import fraction, height_width, make_parser, positive_int, run, seed_everything
+from common.export.int8_graph import for_onnx_runtime, for_xnnpack
+from common.export.onnx_writer import export_onnx
+from common.export.subpixel import with_subpixel_convolutions
+from common.networks.metadata import as_metadata, describe
+from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.report.text import table
+from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.pte import PtePredictor, export_pte
+from common.scoring.latency import Latency, interleaved_latency, timed
+from common.system.environment import versions
+from common.system.files import require_parent
 from models import check_input_hw, find_network
 from models.fuse import fuse_upsampling
 

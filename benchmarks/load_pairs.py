@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from benchmarks.tables import write_csv
-from common.cache import load_cached
-from common.cli import make_parser, non_negative_float, non_negative_int, positive_int, run
-from common.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
-from common.files import require_parent
-from common.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
-from common.latency import latency, timed
-from common.report import table
-from common.transforms import INPUT_HW, read_rgb, resize_image, resize_mask, to_tensor
+from common.cli.flags import make_parser, non_negative_float, non_negative_int, positive_int, run
+from common.data.cache import load_cached
+from common.data.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
+from common.data.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
+from common.data.transforms import INPUT_HW, read_rgb, resize_image, resize_mask, to_tensor
+from common.report.text import table
+from common.scoring.latency import latency, timed
+from common.system.files import require_parent
 from examples.make_scenes import SCENE_SETS, draw_at, write_image
 
 DATASET, HEIGHT_WIDTH = "ACDC", (1080, 1920)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from common.int8_kernels import sums_saturate
-from common.predictors import session_options
+from common.runtimes.int8_kernels import sums_saturate
+from common.runtimes.predictors import session_options
 
 
 def operator_profile(path: Path, images: np.ndarray, threads: int, runs: int = 5) -> list[dict[str, str]]:

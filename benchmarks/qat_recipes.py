@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.checkpoints import load_network
-from common.cli import add_dataset_arguments, make_parser, positive_float, positive_int, resolve_device, run
-from common.csv_text import csv_text
-from common.datasets import Sample, find_samples
-from common.evaluate import calibration_batches, evaluate_datasets, together
-from common.files import write_text
-from common.predictors import TorchPredictor
-from common.qat_checkpoints import load_qat
-from common.quantization import QuantizationSettings, convert, quantize_after_training
-from common.report import table
+from common.cli.flags import add_dataset_arguments, make_parser, positive_float, positive_int, resolve_device, run
+from common.data.datasets import Sample, find_samples
+from common.networks.checkpoints import load_network
+from common.quantization.checkpoints import load_qat
+from common.quantization.pt2e import QuantizationSettings, convert, quantize_after_training
+from common.report.text import table
+from common.runtimes.predictors import TorchPredictor
+from common.scoring.evaluate import calibration_batches, evaluate_datasets, together
+from common.system.csv_text import csv_text
+from common.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")  # where INT8 is computed

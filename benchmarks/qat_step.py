@@ -10,17 +10,25 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from common.allocator import keep_freed_memory
-from common.cli import height_width, make_parser, positive_float, positive_int, resolve_device, run, seed_everything
-from common.precision import PRECISIONS, arithmetic, keep_fake_quantization_in_float32, set_precision
-from common.quantization import QuantizationSettings, prepare_qat, set_mode
-from common.report import table
-from common.training import weighted_cross_entropy
+from common.cli.flags import (
+    height_width,
+    make_parser,
+    positive_float,
+    positive_int,
+    resolve_device,
+    run,
+    seed_everything,
+)
+from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.report.text import table
+from common.system.allocator import keep_freed_memory
+from common.training.loop import weighted_cross_entropy
+from common.training.precision import PRECISIONS, arithmetic, keep_fake_quantization_in_float32, set_precision
 from models import find_network
 
 Step = Callable[[], float]
 
-# the phases of a QAT run, see common.quantization.QatSchedule
+# the phases of a QAT run, see common.quantization.pt2e.QatSchedule
 PHASES = {
     "QAT, all is updated": {"batch_norm": True, "observers": True},
     "QAT, batch norm frozen": {"batch_norm": False, "observers": True},

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.csv_text import csv_text
-from common.environment import environment
-from common.files import write_text
+from common.system.csv_text import csv_text
+from common.system.environment import environment
+from common.system.files import write_text
 
 
 def write_csv(path: Path, rows: Sequence, settings: Mapping[str, object]) -> None:

@@ -36,8 +36,8 @@ namespace runner {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;  // keeps the order of the outputs
 
-constexpr int PADDING = 114;      // grey of a detector's letterbox, as in common/image_folder.py
-constexpr double OPACITY = 0.6;   // of the class colours over the image, as in common/visualize.py
+constexpr int PADDING = 114;      // grey of a detector's letterbox, as in common/export/calibration.py
+constexpr double OPACITY = 0.6;   // of the class colours over the image, as in common/data/drawing.py
 constexpr int LARGEST_SIDE = 1 << 14;  // of an input; a description that asks for more is damaged
 
 struct UsageError : std::runtime_error {
@@ -147,7 +147,7 @@ inline int run_program(const Program& program, int argc, char** argv, const std:
   }
 }
 
-// ---- what the file says of itself (common/description.py) -----------------------------------------------------------
+// ---- what the file says of itself (common/networks/metadata.py) -----------------------------------------------------------
 
 struct Description {
   std::string network, task;

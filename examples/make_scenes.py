@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.cli import make_parser, positive_int, run
-from common.files import atomic_path
-from common.progress import progress
+from common.cli.flags import make_parser, positive_int, run
+from common.system.files import atomic_path
+from common.system.progress import progress
 from examples.scenes import Generator, Mood, make_scene
 
 DRAWN_WIDTH = 640  # scenes are drawn at most this wide and enlarged to the dataset's native size

@@ -9,16 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.bad_samples import usable_samples
-from common.checkpoints import (
-    Checkpoint,
-    Description,
-    build_from_published,
-    load_network,
-    published_state,
-    read_checkpoint,
-)
-from common.cli import (
+from common.cli.flags import (
     height_width,
     make_parser,
     positive_float,
@@ -26,13 +17,22 @@ from common.cli import (
     run,
     seed_everything,
 )
-from common.datasets import spread
-from common.distributed import is_writer, join_ranks
-from common.fit import Trainee, fit, open_folder
-from common.pairs import BadSample
-from common.resume import resolve_resume
-from common.training_flags import add_training_arguments
-from common.validation import score_table
+from common.cli.training import add_training_arguments
+from common.data.bad_samples import usable_samples
+from common.data.datasets import spread
+from common.data.pairs import BadSample
+from common.networks.checkpoints import (
+    Checkpoint,
+    Description,
+    build_from_published,
+    load_network,
+    published_state,
+    read_checkpoint,
+)
+from common.system.distributed import is_writer, join_ranks
+from common.training.fit import Trainee, fit, open_folder
+from common.training.resume import resolve_resume
+from common.training.validation import score_table
 from models import check_input_hw, find_network
 from models.scene_seg import SceneSegNetwork
 

@@ -22,7 +22,7 @@ using executorch::runtime::EValue;
 using executorch::runtime::Result;
 
 const runner::Program PROGRAM = {"deploy_executorch_rt", "MODEL.pte", "", "", "", ""};
-const std::string DESCRIPTION = "quanty_description";  // a method of the program, see common/pte.py
+const std::string DESCRIPTION = "quanty_description";  // a method of the program, see common/runtimes/pte.py
 
 std::string last_message;  // ExecuTorch's own, which it would write to stderr
 

@@ -8,7 +8,7 @@
 namespace {
 
 const runner::Program PROGRAM = {"deploy_libtorch", "MODEL.pt", "--device", "cpu or cuda", "", ""};
-const std::string DESCRIPTION = "quanty.json";  // within the file, see common/description.py
+const std::string DESCRIPTION = "quanty.json";  // within the file, see common/networks/metadata.py
 
 torch::Device find_device(const std::string& name) {
   if (name == "cpu") return torch::kCPU;

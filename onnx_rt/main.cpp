@@ -92,7 +92,7 @@ Ort::Session load(const Ort::Env& environment, const runner::Options& options, c
     try {
       return open(sums_saturate());
     } catch (const Ort::Exception& error) {
-      // what ONNX Runtime says of a file that it cannot prepare for exact INT8, as in common/predictors.py
+      // what ONNX Runtime says of a file that it cannot prepare for exact INT8, as in common/runtimes/predictors.py
       if (std::string(error.what()).find("Attempt to replace the existing tensor") == std::string::npos) throw;
       std::cerr << path << ": ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate\n";
       return open(false);

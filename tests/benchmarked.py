@@ -4,12 +4,12 @@ from functools import partial
 
 import torch
 
-from common.candidates import Candidate
-from common.datasets import Sample, find_samples
-from common.measure import Measurement, measure
-from common.memory import PeakMemory
-from common.results import results_document
-from common.sensitivity import BlockGain, LayerError, Sensitivity
+from common.benchmark.measure import Measurement, measure
+from common.benchmark.memory import PeakMemory
+from common.benchmark.results import results_document
+from common.benchmark.sensitivity import BlockGain, LayerError, Sensitivity
+from common.data.datasets import Sample, find_samples
+from common.runtimes.candidates import Candidate
 from examples.make_scenes import write_dataset
 
 HW = (32, 64)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from common import cli
+from common.cli import flags as cli
 
 
 def call(script, arguments) -> None:

@@ -13,7 +13,7 @@ NARROW = 1 / 32  # the smallest width
 
 
 # with the two processes of `make test` the longest files start first, so that none of them is left alone at the end
-LONGEST = ("test_scripts", "test_long_runs", "test_conversion", "test_quantization", "test_distributed", "test_models")
+LONGEST = ("test_scripts", "test_long_runs", "test_conversion", "test_pt2e", "test_distributed", "test_models")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

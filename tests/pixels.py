@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.transforms import MEAN, STD
+from common.data.transforms import MEAN, STD
 
 
 def denormalise(image: Tensor) -> np.ndarray:

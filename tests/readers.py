@@ -14,15 +14,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from common.archives import is_intact
-from common.baseline import read_baseline
-from common.checkpoints import Description, read_checkpoint
-from common.datasets import Sample, load_ids
-from common.image_header import read_header
-from common.onnx_files import read_graph, require_image_input
-from common.results import SCHEMA
-from common.traced import read_exported, read_torchscript, write_exported, write_torchscript
-from common.transforms import read_rgb
+from common.benchmark.baseline import read_baseline
+from common.benchmark.results import SCHEMA
+from common.data.datasets import Sample, load_ids
+from common.data.image_header import read_header
+from common.data.transforms import read_rgb
+from common.networks.checkpoints import Description, read_checkpoint
+from common.runtimes.onnx_files import read_graph, require_image_input
+from common.runtimes.traced import read_exported, read_torchscript, write_exported, write_torchscript
+from common.system.archives import is_intact
 
 OURS = (ValueError, OSError)  # the errors that become one line on stderr
 HW = (32, 64)

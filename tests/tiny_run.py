@@ -5,15 +5,15 @@ import argparse
 import torch
 from torch import nn
 
-from common.bad_samples import usable_samples
-from common.checkpoints import Description, read_checkpoint
-from common.cli import height_width, make_parser, resolve_device, run, seed_everything
-from common.distributed import is_writer, join_ranks
-from common.fit import Trainee, fit, open_folder, save_trainee
-from common.labels import CLASSES
-from common.pairs import BadSample
-from common.resume import resolve_resume
-from common.training_flags import add_training_arguments
+from common.cli.flags import height_width, make_parser, resolve_device, run, seed_everything
+from common.cli.training import add_training_arguments
+from common.data.bad_samples import usable_samples
+from common.data.labels import CLASSES
+from common.data.pairs import BadSample
+from common.networks.checkpoints import Description, read_checkpoint
+from common.system.distributed import is_writer, join_ranks
+from common.training.fit import Trainee, fit, open_folder, save_trainee
+from common.training.resume import resolve_resume
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,142 @@
+"""Earlier runs as the baseline of this one: which figures got worse by more than the noise."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.benchmark.results import SCHEMA
+from common.scoring.statistics import difference_intervals
+
+SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
+MEMORY_NOISE = 0.05  # share of the peak memory; the allocator's doing
+SIZE_NOISE = 0.01  # share of the file; metadata and versions
+
+DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
+
+Document = Mapping[str, object]
+Row = dict[str, object]  # model, what, before, now, noise, result, why
+
+
+def read_baselines(paths: Sequence[Path], labels: Iterable[str]) -> list[Document]:
+    """Earlier results.json files that are to be compared with a run of the models `labels`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one is no such document, or one of another schema, or has none of the models.
+    """
+    baselines = [read_baseline(path) for path in paths]
+    for baseline in baselines:
+        _require_common_model(baseline, labels)
+    return baselines
+
+
+def read_baseline(path: Path) -> Document:
+    """One of them, for any models."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--baseline {path}: no such file; give the results.json of an earlier run")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--baseline {path}: not JSON ({error}); give the results.json of an earlier run") from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"--baseline {path}: schema {found}, wanted {SCHEMA}; run the benchmark anew for a baseline")
+    try:
+        compare_with_baselines(document, [document], seed=0)  # all that is needed of it later, before the work
+        document["created"].strip()  # goes into the report, too
+    except DAMAGED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--baseline {path}: damaged ({reason:.80}); run the benchmark anew for a baseline") from error
+    return document
+
+
+def _finite(text: str) -> float:
+    """JSON's reader takes NaN and 1e999; nothing is worse than those, and every regression would pass."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.20} is no figure")
+    return value
+
+
+def _require_common_model(baseline: Document, labels: Iterable[str]) -> None:
+    if not set(labels) & baseline["models"].keys():
+        raise ValueError(
+            f"--baseline: no model of this run in it; it has {', '.join(baseline['models'])}; name a model so"
+        )
+
+
+def compare_with_baselines(document: Document, baselines: Sequence[Document], seed: int) -> list[Row]:
+    """Rows of the models of this run and of the earlier ones: model, what, before, now, noise, result, why.
+
+    A model is compared with the earlier runs that have it: `before` is their median, for mIoU the last one's. A result
+    is ok, better, regression (worse by more than the noise), or not comparable, with the reason. A model that this run
+    or all the earlier ones lack gets one row that says so.
+    """
+    rows = []
+    for label, now in document["models"].items():
+        earlier = [run for run in baselines if label in run["models"]]
+        if not earlier:
+            rows.append(_row(label, "all", None, None, None, result="not in baseline"))
+            continue
+        before = [run["models"][label] for run in earlier]
+        rows.append(_accuracy(label, earlier[-1], document, seed))
+        rows.append(_latency(label, earlier, document))
+        rows.append(_bytes(label, "size, MB", "size_bytes", before, now, SIZE_NOISE))
+        rows.append(_bytes(label, "model memory, MB", "model_memory_bytes", before, now, MEMORY_NOISE))
+    gone = dict.fromkeys(label for run in baselines for label in run["models"] if label not in document["models"])
+    return rows + [_row(label, "all", None, None, None, result="not in this run") for label in gone]
+
+
+def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:
+    before, now = earlier["models"][label], document["models"][label]
+    scores = (before["overall"]["miou"], now["overall"]["miou"])
+    if earlier["images"] != document["images"]:
+        return _row(label, "mIoU", *scores, None, why="other images")
+    classes = len(now["overall"]["confusion"])
+    matrices = [np.array(one["per_image"]["confusion"]).reshape(-1, classes, classes) for one in (before, now)]
+    change = difference_intervals(*matrices, [image["dataset"] for image in document["images"]], seed)[0]
+    if change.low is None:
+        return _row(label, "mIoU", *scores, None, why="too few images")
+    result = "ok" if not change.excludes_zero else "regression" if change.value < 0 else "better"
+    return _row(label, "mIoU", *scores, (change.high - change.low) / 2, result=result)
+
+
+def _latency(label: str, earlier: Sequence[Document], document: Document) -> Row:
+    """The noise within a run comes from its blocks, that between runs from the earlier ones where there are several."""
+    before, now = [run["models"][label] for run in earlier], document["models"][label]
+    runs = [one["latency_ms"]["p50"] for one in before]
+    middle, p50 = float(np.median(runs)), now["latency_ms"]["p50"]
+    why = None
+    if any(run["environment"]["cpu"] != document["environment"]["cpu"] for run in earlier):
+        why = "another processor"
+    elif any(one["threads"] != now["threads"] for one in before):
+        why = "another number of threads"
+    if why:
+        return _row(label, "p50 latency, ms", middle, p50, None, why=why)
+    within = max(one["block_spread"] for one in (*before, now)) / 2
+    noise = max(SMALLEST_TIME_NOISE * middle, within * middle, max(runs) - min(runs))
+    return _row(label, "p50 latency, ms", middle, p50, noise)
+
+
+def _bytes(label: str, what: str, key: str, before: Sequence[Document], now: Document, noise: float) -> Row:
+    middle = float(np.median([run[key] for run in before])) / 1e6
+    return _row(label, what, middle, now[key] / 1e6, noise * middle)
+
+
+def _row(
+    label: str,
+    what: str,
+    before: float | None,
+    now: float | None,
+    noise: float | None,
+    result: str | None = None,
+    why: str | None = None,
+) -> Row:
+    """Without a result: for figures of which less is better; those without noise cannot be compared."""
+    if result is None and noise is None:
+        result = "not comparable"
+    elif result is None:
+        result = "ok" if abs(now - before) <= noise else "regression" if now > before else "better"
+    return {"model": label, "what": what, "before": before, "now": now, "noise": noise, "result": result, "why": why}

@@ -1,0 +1,220 @@
+"""A gate for batch jobs: limits that a model has to keep, and the decision that they and a baseline come to."""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.benchmark.baseline import Document, read_baselines
+from common.cli.flags import fraction, non_negative_float, positive_float
+from common.scoring.latency import CALLS_FOR_P99
+from common.scoring.statistics import Interval
+
+PASSED, FAILED, UNDECIDED = "passed", "failed", "not decided"
+# of a row of the baseline; a model or a figure that cannot be compared is not one that passed
+BASELINE_RESULTS = {"regression": FAILED, "not comparable": UNDECIDED, "not in this run": UNDECIDED}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit: its flag's type and help, and the figures that have to keep it."""
+
+    kind: Callable[[str], float]
+    help: str
+    find: Callable[[Document, str], Mapping[str, Interval]]  # of the document and a model's name
+    relative: bool  # to the reference
+    at_most: bool  # or at least
+
+
+def _exactly(value: float | None) -> Interval:
+    return Interval(value, value, value)
+
+
+def _loss(change: Mapping[str, float | None]) -> Interval:
+    # 0 minus, for minus zero would be written so
+    value, low, high = (None if one is None else 0 - one for one in (change["value"], change["high"], change["low"]))
+    return Interval(value, low, high)
+
+
+LIMITS = {
+    "max_miou_drop": Limit(
+        fraction,
+        "largest loss of mIoU against the first model, for example 0.01",
+        lambda document, label: {"mIoU": _loss(document["differences"][label]["miou"])},
+        relative=True,
+        at_most=True,
+    ),
+    "max_class_drop": Limit(
+        fraction,
+        "largest loss of IoU of any class against the first model",
+        lambda document, label: {
+            name: _loss(change)
+            for name, change in document["differences"][label]["iou"].items()
+            if change["value"] is not None
+        },
+        relative=True,
+        at_most=True,
+    ),
+    "min_speedup": Limit(
+        positive_float,
+        "least speed against the first model: its p50 / this p50",
+        lambda document, label: {"p50": Interval(**document["differences"][label]["speedup"])},
+        relative=True,
+        at_most=False,
+    ),
+    "max_size_ratio": Limit(
+        positive_float,
+        "largest size against the first model's file",
+        lambda document, label: {"file": _exactly(document["differences"][label]["size_ratio"])},
+        relative=True,
+        at_most=True,
+    ),
+    "min_miou": Limit(
+        fraction,
+        "least mIoU over all images",
+        lambda document, label: {"mIoU": _miou(document["models"][label]["overall"])},
+        relative=False,
+        at_most=False,
+    ),
+    "max_latency_p99_ms": Limit(
+        positive_float,
+        f"largest 99th percentile of the latency, ms; takes {CALLS_FOR_P99} timed calls",
+        lambda document, label: {"p99": _exactly(document["models"][label]["latency_ms"]["p99"])},
+        relative=False,
+        at_most=True,
+    ),
+    "max_peak_memory_mb": Limit(
+        non_negative_float,
+        "largest peak memory of a process with the model alone, MB",
+        lambda document, label: {"process": _exactly(document["models"][label]["peak_memory_bytes"] / 1e6)},
+        relative=False,
+        at_most=True,
+    ),
+}
+
+
+def _miou(scores: Mapping[str, object]) -> Interval:
+    return Interval(scores["miou"], *scores["miou_interval"])
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for each of LIMITS, and `--baseline`."""
+    group = parser.add_argument_group("gate", "limits, with exit code 3 where one is missed")
+    group.add_argument(
+        "--gate_models",
+        nargs="+",
+        metavar="NAME",
+        help="models that the limits hold for (default: all but the first, or the only one)",
+    )
+    group.add_argument(
+        "--gate_by",
+        choices=("estimate", "bound"),
+        default="estimate",
+        help="what has to keep a limit: the figure, or the worse end of its 95 %% interval where it has one",
+    )
+    for name, limit in LIMITS.items():
+        group.add_argument(f"--{name}", type=limit.kind, metavar="X", help=limit.help)
+    group.add_argument(
+        "--baseline",
+        nargs="+",
+        type=Path,
+        metavar="JSON",
+        help="results.json of earlier runs; a regression beyond the noise fails, and what cannot be compared, too",
+    )
+
+
+def limits_of(args: argparse.Namespace) -> dict[str, float]:
+    """The limits that the command line sets."""
+    return {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
+
+
+def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> list[Document]:
+    """Fail before the work, not after it, where the limits cannot be checked on the models `labels`; the earlier runs
+    of `--baseline`, whose files need not be there after it.
+
+    Raises:
+        FileNotFoundError, ValueError: a limit against the first model and no second one, no model of a name in
+            `--gate_models`, or no usable baseline.
+    """
+    relative = [name for name in limits_of(args) if LIMITS[name].relative]
+    if relative and len(labels) < 2:
+        raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
+    gated_models(args.gate_models, labels, limits_of(args))
+    return read_baselines(args.baseline or (), labels)
+
+
+def check_calls(args: argparse.Namespace, images: int) -> None:
+    """Raise ValueError where the timed calls of `images` images are too few for `--max_latency_p99_ms`."""
+    calls = images * args.timed_runs
+    if args.max_latency_p99_ms is not None and calls < CALLS_FOR_P99:
+        raise ValueError(
+            f"--max_latency_p99_ms: a 99th percentile takes {CALLS_FOR_P99} timed calls, and {images} images make "
+            f"{calls}; give --timed_runs {-(-CALLS_FOR_P99 // images)}"
+        )
+
+
+def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:
+    """The models that the limits hold for: those of `names`, else all of `labels` but the first, else the only one.
+
+    Raises:
+        ValueError: no such model, or the first one and a limit against it.
+    """
+    if not names:
+        return list(labels[1:] or labels)
+    if unknown := [name for name in names if name not in labels]:
+        raise ValueError(f"--gate_models {unknown[0]}: no such model; there are {', '.join(labels)}")
+    relative = [name for name in limits if LIMITS[name].relative]
+    if relative and labels[0] in names:
+        raise ValueError(
+            f"--gate_models {labels[0]}: the first model, which --{relative[0]} compares with; name others"
+        )
+    return list(names)
+
+
+def check_limits(
+    document: Document, limits: Mapping[str, float], labels: Sequence[str], by: str = "estimate"
+) -> list[dict[str, object]]:
+    """A row for each limit and each figure of the models `labels` that has to keep it: limit, model, what, wanted,
+    found, worse_end (of the interval), result.
+
+    Args:
+        by: "estimate": the figure has to keep the limit; "bound": the worse end of its 95 % interval.
+    """
+    rows = []
+    for name, wanted in limits.items():
+        for label in labels:
+            for what, found in LIMITS[name].find(document, label).items():
+                worse_end = found.high if LIMITS[name].at_most else found.low
+                judged = worse_end if by == "bound" else found.value
+                row = {"limit": f"--{name}", "model": label, "what": what, "wanted": wanted, "found": found.value}
+                rows.append({**row, "worse_end": worse_end, "result": _result(judged, wanted, LIMITS[name].at_most)})
+    return rows
+
+
+def _result(judged: float | None, wanted: float, at_most: bool) -> str:
+    if judged is None:
+        return UNDECIDED
+    return PASSED if (judged <= wanted if at_most else judged >= wanted) else FAILED
+
+
+def decide(gate: Sequence[Mapping[str, object]], baseline: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """What the rows of the limits and of the baseline come to: result (passed, failed, not decided) and sentence."""
+    results = [(row["result"], _told(row)) for row in gate]
+    for row in baseline:
+        text = f"{row['what']} of {row['model']}: {row['result']}"
+        results.append((BASELINE_RESULTS.get(row["result"], PASSED), f"{text}, {row['why']}" if row["why"] else text))
+    found = next((one for one in (FAILED, UNDECIDED) if any(result == one for result, _ in results)), PASSED)
+    reasons = [text for result, text in results if result == found]
+    if found == PASSED:
+        return {"result": PASSED, "sentence": f"PASSED: nothing missed, {len(results)} figures checked"}
+    return {"result": found, "sentence": f"{found.upper()}: {'; '.join(reasons)}"}
+
+
+def _told(row: Mapping[str, object]) -> str:
+    found = "unknown" if row["found"] is None else f"{row['found']:.4g}"
+    return f"{row['model']}: {row['what']} {found}, wanted {row['limit']} {row['wanted']:g}"
+
+
+def has_failed(document: Document) -> bool:
+    """Whether there is a gate or a baseline, and the decision is not that all passed."""
+    return document.get("decision", {"result": PASSED})["result"] != PASSED

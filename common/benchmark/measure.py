@@ -1,0 +1,205 @@
+"""Measure several models on the same images: scores, times and class maps, in turns, so that a drift hits all alike."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.benchmark.memory import PeakMemory, peak_memory
+from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
+from common.data.labels import CLASSES
+from common.data.transforms import read_bytes, resize_mask, to_tensor
+from common.runtimes.candidates import Candidate
+from common.runtimes.predictors import Predictor, require_class_map
+from common.scoring.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up
+from common.scoring.metrics import IoUMeter
+from common.system.progress import progress
+
+MOST_IN_BLOCK = 8  # images
+FEWEST_BLOCKS = 5  # where there are as many images
+SWEEP_RUNS = 10  # timed runs of each model for each number of threads, on as many images
+
+Size = tuple[int, int]  # height, width
+
+
+class Prepared(NamedTuple):
+    """One sample, ready for a model of one input size."""
+
+    image: Tensor  # float32 (1, 3, H, W)
+    target: Tensor  # int64 (1, H, W)
+    seconds: float  # that decoding, cutting, resizing and normalising the image took
+
+
+@dataclass
+class Recording:
+    """What one model did; the lists are in the order of the images, with a time for each of its runs."""
+
+    provider: str
+    warm_up: WarmUp
+    seconds: list[list[float]]  # prepared image -> logits
+    end_to_end: list[list[float]]  # image file -> class map
+    meters: list[IoUMeter] = field(default_factory=list)  # one an image
+    maps: list[np.ndarray] = field(default_factory=list)  # class ids as the bytes of a PNG: a hundredth of the memory
+
+    def class_map(self, index: int) -> np.ndarray:
+        """The predicted class ids of one image, uint8 (H, W)."""
+        return cv2.imdecode(self.maps[index], cv2.IMREAD_UNCHANGED)
+
+
+@dataclass
+class Measurement:
+    """All models on all samples."""
+
+    candidates: Mapping[str, Candidate]
+    samples: Sequence[Sample]
+    blocks: list[range]  # indices of the samples that were timed side by side
+    recordings: dict[str, Recording]
+    preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
+    memory: dict[str, PeakMemory] = field(default_factory=dict)
+    by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
+
+
+def measure(
+    candidates: Mapping[str, Candidate],
+    samples: Sequence[Sample],
+    warmup_runs: int,
+    threads: int,
+    workers: int,
+    timed_runs: int = 1,
+) -> Measurement:
+    """Score every model on every sample, one image at a time, and time it `timed_runs` times.
+
+    The samples go by in blocks: a block is prepared, then each model takes all of it, another one first every time.
+    Only the model's call is inside its clock; `workers` threads read the masks while no clock runs.
+
+    Raises:
+        ValueError: an output that is no map of the classes in the size of the input.
+    """
+    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    recordings = {}
+    for label, predict in predictors.items():
+        warm = _warm(predict, samples[0], candidates[label].input_hw, warmup_runs)
+        recordings[label] = Recording(predict.provider, warm, [[] for _ in samples], [[] for _ in samples])
+    measurement = Measurement(candidates, samples, blocks_of(len(samples)), recordings)
+    sizes = list(dict.fromkeys(candidate.input_hw for candidate in candidates.values()))
+    orders = _rotations(list(candidates))
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for block in progress(measurement.blocks, "measure", unit="block"):
+            prepared, seconds = timed(partial(prepare, [samples[index] for index in block], sizes, pool))
+            measurement.preparation_seconds += seconds
+            for run in range(timed_runs):
+                for label in next(orders):
+                    mine, recording = prepared[candidates[label].input_hw], recordings[label]
+                    maps = _time(label, predictors[label], block, mine, recording)
+                    if run == 0:
+                        _score(maps, mine, recording)
+    return measurement
+
+
+def _rotations(labels: Sequence[str]) -> Iterator[list[str]]:
+    """The models in turns, another one first every time."""
+    for first in cycle(range(len(labels))):
+        yield [*labels[first:], *labels[:first]]
+
+
+def blocks_of(count: int) -> list[range]:
+    """Split `count` images into blocks of equal size, the last one shorter."""
+    size = max(1, min(MOST_IN_BLOCK, count // FEWEST_BLOCKS))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _warm(predict: Predictor, sample: Sample, hw: Size, runs: int) -> WarmUp:
+    image = to_tensor(load_image(sample, hw)[0])[None]
+    with no_garbage_collection():
+        return warm_up(lambda: predict(image), runs)
+
+
+def prepare(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Prepared]]:
+    """Images and masks of some samples in every size; the images one after the other, because they are timed."""
+    for sample in samples:
+        read_bytes(sample.image)  # from the disk; else the first size alone would wait for it
+    with no_garbage_collection():
+        read = {size: [timed(partial(_image, sample, size)) for sample in samples] for size in sizes}
+    file_sizes = [file_hw for (_, file_hw), _ in read[sizes[0]]]
+    masks = list(pool.map(load_ids, samples, file_sizes))
+    return {
+        size: [
+            Prepared(image[None], torch.from_numpy(resize_mask(ids, size)).long()[None], seconds)
+            for ((image, _), seconds), ids in zip(read[size], masks, strict=True)
+        ]
+        for size in sizes
+    }
+
+
+def _image(sample: Sample, size: Size) -> tuple[Tensor, Size]:
+    rgb, file_hw = load_image(sample, size)
+    return to_tensor(rgb), file_hw
+
+
+def _time(
+    label: str, predict: Predictor, block: range, prepared: Sequence[Prepared], recording: Recording
+) -> list[Tensor]:
+    """Run the images of a block once, record their times, and give their class maps."""
+    maps = []
+    with no_garbage_collection():
+        for index, one in zip(block, prepared, strict=True):
+            logits, seconds = timed(partial(predict, one.image))
+            require_class_map(logits, one.target.shape[1:], label)
+            ids, argmax_seconds = timed(partial(_class_map, logits))
+            recording.seconds[index].append(seconds)
+            recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)
+            maps.append(ids)
+    return maps
+
+
+def _score(maps: Sequence[Tensor], prepared: Sequence[Prepared], recording: Recording) -> None:
+    for ids, one in zip(maps, prepared, strict=True):
+        recording.meters.append(IoUMeter(len(CLASSES)))
+        recording.meters[-1].update(ids, one.target)
+        recording.maps.append(cv2.imencode(".png", ids[0].numpy(), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1])
+
+
+def _class_map(logits: Tensor) -> Tensor:
+    return logits.max(dim=1).indices.to(torch.uint8)  # argmax takes ten times as long over this axis
+
+
+def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[str, PeakMemory]:
+    """Memory and cold start of every model, each in a process of its own."""
+    return {
+        label: peak_memory(partial(candidate.open, threads), (1, 3, *candidate.input_hw), threads)
+        for label, candidate in progress(candidates.items(), "memory", unit="model")
+    }
+
+
+def measure_threads(
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], counts: Sequence[int]
+) -> dict[int, dict[str, Latency]]:
+    """The latency of every model with each number of threads, on some of the samples, the models in turns."""
+    before, result = torch.get_num_threads(), {}
+    chosen = evenly_spaced(samples, SWEEP_RUNS)
+    images = {
+        hw: [to_tensor(load_image(sample, hw)[0])[None] for sample in chosen]
+        for hw in {candidate.input_hw for candidate in candidates.values()}
+    }
+    try:
+        for count in progress(sorted(set(counts)), "threads"):
+            calls = {
+                label: _each_in_turn(candidate.open(count), images[candidate.input_hw])
+                for label, candidate in candidates.items()
+            }
+            result[count] = interleaved_latency(calls, SWEEP_RUNS, warmup=2)
+    finally:
+        torch.set_num_threads(before)
+    return result
+
+
+def _each_in_turn(predict: Predictor, images: Sequence[Tensor]) -> Callable[[], Tensor]:
+    turns = cycle(images)
+    return lambda: predict(next(turns))

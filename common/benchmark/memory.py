@@ -1,0 +1,92 @@
+"""Peak memory and cold start of one model, in a process of its own so that no other model hides or adds to it."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import psutil
+import torch
+
+from common.runtimes.int8_kernels import sums_saturate
+from common.runtimes.predictors import Predictor
+from common.scoring.latency import timed
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+LIBRARIES = ["torch", "torchvision.models", "onnx", "onnxscript", "onnxruntime"]  # what opening a model imports
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes of resident memory while a model is loaded and run, its share of the device memory where it has one, and
+    the seconds of its cold start."""
+
+    process: int  # peak of the whole process, with the interpreter and the libraries
+    model: int  # the same less what was resident before the model was loaded
+    device: int | None  # peak of PyTorch's allocations on the CUDA device
+    load_seconds: float  # opening the file, the libraries being there
+    first_seconds: float  # the first run
+
+
+def peak_memory(
+    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 2
+) -> PeakMemory:
+    """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros.
+
+    Raises:
+        ChildProcessError: that process was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=_start_method()) as pool:
+        try:
+            return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "the process that measures a model's memory died; where the system killed it, memory was short: "
+                "close other programs, or benchmark fewer or smaller models"
+            ) from error
+
+
+def _start_method() -> BaseContext:
+    """New processes that share nothing with this one. Where the system can fork, a server imports the libraries once,
+    for all models, and each process is a copy of it; else every process takes the seconds of importing them."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
+
+
+def _measure(
+    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
+) -> PeakMemory:
+    torch.set_num_threads(threads)
+    sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
+    _reset_peak()
+    before = psutil.Process().memory_info().rss
+    predict, load_seconds = timed(open_model)
+    images = torch.zeros(input_shape)
+    _, first_seconds = timed(lambda: predict(images))
+    for _ in range(runs - 1):
+        predict(images)
+    peak = max(_peak_rss(), before)
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return PeakMemory(peak, peak - before, device or None, load_seconds, first_seconds)
+
+
+def _reset_peak() -> None:
+    """Forget the peak of the imports, where the system can (Linux: proc(5), clear_refs)."""
+    if CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")
+
+
+def _peak_rss() -> int:
+    # not getrusage: its ru_maxrss starts from the parent's memory in a new process
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    info = psutil.Process().memory_info()
+    return getattr(info, "peak_wset", info.rss)  # Windows has the peak, macOS only the present value

@@ -1,0 +1,183 @@
+"""Sensitivity: the error of every layer, and what each block in float would bring.
+
+Measured on the calibrated graph with its fake quantizations on or passed over; nothing is trained for it.
+"""
+
+import math
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from common.benchmark.sensitivity import WORST_LAYERS, BlockGain, LayerError, Sensitivity
+from common.data.datasets import Example
+from common.data.labels import CLASSES
+from common.quantization.simulation import (
+    QuantizedLayer,
+    Simulation,
+    blocks_of,
+    fake_quantizations,
+    inside,
+    of_layer,
+    quantized_layers,
+)
+from common.runtimes.parity import decibels
+from common.scoring.metrics import IoUMeter
+from common.system.progress import progress
+
+COARSE = 10.0  # dB: the error is a third of the signal (root mean squares), so that the range does not fit
+MOST_IN_FLOAT = 3  # blocks that are proposed
+LEAST_GAIN = 0.5  # dB; a block that gains less is not proposed
+REPEATED = ("root", "fp32_model", "recipe", "epochs", "batch_size", "learning_rate")  # flags of the next training
+
+
+@dataclass
+class _Powers:
+    """Sums of squares over any number of tensors."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, exact: Tensor, actual: Tensor) -> None:
+        self.signal += exact.double().square().sum().item()
+        self.noise += (actual.double() - exact.double()).square().sum().item()
+
+    @property
+    def sqnr_db(self) -> float | None:
+        return decibels(self.signal, self.noise) if self.signal and self.noise else None
+
+
+class _Exact(Simulation):
+    """The network in float; keeps what the fake quantizations in `powers` would round, and measures that rounding."""
+
+    def __init__(self, prepared: GraphModule, powers: Mapping[str, _Powers]):
+        super().__init__(prepared, fake_quantizations(prepared))
+        self.powers, self.kept = powers, {}
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
+        if target in self.powers:
+            module = self.fetch_attr(target)
+            self.kept[target] = _in_range(module, args[0]).clone()  # the next operator may work in place
+            self.powers[target].add(self.kept[target], module(args[0]))
+        return super().call_module(target, args, kwargs)
+
+
+class _Quantized(Simulation):
+    """The network with everything quantized; its tensors are compared with those that `_Exact` kept."""
+
+    def __init__(self, prepared: GraphModule, kept: dict[str, Tensor], powers: Mapping[str, _Powers]):
+        super().__init__(prepared)
+        self.kept, self.powers = kept, powers
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
+        result = super().call_module(target, args, kwargs)
+        if target in self.kept:
+            self.powers[target].add(self.kept.pop(target), result)
+        return result
+
+
+def _in_range(quantizer: nn.Module, x: Tensor) -> Tensor:
+    """A saturating range cuts off on purpose what the activation behind it makes 0: that is no error."""
+    lower = getattr(quantizer, "lower", None)
+    return x if lower is None else x.clamp(min=lower)
+
+
+@torch.inference_mode()
+def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> dict[QuantizedLayer, LayerError]:
+    """The errors of every quantized layer on `images` (1, 3, H, W), the largest error of its own first."""
+    own, propagated = ({name: _Powers() for name in fake_quantizations(prepared)} for _ in range(2))
+    for image in images:
+        exact = _Exact(prepared, own)
+        exact.run(image)
+        _Quantized(prepared, exact.kept, propagated).run(image)
+    errors = {
+        layer: LayerError(
+            layer.module,
+            layer.operator,
+            own[layer.weights].sqnr_db if layer.weights else None,
+            own[layer.output].sqnr_db,
+            propagated[layer.output].sqnr_db,
+        )
+        for layer in quantized_layers(prepared)
+    }
+    return dict(sorted(errors.items(), key=lambda item: item[1].own))
+
+
+class _Scorer:
+    """Scores the network with some fake quantizations passed over, against itself in float and against the truth."""
+
+    def __init__(self, prepared: GraphModule, images: Sequence[Tensor], targets: Sequence[Tensor]):
+        self.prepared, self.images, self.targets = prepared, images, targets
+        self.exact = [self._logits(image, fake_quantizations(prepared)) for image in images]
+
+    @torch.inference_mode()
+    def _logits(self, image: Tensor, floats: Collection[str]) -> Tensor:
+        return Simulation(self.prepared, floats).run(image).cpu()
+
+    def __call__(self, floats: Collection[str]) -> tuple[float | None, float]:
+        """SQNR of the logits in dB, and mIoU."""
+        powers, meter = _Powers(), IoUMeter(len(CLASSES))
+        for image, exact, target in zip(self.images, self.exact, self.targets, strict=True):
+            logits = self._logits(image, floats)
+            powers.add(exact, logits)
+            meter.update(logits.argmax(dim=1), target)
+        return powers.sqnr_db, meter.miou()
+
+
+def analyse(
+    prepared: GraphModule, examples: Sequence[Example], device: torch.device, arguments: Mapping[str, object]
+) -> Sensitivity:
+    """Errors and gains of a calibrated graph in evaluation mode, which is on `device`.
+
+    Args:
+        examples: images (3, H, W) with their class ids (H, W).
+        arguments: the flags of the training, for the command of the next one.
+    """
+    images = [example.image[None].to(device) for example in examples]
+    scorer = _Scorer(prepared, images, [example.mask[None] for example in examples])
+    (_, miou_fp32), (whole, miou_int8) = scorer(fake_quantizations(prepared)), scorer(())
+    weighted = blocks_of(prepared)
+
+    def gain(floats: Collection[str]) -> tuple[float | None, float | None, float]:
+        sqnr, miou = scorer(floats)
+        return sqnr, None if sqnr is None or whole is None else sqnr - whole, miou
+
+    def block_gain(modules: list[str]) -> BlockGain:
+        return BlockGain(modules, sum(weighted[one] for one in modules), *gain(inside(prepared, modules)))
+
+    blocks = sorted((block_gain([block]) for block in progress(weighted, "blocks", unit="block")), key=_by_gain)
+    best = [block.modules[0] for block in blocks[:MOST_IN_FLOAT] if (block.gain_db or 0) >= LEAST_GAIN]
+    errors = list(layer_errors(prepared, images).items())
+    worst = [
+        replace(error, gain_db=gain(of_layer(prepared, layer))[1])
+        for layer, error in progress(errors[:WORST_LAYERS], "layers", unit="layer")
+    ]
+    layers = worst + [error for _, error in errors[WORST_LAYERS:]]
+    return Sensitivity(
+        images=len(images),
+        sqnr_db=whole,
+        miou_fp32=miou_fp32,
+        miou_int8=miou_int8,
+        blocks=blocks,
+        proposed=block_gain(best) if best else None,
+        command=retrain_command(arguments, best) if best else "",
+        layers=layers,
+        coarse=list(dict.fromkeys(layer.module for layer in layers if layer.own < COARSE)),
+    )
+
+
+def _by_gain(block: BlockGain) -> float:
+    return math.inf if block.gain_db is None else -block.gain_db
+
+
+def retrain_command(arguments: Mapping[str, object], modules: Sequence[str]) -> str:
+    """The training again, into a folder of its own, with `modules` in float beside those that were already."""
+    modules = [*arguments.get("keep_float", ()), *modules]
+    folder = f"{arguments.get('model_save_root_path', 'checkpoints')}_keep_float"
+    words = ["python", "quantize_model_sceneseg.py", "--model_save_root_path", folder]
+    words += [word for key in REPEATED if arguments.get(key) for word in (f"--{key}", str(arguments[key]))]
+    words += ["--per_channel"] if arguments.get("per_channel") else []
+    return shlex.join([*words, *(word for module in modules for word in ("--keep_float", module))])

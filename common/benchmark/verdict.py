@@ -1,0 +1,58 @@
+"""The answer in a sentence: what a model gives and takes against the reference."""
+
+from common.scoring.statistics import Interval
+
+SAME_SIZE = 0.05  # share of the size; two files closer than this are called about equal
+TOLERATED = 0.01  # of the mIoU; accuracy is called kept only where a larger loss is ruled out
+NO_CHANGE = 5e-5  # of the mIoU; what four decimals do not show
+
+
+def verdict(
+    reference: str,
+    label: str,
+    reference_miou: float,
+    miou: float,
+    difference: Interval,
+    speedup: Interval,
+    size_ratio: float,
+) -> tuple[str, str]:
+    """What happened to the accuracy in a word (kept, lost, gained or unknown), and all of it in two sentences."""
+    tag, accuracy = _accuracy(difference)
+    return tag, (
+        f"{label} against {reference}: {_size(size_ratio)}, {_speed(speedup)}. "
+        f"mIoU {miou:.4f} against {reference_miou:.4f}, {accuracy}."
+    )
+
+
+def _accuracy(difference: Interval) -> tuple[str, str]:
+    if difference.low is not None and max(map(abs, (difference.low, difference.high))) < NO_CHANGE:
+        return "kept", "no difference"
+    if difference.low is None:
+        return "unknown", f"a difference of {difference.value:+.4f}; too few images to tell it from chance"
+    change = f"a difference of {difference.value:+.4f} (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
+    if not difference.excludes_zero:
+        at_most = max(0.0, -difference.low)
+        if at_most > TOLERATED:
+            return (
+                "unknown",
+                f"{change}: not significant, but a loss of {at_most:.4f} is not ruled out; take more images",
+            )
+        return "kept", f"{change}: no significant difference; a loss above {at_most:.4f} is unlikely"
+    if difference.value < 0:
+        return "lost", f"{change}: accuracy is lost, by more than chance"
+    return "gained", f"{change}: more than chance in its favour"
+
+
+def _size(ratio: float) -> str:
+    if abs(ratio - 1) <= SAME_SIZE:
+        return "about the same size"
+    return f"{1 / ratio:.1f} times smaller" if ratio < 1 else f"{ratio:.1f} times larger"
+
+
+def _speed(speedup: Interval) -> str:
+    if speedup.low is None:
+        return f"{speedup.value:.2f} times as fast (too few images for an interval)"
+    interval = f"{speedup.value:.2f} times as fast (95 % interval {speedup.low:.2f} to {speedup.high:.2f})"
+    if speedup.low <= 1 <= speedup.high:
+        return f"no significant difference in speed: {interval}"
+    return interval

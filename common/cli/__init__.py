@@ -1,0 +1,1 @@
+"""The command line: argument types, flags that scripts share, exit codes."""

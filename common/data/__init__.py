@@ -1,0 +1,1 @@
+"""Images and masks: labels, pairs, transforms, datasets, cache, and drawing them."""

@@ -1,0 +1,89 @@
+"""`--skip_bad`: every sample is read once before the work; those that cannot be are left out, counted and listed."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Dataset
+
+from common.data.datasets import find_samples, load_ids, load_image, worker_init
+from common.data.pairs import BadSample, Sample
+from common.system.distributed import gathered, rank, world_size
+from common.system.files import write_json
+from common.system.progress import progress
+
+logger = logging.getLogger(__name__)
+
+TRIED_HW = (32, 64)  # the smallest input: reading a file costs the same for any
+LISTED = 50  # that a report spells out
+SKIPPED_FILE = "skipped.json"
+
+
+class _Reasons(Dataset):
+    """Why a sample cannot be used, by index; empty where it can be."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> str:
+        sample = self.samples[index]
+        try:
+            load_ids(sample, load_image(sample, TRIED_HW)[1])
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
+
+
+def usable_samples(root: Path, args: argparse.Namespace, split: str, bad: list[BadSample]) -> list[Sample]:
+    """The samples of a split (`find_samples`); with `args.skip_bad` those that can be read, the others go to `bad`.
+
+    The split is made of all pairs: a pair that cannot be read moves no other one from training to validation. Processes
+    of torchrun share the reading and know the same afterwards.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_samples`; or no sample is left.
+    """
+    if not args.skip_bad:
+        return find_samples(root, args.datasets, split)
+    unpaired: list[BadSample] = []
+    samples = find_samples(root, args.datasets, split, unpaired)
+    unreadable = _unreadable(samples, split, args.workers)
+    found = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
+    bad += [each for each in found if each not in bad]
+    if len(unreadable) == len(samples):
+        raise ValueError(f"--skip_bad: no {split} image of {len(samples)} is left; the first: {found[-1].reason}")
+    return [sample for sample in samples if sample not in unreadable]
+
+
+def _unreadable(samples: Sequence[Sample], split: str, workers: int) -> dict[Sample, str]:
+    own = samples[rank() :: world_size()]
+    loader = DataLoader(_Reasons(own), batch_size=None, num_workers=workers, worker_init_fn=worker_init)
+    reasons = zip(own, progress(loader, f"check {split}", unit="image", total=len(own)), strict=True)
+    merged = {sample: reason for part in gathered([*reasons]) for sample, reason in part if reason}
+    return {sample: merged[sample] for sample in samples if sample in merged}
+
+
+def report_bad(bad: Sequence[BadSample]) -> list[str]:
+    """A sentence for each bad sample, at most LISTED, after their number; nothing where there is none."""
+    if not bad:
+        return []
+    listed = [f"skipped: {each.path}: {each.reason.removeprefix(f'{each.path}: ')}" for each in bad[:LISTED]]
+    rest = [f"and {len(bad) - LISTED} more, see results.json"] if len(bad) > LISTED else []
+    return [f"{len(bad)} bad files were skipped (--skip_bad).", *listed, *rest]
+
+
+def record_bad(folder: Path, bad: Sequence[BadSample]) -> None:
+    """Say how many samples are left out, and list them in `folder`/skipped.json."""
+    if bad:
+        write_json(folder / SKIPPED_FILE, as_records(bad))
+        logger.warning("%d bad files are skipped, listed in %s", len(bad), folder / SKIPPED_FILE)
+
+
+def as_records(bad: Sequence[BadSample]) -> list[dict[str, str]]:
+    """For JSON."""
+    return [asdict(each) for each in bad]

@@ -1,0 +1,95 @@
+"""Prepared samples on the disk: decoded, cut, looked up and resized once, read back in a millisecond.
+
+One file a sample. Its name says where it came from, its head what it was made of (paths, sizes, times of change,
+region, input size, version of the preparation), and a checksum of what follows: a changed source, another version of
+the code or a damaged entry is seen, and the entry is made anew.
+"""
+
+import argparse
+import hashlib
+import logging
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from common.data.datasets import Loaded, Loader, Sample, find_spec, load_sample
+from common.data.labels import CLASSES, PALETTE
+from common.system.distributed import is_writer
+from common.system.files import atomic_path, remove_leftovers, require_ordinary, short_stem
+
+logger = logging.getLogger(__name__)
+
+PREPARATION = 1  # count up when `load_sample` gives other values than before
+PROBE = (4000, 3000)  # an image size whose region of interest stands for a dataset's rule
+KEY_BYTES = 32  # of SHA-256
+CHECKSUM_BYTES = 4
+
+
+def sample_loader(args: argparse.Namespace, training: bool) -> Loader:
+    """How a run loads its samples, by its flags; only training images are decoded at reduced scale.
+
+    Raises:
+        OSError: the folder of the cache cannot be made.
+    """
+    load = partial(load_sample, reduced=True) if training and args.reduced_decode else load_sample
+    if args.cache_dir is None:
+        return load
+    args.cache_dir.mkdir(parents=True, exist_ok=True)
+    if training and is_writer():
+        remove_leftovers(args.cache_dir)
+    return partial(load_cached, args.cache_dir, reduced=training and args.reduced_decode)
+
+
+def load_cached(folder: Path, sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:
+    """What `load_sample` returns, from the cache in `folder` if it is up to date there; otherwise it is put there."""
+    path, key = entry_path(folder, sample, input_hw, reduced), entry_key(sample, input_hw, reduced)
+    try:
+        require_ordinary(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    if content[:KEY_BYTES] == key:
+        if (loaded := _unpack(content, input_hw)) is not None:
+            return loaded
+        logger.warning("%s: a damaged cache entry, made anew", path)
+    loaded = load_sample(sample, input_hw, reduced=reduced)
+    with atomic_path(path, durable=False) as temporary:  # what a power failure loses, the checksum finds
+        temporary.write_bytes(_pack(key, loaded))
+    return loaded
+
+
+def entry_path(folder: Path, sample: Sample, input_hw: tuple[int, int], reduced: bool) -> Path:
+    """One file for a sample at a size, so that a changed source replaces its old entry."""
+    name = hashlib.sha256(repr((*_sources(sample), input_hw, reduced)).encode()).hexdigest()[:24]
+    return folder / f"{short_stem(sample.image.stem)}.{name}.pair"
+
+
+def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes:
+    """A hash of all that the prepared sample depends on."""
+    times = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (sample.image, sample.mask)]
+    region = find_spec(sample.dataset).region(*PROBE)
+    made_of = (PREPARATION, PALETTE, _sources(sample), times, region, input_hw, reduced)
+    return hashlib.sha256(repr(made_of).encode()).digest()
+
+
+def _sources(sample: Sample) -> tuple[str, str]:
+    return str(sample.image.resolve()), str(sample.mask.resolve())
+
+
+def _pack(key: bytes, loaded: Loaded) -> bytes:
+    payload = b"".join(np.ascontiguousarray(array).tobytes() for array in loaded)
+    return key + zlib.crc32(payload).to_bytes(CHECKSUM_BYTES, "little") + payload
+
+
+def _unpack(content: bytes, input_hw: tuple[int, int]) -> Loaded | None:
+    """The arrays of an entry; None for one that is not what was written."""
+    payload = memoryview(content)[KEY_BYTES + CHECKSUM_BYTES :]
+    checksum = int.from_bytes(content[KEY_BYTES : KEY_BYTES + CHECKSUM_BYTES], "little")
+    pixels = input_hw[0] * input_hw[1]
+    if len(payload) != 4 * pixels + 4 * len(CLASSES) or zlib.crc32(payload) != checksum:
+        return None
+    values = np.frombuffer(payload, np.uint8).copy()  # writable, as tensors want it
+    image, ids, weights = np.split(values, [3 * pixels, 4 * pixels])
+    return image.reshape(*input_hw, 3), ids.reshape(input_hw), weights.view(np.float32)

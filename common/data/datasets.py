@@ -1,0 +1,293 @@
+"""Datasets: where their files are, how they are paired and split, and images and masks as tensors."""
+
+import functools
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from common.data.image_header import read_header
+from common.data.labels import class_ids, class_weights
+from common.data.pairs import LAYOUT, BadSample, Sample, find_pairs
+from common.data.transforms import (
+    INPUT_HW,
+    augment,
+    augmentation,
+    normalise,
+    read_bytes,
+    read_rgb,
+    resize_image,
+    resize_mask,
+    to_tensor,
+)
+from common.system.signals import EXIT_CODES
+
+logger = logging.getLogger(__name__)
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+SPLITS = ("train", "val")
+
+
+def whole(width: int, height: int) -> Box:
+    """The region of interest of a dataset that has none."""
+    return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A known dataset: its name below the data root, the region of interest by image size, and its splits."""
+
+    name: str
+    region: Callable[[int, int], Box] = whole  # (width, height) -> box, cut from image and mask before anything else
+    train: bool = True  # False: validation only
+
+
+DATASETS = (
+    DatasetSpec("ACDC", lambda width, height: (0, 0, 1919, 990)),
+    DatasetSpec("IDDAW", lambda width, height: (0, 476, 2047, 1500)),
+    DatasetSpec("MUSES", lambda width, height: (0, 0, 1919, 918)),
+    DatasetSpec("Mapillary_Vistas"),
+    DatasetSpec("comma10k", lambda width, height: (0, 0, width - 1, int(0.7 * height))),
+    DatasetSpec("BDD100K", lambda width, height: (0, 0, 1000, 500), train=False),
+)
+
+
+class Example(NamedTuple):
+    """One sample, or a batch of them, as tensors."""
+
+    image: Tensor  # float32 (3, H, W), normalised
+    mask: Tensor  # int64 (H, W), class ids
+    class_weights: Tensor  # float32 (3,), from the pixel counts before the resize
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """The known dataset of that name, without regard to case, or a user's own without a region of interest."""
+    return next((spec for spec in DATASETS if spec.name.lower() == name.lower()), DatasetSpec(name))
+
+
+def find_samples(
+    root: Path, names: Sequence[str] | None, split: str, bad: list[BadSample] | None = None
+) -> list[Sample]:
+    """The samples of one split, sorted by dataset and file name; every tenth of a dataset is validation.
+
+    Args:
+        names: datasets to use, known ones without regard to case; None takes every known one that is there and logs
+            those that are not.
+        split: "train" or "val"; of a dataset that is for validation only, the training part is left out.
+        bad: takes the files without a partner; None: they are errors.
+
+    Raises:
+        FileNotFoundError: no dataset at all, one that was named is not there, or a folder is empty.
+        ValueError: files without a partner, a dataset named twice or too small to be split, or none to train on.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
+    specs = [find_spec(name) for name in names] if names else _known_datasets(root)
+    if twice := sorted({spec.name for spec in specs if specs.count(spec) > 1}):
+        raise ValueError(f"datasets named more than once: {', '.join(twice)}; name each once")
+    used = [spec for spec in specs if spec.train or split == "val"]
+    if not used:
+        listed = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"no train images in {listed} below {root}: for validation only; add a dataset to train on")
+    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split, bad)]
+
+
+def _known_datasets(root: Path) -> list[DatasetSpec]:
+    found = [spec for spec in DATASETS if _folder(root, spec).is_dir()]
+    if not found:
+        known = ", ".join(spec.name for spec in DATASETS)
+        raise FileNotFoundError(f"{root}: none of {known}; expected {LAYOUT}; name your own with --datasets NAME")
+    if absent := [spec.name for spec in DATASETS if spec not in found]:
+        _tell_once(f"using {', '.join(spec.name for spec in found)}; not below {root}: {', '.join(absent)}")
+    return found
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    """Training and validation images of one root would say the same twice."""
+    logger.info(message)
+
+
+def _folder(root: Path, spec: DatasetSpec) -> Path:
+    return root / spec.name / spec.name
+
+
+def _split(root: Path, spec: DatasetSpec, split: str, bad: list[BadSample] | None) -> list[Sample]:
+    samples = find_pairs(_folder(root, spec), spec.name, bad)
+    if len(samples) < 10 and split == "val":
+        raise ValueError(
+            f"{_folder(root, spec)}: {len(samples)} images; every tenth is validation, so 10 are the least"
+        )
+    return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
+
+
+def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
+    """At most `per_dataset` samples of each dataset (None: all), evenly spaced over its files; fewer are noted."""
+    chosen = []
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        own = [sample for sample in samples if sample.dataset == name]
+        count = min(per_dataset or len(own), len(own))
+        if per_dataset and count < per_dataset:
+            _tell_once(f"{name}: {count} images, {per_dataset} asked for; all are taken")
+        chosen += evenly_spaced(own, count)
+    return chosen
+
+
+def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` samples, or all where there are fewer, at even distances, so that every dataset has its share."""
+    count = min(count, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `load_sample` returns
+Loader = Callable[[Sample, tuple[int, int]], Loaded]
+
+
+def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode, cut the region of interest and resize: uint8 RGB (H, W, 3), and the file's own (height, width).
+
+    Raises:
+        ValueError: the file cannot be decoded, or the region does not fit.
+    """
+    image = read_rgb(sample.image, labelled=True)
+    height, width = image.shape[:2]
+    left, top, right, bottom = _region(sample, width, height)
+    return resize_image(image[top:bottom, left:right], input_hw), (height, width)
+
+
+def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
+    header = read_header(read_bytes(sample.image).data, sample.image)
+    width, height = header.width, header.height
+    left, top, right, bottom = _region(sample, width, height)
+    if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
+        return load_image(sample, input_hw)
+    image = read_rgb(sample.image, 2, labelled=True)
+    image = image[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]  # the decoder rounds sizes up
+    return resize_image(image, input_hw), (height, width)
+
+
+def _region(sample: Sample, width: int, height: int) -> Box:
+    box = find_spec(sample.dataset).region(width, height)
+    if box[2] > width or box[3] > height:
+        raise ValueError(
+            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
+            f"{box[2]}x{box[3]}; use the dataset's native size"
+        )
+    return box
+
+
+def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
+    """The class ids of the mask in the region of interest, before any resize: uint8 (H, W).
+
+    Raises:
+        ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
+    """
+    mask, (height, width) = read_rgb(sample.mask, labelled=True), image_hw
+    if mask.shape[:2] != image_hw:
+        raise ValueError(
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
+            "a mask has the size of its image"
+        )
+    left, top, right, bottom = _region(sample, width, height)
+    try:
+        return class_ids(mask[top:bottom, left:right])
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error}") from error
+
+
+def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:
+    """Image and mask of one sample.
+
+    With `reduced` a JPEG image whose region is at least twice the input size is decoded at half its size, in about half
+    the time: each pixel is then the mean of four, which the resize alone would not take, and the region may be off by
+    half a pixel. The mask is the same.
+
+    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
+    of the region before the resize.
+
+    Raises:
+        ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
+    """
+    load = _load_reduced_image if reduced and sample.image.suffix.lower() in JPEG_SUFFIXES else load_image
+    image, size = load(sample, input_hw)
+    ids = load_ids(sample, size)
+    return image, resize_mask(ids, input_hw), class_weights(ids)
+
+
+class SceneSegDataset(Dataset):
+    """Samples as they are, for validation, calibration and benchmarks; `[index]` -> Example."""
+
+    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW, load: Loader = load_sample):
+        self.samples, self.input_hw, self.load = samples, input_hw, load
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Example:
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
+        return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+
+
+class AugmentedDataset(Dataset):
+    """Samples for training; `[epoch, index]` -> Example, whose augmentation depends on seed, epoch and index alone."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        input_hw: tuple[int, int],
+        strength: float,
+        seed: int,
+        load: Loader = load_sample,
+    ):
+        self.samples, self.input_hw, self.seed, self.load = samples, input_hw, seed, load
+        self.transform = augmentation(strength) if strength else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: tuple[int, int]) -> Example:
+        epoch, index = draw
+        image, ids, weights = self.load(self.samples[index], self.input_hw)
+        if self.transform is None:
+            return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+        image, mask = augment(image, ids, self.transform, _derived_seed(self.seed, epoch, index))
+        return Example(normalise(image.as_subclass(Tensor)), mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yield (epoch, index) in an order that depends on seed and epoch alone, from position `start` to `stop` of it."""
+
+    def __init__(self, length: int, epoch: int, seed: int, start: int = 0, stop: int | None = None):
+        self.length, self.epoch, self.seed = length, epoch, seed
+        self.start, self.stop = start, length if stop is None else min(stop, length)
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(_derived_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator)
+        return iter([(self.epoch, index) for index in order[self.start : self.stop].tolist()])
+
+
+def _derived_seed(seed: int, *position: int) -> int:
+    return int(np.random.SeedSequence((seed % 2**64, *position)).generate_state(1)[0])
+
+
+def worker_init(worker: int) -> None:
+    """One thread per worker process: the workers are the parallelism. The main process sees to signals."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

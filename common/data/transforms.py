@@ -1,0 +1,103 @@
+"""From files to tensors: the one pixel path of training, validation, calibration and every benchmarked model."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from common.data.image_header import read_header, require_upright
+from common.system.files import require_ordinary
+from models import IMAGENET_MEAN as MEAN
+from models import IMAGENET_STD as STD
+from models import NETWORKS
+
+INPUT_HW = NETWORKS["SceneSeg"].input_shape[1:]  # (height, width)
+
+_MEAN = torch.tensor(MEAN)[:, None, None]
+_STD = torch.tensor(STD)[:, None, None]
+
+
+def read_bytes(path: Path) -> np.ndarray:
+    """The content of an ordinary file as uint8 (bytes,)."""
+    require_ordinary(path)
+    return np.fromfile(path, np.uint8)
+
+
+def read_rgb(path: Path, scale: int = 1, labelled: bool = False) -> np.ndarray:
+    """Decode a PNG or JPEG file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
+
+    Grey, palette and CMYK are converted, of 16 bits the upper 8 are taken, transparency is dropped. A `scale` of 2
+    halves both sides, rounded up, while it decodes: saves time with JPEG only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no ordinary file, not to be decoded, too large, or, being `labelled`, of an EXIF orientation.
+    """
+    data = read_bytes(path)  # not cv2.imread: it prints instead of raising
+    header = read_header(data.data, path)
+    if labelled:
+        require_upright(header, path)
+    # without the bit for colour, which is for BGR, this flag is the scale alone
+    flags = cv2.IMREAD_COLOR_RGB | {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}[scale]
+    try:
+        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError(f"{path}: not an image that can be decoded; is the file damaged?")
+    return image
+
+
+def resize_image(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """Bilinear without antialiasing, as OpenCV's `resize` does by default and the C++ runners in the car do."""
+    return cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def resize_mask(ids: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """Nearest neighbour with the pixel centres of the bilinear resize, so that image and mask stay aligned."""
+    return cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def to_tensor(rgb: np.ndarray) -> Tensor:
+    """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W)."""
+    return normalise(torch.from_numpy(rgb).permute(2, 0, 1))
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 (3, H, W) -> (pixel / 255 - mean) / std, float32."""
+    # contiguous while it is bytes; a copy because the arithmetic is in place
+    planes = image.contiguous().to(torch.float32, copy=True)
+    return planes.div_(255).sub_(_MEAN).div_(_STD)
+
+
+def augmentation(strength: float) -> v2.Transform:
+    """Random changes of image and mask together: flip, colour, grey, noise, blur; stand-ins for the original's.
+
+    `strength` (0..1) scales how often and how much.
+    """
+    colour = v2.ColorJitter(0.4 * strength, 0.4 * strength, 0.4 * strength, 0.08 * strength)
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5 * min(1.0, 2 * strength)),
+            v2.RandomApply([colour], 0.8),
+            v2.RandomGrayscale(0.1 * strength),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.1 * strength)], 0.2 * strength),
+            v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], 0.2 * strength),
+        ]
+    )
+
+
+def augment(rgb: np.ndarray, ids: np.ndarray, transform: v2.Transform, seed: int) -> tuple[Tensor, Tensor]:
+    """Apply `transform` with random numbers of its own: uint8 (H, W, 3) and (H, W) -> uint8 (3, H, W) and (H, W).
+
+    The draw depends on `seed` alone, and PyTorch's global random state is left as it was.
+    """
+    image = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.from_numpy(ids))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transform(image, mask)

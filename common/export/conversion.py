@@ -1,0 +1,169 @@
+"""A network to an ONNX file in FP32, FP16 or INT8, each judged against the FP32 network in PyTorch."""
+
+import copy
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
+from common.export.int8_graph import for_onnx_runtime
+from common.export.onnx_writer import OPSET, Check, HalfPrecision, export_onnx
+from common.export.subpixel import with_subpixel_convolutions
+from common.networks.metadata import as_metadata, describe
+from common.networks.opening import OpenedNetwork, open_network
+from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.runtimes.parity import TOLERANCE, Agreement, compare, example_inputs, require_agreement
+from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.scoring.latency import interleaved_latency
+from common.system.environment import versions
+from models.fuse import FusedUpsampleStage, fuse_upsampling
+
+logger = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+HALF_TOLERANCE = 2e-2  # of the output range; FP16 has 11 bits, and every layer rounds
+SMALLEST_SQNR = 3.0  # dB; an INT8 file below it computes something else
+TIMED_RUNS = 5
+LANES = "EgoLanes"  # whose outputs are AutoSteer's inputs
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the file is written and checked."""
+
+    threads: int  # of ONNX Runtime in the check and in the timing
+    seed: int = 0  # of the example inputs, and of the choice of calibration images
+    batch: int | None = None  # None: a dynamic batch axis
+    opset: int = OPSET
+    fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
+
+
+def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
+    """Write FP32 ONNX; the agreement of each output with PyTorch on example inputs."""
+    model = _as_written(_float_model(source, options), source)
+    return _export(source, model, path, "fp32", _parity_check(source, options, TOLERANCE), options)
+
+
+def convert_half(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
+    """Write FP16 ONNX with FP32 input and outputs; the agreement of each output with FP32 on example inputs."""
+    half = _as_written(HalfPrecision(_float_model(source, options)).eval(), source)
+    return _export(source, half, path, "fp16", _parity_check(source, options, HALF_TOLERANCE), options)
+
+
+def convert_int8(
+    source: OpenedNetwork,
+    path: Path,
+    options: ExportOptions,
+    settings: QuantizationSettings,
+    calibration: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+) -> Sequence[Agreement]:
+    """Write INT8 ONNX with ranges from `calibration`; the agreement of each output with FP32 on `held_out`.
+
+    Raises:
+        ValueError: the INT8 outputs have little to do with FP32's.
+    """
+    model = copy.deepcopy(source.model)
+    int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
+
+    def check(candidate: Predictor) -> list[Agreement]:
+        images = [_as_batch(image, options) for image in held_out]
+        agreements = compare(TorchPredictor(source.model, CPU), candidate, images)
+        if bad := [agreement for agreement in agreements if not agreement.sqnr_db >= SMALLEST_SQNR]:
+            raise ValueError(f"INT8 lost the network: {bad[0]}; wanted an SQNR of at least {SMALLEST_SQNR} dB")
+        return agreements
+
+    return _export(source, int8, path, "int8", check, options)
+
+
+def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
+    """A copy of the network to write; `source.model` stays what the file is compared with."""
+    model = copy.deepcopy(source.model)
+    return fuse_upsampling(model) if options.fuse else model
+
+
+def _as_written(model: nn.Module, source: OpenedNetwork) -> nn.Module:
+    """The operators that ONNX Runtime is fast at, where there are fused stages."""
+    fused = any(isinstance(module, FusedUpsampleStage) for module in model.modules())
+    return with_subpixel_convolutions(model, source.input_shape) if fused else model
+
+
+def _export(
+    source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
+) -> Sequence[Agreement]:
+    logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
+    description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
+    metadata = as_metadata(description)
+    outputs = list(source.network.outputs)
+    return export_onnx(
+        model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset
+    )
+
+
+def _parity_check(source: OpenedNetwork, options: ExportOptions, tolerance: float) -> Check:
+    inputs = example_inputs(source.input_shape, options.seed)
+    if options.batch:
+        inputs = [_as_batch(images[:1], options) for images in inputs]
+
+    def check(candidate: Predictor) -> list[Agreement]:
+        agreements = compare(TorchPredictor(source.model, CPU), candidate, inputs)
+        require_agreement(agreements, tolerance)
+        return agreements
+
+    return check
+
+
+def _as_batch(image: Tensor, options: ExportOptions) -> Tensor:
+    """One image as the batch that the file takes."""
+    return image.expand(options.batch or 1, -1, -1, -1).contiguous()
+
+
+def calibration_inputs(
+    source: OpenedNetwork, folder: Path, count: int, seed: int, egolanes_checkpoint: Path | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs (1, C, H, W) from the images below `folder`: at most `count` for the calibration, others for judging.
+
+    Raises:
+        ValueError: the network takes another network's outputs, whose checkpoint is not given.
+    """
+    images = find_images(folder)
+    if source.network.mean is None:
+        if egolanes_checkpoint is None:
+            raise ValueError(
+                f"{source.name} takes outputs of {LANES}: --int8 needs --egolanes_checkpoint CKPT to make them"
+            )
+        lanes = open_network(LANES, egolanes_checkpoint, None)
+        prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:])
+        prepare = frame_pair_preparer(TorchPredictor(lanes.model, CPU), prepare_frame, images)
+    else:
+        prepare = image_preparer(source.network, source.input_shape[1:])
+    chosen, others = split_images(images, count, seed)
+    return prepared(chosen, prepare, "read for calibration"), prepared(others, prepare, "read for judging")
+
+
+def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:
+    """Rows of size and time of a file and of the FP32 file of the same network, timed turn by turn on `image`."""
+    images = _as_batch(image, options)
+    with tempfile.TemporaryDirectory() as folder:
+        fp32 = Path(folder) / "fp32.onnx"
+        convert_fp32(source, fp32, options)
+        files = {"FP32": fp32, "INT8": path}
+        sizes = {label: file.stat().st_size for label, file in files.items()}
+        predictors = {label: OnnxPredictor(file, options.threads) for label, file in files.items()}
+    calls = {label: lambda predict=predict: predict(images) for label, predict in predictors.items()}
+    latencies = interleaved_latency(calls, TIMED_RUNS)
+    return [
+        {
+            "model": label,
+            "size MB": f"{sizes[label] / 1e6:.2f}",
+            "of FP32": f"{sizes[label] / sizes['FP32']:.3f}",
+            f"p50 ms, threads: {options.threads}": f"{latencies[label].p50:.2f}",
+            "speed": f"{latencies['FP32'].p50 / latencies[label].p50:.2f}x",
+        }
+        for label in files
+    ]

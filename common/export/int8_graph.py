@@ -1,0 +1,205 @@
+"""Rewrites of a converted INT8 graph, so that a runtime finds int8 arithmetic where PT2E leaves float between pairs.
+
+`convert_pt2e` puts a quantize behind every operator and a dequantize before it, and computes all of them in float. Each
+pass here changes the graph in place and keeps what it computes.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
+from common.quantization.graphs import drop_unused_values, finish, store_beside, stored
+from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+
+aten = torch.ops.aten
+
+# Operators that move values and compute none (a maximum is one of its inputs): the same on int8 codes as on floats
+MOVES = {
+    aten.permute.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten.flatten.using_ints,
+    aten.slice.Tensor,
+    aten.max_pool2d.default,
+    aten.cat.default,
+}
+WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
+SILU_GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0}  # x sigmoid(factor x)
+GATES = {**SILU_GATES, aten.gelu.default: 1.702}
+SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once
+GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
+
+
+def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
+    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
+    use_subpixel_convolutions(int8, shuffle_rows)
+    move_codes(int8)
+    use_sigmoid_gates(int8, gates)
+    use_unsigned_activations(int8)
+    widen_outputs(int8)
+    round_biases(int8)
+    return int8
+
+
+def for_xnnpack(int8: GraphModule) -> GraphModule:
+    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
+
+    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
+    """
+    use_subpixel_convolutions(int8, shuffle_planes)
+    use_sigmoid_gates(int8, SILU_GATES)
+    return int8
+
+
+def move_codes(int8: GraphModule) -> int:
+    """dequantize -> move -> quantize of one scale becomes the move alone, on codes; returns how many.
+
+    A move in float reads and writes four bytes for every one.
+    """
+    moved = 0
+    for node in list(int8.graph.nodes):
+        if node.target in MOVES and _keeps_codes(node):
+            for source in _data_inputs(node):
+                node.replace_input_with(source, source.args[0])
+            for user in list(node.users):
+                user.replace_all_uses_with(node)
+            moved += 1
+    finish(int8)
+    return moved
+
+
+def _data_inputs(node: Node) -> list[Node]:
+    """The tensors that a move moves; symbolic sizes among its arguments are none."""
+    first = node.args[0]
+    return list(dict.fromkeys(first)) if isinstance(first, list | tuple) else [first]
+
+
+def _keeps_codes(node: Node) -> bool:
+    pairs = [source for source in _data_inputs(node) if source.target == DEQUANTIZE] + list(node.users)
+    settings = {pair.args[1:] for pair in pairs if pair.target in (QUANTIZE, DEQUANTIZE)}
+    return (
+        len(settings) == 1
+        and all(source.target == DEQUANTIZE for source in _data_inputs(node))
+        and all(user.target == QUANTIZE for user in node.users)
+    )
+
+
+def use_sigmoid_gates(int8: GraphModule, gates: Mapping = GATES) -> int:
+    """SiLU and GELU as x sigmoid(f x), both factors in int8; returns how many. `gates` holds f of each operator.
+
+    ONNX Runtime computes the sigmoid of codes by a table of 256 entries and a product of codes in vectors, where a GELU
+    in float needs an error function between a dequantize and a quantize. f x costs nothing: it is the codes of x read
+    in another scale. For GELU f = 1.702 (Hendrycks and Gimpel, Gaussian Error Linear Units, 2016), which is never
+    further than 0.0204 from it; most activations have steps of that size. SiLU is x sigmoid(x) itself.
+    """
+    changed = 0
+    for node in list(int8.graph.nodes):
+        if node.target in gates and node.args[0].target == DEQUANTIZE:
+            codes, scale, *settings = node.args[0].args
+            smallest, largest, dtype = settings[1:]
+            with int8.graph.inserting_before(node):
+                scaled = int8.graph.call_function(DEQUANTIZE, (codes, scale * gates[node.target], *settings))
+                gate = int8.graph.call_function(aten.sigmoid.default, (scaled,))
+                in_codes = (GATE_SCALE, smallest, smallest, largest, dtype)
+                gate = int8.graph.call_function(QUANTIZE, (gate, *in_codes))
+                gate = int8.graph.call_function(DEQUANTIZE, (gate, *in_codes))
+                product = int8.graph.call_function(aten.mul.Tensor, (node.args[0], gate))
+            node.replace_all_uses_with(product)
+            int8.graph.erase_node(node)  # by name: an activation in place counts as used
+            changed += 1
+    finish(int8)
+    return changed
+
+
+def use_unsigned_activations(int8: GraphModule) -> int:
+    """Activations from int8 (-128..127) to uint8 (0..255), every zero point moved by 128; returns how many pairs.
+
+    ONNX Runtime fuses a convolution of signed activations only in some cases (42 of SceneSeg's 100, all of them
+    unsigned). Weights are codes stored in the graph, which have a dequantize alone, and stay int8.
+    """
+    changed = 0
+    for node in int8.graph.nodes:
+        stored = node.target == DEQUANTIZE and node.args[0].op == "get_attr"
+        if node.target in (QUANTIZE, DEQUANTIZE) and not stored and node.args[5] == torch.int8:
+            x, scale, zero_point, smallest, largest, _ = node.args
+            node.args = (x, scale, zero_point + 128, smallest + 128, largest + 128, torch.uint8)
+            changed += node.target == QUANTIZE
+    finish(int8)
+    return changed
+
+
+@torch.no_grad()
+def widen_outputs(int8: GraphModule) -> int:
+    """Give convolutions of few output channels channels of zeros, dropped right after; returns how many.
+
+    ONNX Runtime computes 16 channels at once, and fewer in a kernel so slow that SceneSeg's last convolution, of 3,
+    takes 3.5 times as long as one of 16.
+    """
+    widened = 0
+    for node in list(int8.graph.nodes):
+        if node.target == aten.conv2d.default and _is_narrow(int8, node):
+            (quantized,) = node.users
+            weight = node.args[1]
+            channels = stored(int8, weight.args[0]).shape[0]
+            with int8.graph.inserting_before(node):
+                codes, settings = _widened(int8, weight.args[0]), list(weight.args[1:])
+                if weight.target == DEQUANTIZE_PER_CHANNEL:
+                    settings[:2] = _widened(int8, settings[0], fill=1), _widened(int8, settings[1])
+                node.update_arg(1, int8.graph.call_function(weight.target, (codes, *settings)))
+                if len(node.args) > 2 and node.args[2] is not None:
+                    node.update_arg(2, _widened(int8, node.args[2]))
+            with int8.graph.inserting_after(quantized):
+                kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
+            quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
+            widened += 1
+    finish(int8)
+    drop_unused_values(int8)
+    return widened
+
+
+def _is_narrow(int8: GraphModule, node: Node) -> bool:
+    """Of fewer output channels, on a map of more than one pixel, between codes."""
+    x, weight = node.args[:2]
+    if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
+        return False
+    if [user.target for user in node.users] != [QUANTIZE]:
+        return False
+    grouped = len(node.args) > 6 and node.args[6] != 1
+    few = stored(int8, weight.args[0]).shape[0] < SMALLEST_OUTPUT
+    return few and not grouped and "val" in node.meta and tuple(node.meta["val"].shape[2:]) != (1, 1)
+
+
+def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
+    """What a get_attr stands for, followed by `fill` up to 16 channels."""
+    values = stored(int8, source)
+    more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
+    return store_beside(int8, source, torch.cat([values, more]), "_widened")
+
+
+@torch.no_grad()
+def round_biases(int8: GraphModule) -> int:
+    """Round every bias to a whole number of its integer sum's steps (input scale x weight scale); returns how many.
+
+    Integer kernels do it anyway, when they load a file. Rounded here, PyTorch's INT8 result and theirs differ where a
+    float sum falls on the other side of a half, not by the rounding of each bias, which a deep network amplifies.
+    """
+    rounded = 0
+    for node in int8.graph.nodes:
+        if node.target in WEIGHTED and len(node.args) > 2 and node.args[2] is not None:
+            x, weight, bias = node.args[:3]
+            if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
+                continue  # kept in float
+            step = _scale(int8, x) * _scale(int8, weight)
+            values = stored(int8, bias)
+            values.copy_((values.double() / step).round() * step)
+            rounded += 1
+    return rounded
+
+
+def _scale(int8: GraphModule, pair: Node) -> Tensor:
+    """The scale of a dequantize, or the scales of one by channel, in float64."""
+    scale = pair.args[1]
+    return (stored(int8, scale) if isinstance(scale, Node) else torch.tensor(scale)).double()

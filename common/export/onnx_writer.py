@@ -1,0 +1,130 @@
+"""ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnxscript import opset18
+from onnxscript.optimizer import optimize_ir
+from torch import Tensor, nn
+
+from common.runtimes.onnx_files import read_graph
+from common.runtimes.parity import Agreement
+from common.runtimes.predictors import OnnxPredictor, Predictor
+from common.system.files import atomic_path
+
+OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
+Check = Callable[[Predictor], Sequence[Agreement]]
+
+
+class HalfPrecision(nn.Module):
+    """A network that computes in FP16 and is fed and read in FP32. Its weights become FP16 in place."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.model(x.half())
+        if isinstance(outputs, tuple):
+            return tuple(output.float() for output in outputs)
+        return outputs.float()
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    input_shape: tuple[int, int, int],
+    output_names: Sequence[str],
+    metadata: dict[str, str],
+    check: Check,
+    threads: int,
+    batch: int | None = None,
+    opset: int = OPSET,
+) -> Sequence[Agreement]:
+    """Write `model` as ONNX with input `input` (batch, C, H, W); `batch` None makes the batch axis dynamic.
+
+    The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
+    raises ValueError where it disagrees with PyTorch.
+    """
+    example = torch.zeros(batch or 2, *input_shape)
+    dynamic = {0: torch.export.Dim("batch", min=1)} if batch is None else None
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=["input"],
+        output_names=list(output_names),
+        dynamic_shapes=(dynamic,),
+        custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: global_average_pool},
+        optimize=False,
+        verbose=False,
+    )
+    optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
+    proto = program.model_proto
+    _strip_notes(proto)
+    separate_weights(proto)
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        return check(OnnxPredictor(temporary, threads))
+
+
+def global_average_pool(x: object, output_size: Sequence[int]) -> object:
+    """A mean over the image as one node, of which ONNX Runtime has an int8 form; the exporter writes a ReduceMean."""
+    if list(output_size) != [1, 1]:
+        raise ValueError(f"adaptive_avg_pool2d to {output_size}: only a mean over the whole image has an ONNX form")
+    return opset18.GlobalAveragePool(x)
+
+
+def _strip_notes(proto: onnx.ModelProto) -> None:
+    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes."""
+    graph = proto.graph
+    del graph.value_info[:]
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def separate_weights(proto: onnx.ModelProto) -> int:
+    """Give every int8 weight's dequantize a weight and a zero point of its own, in place; returns how many were shared.
+
+    On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
+    one dequantize after the other, and fails on what it has turned before.
+    """
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    taken: set[str] = set()
+    copies = []
+    for node in proto.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        for position in (0, 2):
+            name = node.input[position]
+            if name in taken:
+                own = onnx.TensorProto()
+                own.CopyFrom(stored[name])
+                own.name = node.input[position] = f"{name}_copy{len(copies)}"
+                copies.append(own)
+            taken.add(name)
+    proto.graph.initializer.extend(copies)
+    return len(copies)
+
+
+def precision_of(path: Path) -> str:
+    """`stored_precision` of a file.
+
+    Raises:
+        ValueError: the file is no ONNX model.
+    """
+    return stored_precision(read_graph(path))
+
+
+def stored_precision(model: onnx.ModelProto) -> str:
+    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights, half weights, or neither."""
+    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    if types & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
+        return "int8"
+    return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"

@@ -1,0 +1,84 @@
+"""A trained INT8 network to files for the runtimes, each checked against exact integer arithmetic in PyTorch."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
+from common.export.onnx_writer import Check, export_onnx
+from common.networks.checkpoints import Description
+from common.networks.metadata import as_metadata, describe
+from common.quantization.integer_reference import as_integer_kernels
+from common.runtimes.candidates import Candidate
+from common.runtimes.parity import Agreement, compare, require_equal_pixels
+from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.runtimes.pte import PtePredictor, export_pte
+from common.system.environment import versions
+from models import find_network
+
+logger = logging.getLogger(__name__)
+
+ONNX_LABEL, PTE_LABEL = "ONNX INT8", "ExecuTorch INT8"
+ONNX_FILE = "SceneSegNetwork_QAT_INT8_final.onnx"
+PTE_FILE = "SceneSegNetwork_QAT_INT8_final.pte"
+PTE_EQUAL_PIXELS = 0.98  # XNNPACK rounds in other places than the reference: 0.994 on CamVid, an eighth-width SceneSeg
+
+
+def export_int8(
+    int8: GraphModule,
+    checkpoint: Description,
+    folder: Path,
+    compared: Sequence[Tensor],
+    min_equal_pixels: float,
+    threads: int,
+    pte: bool = False,
+) -> tuple[dict[str, Candidate], list[str]]:
+    """Write the ONNX file, and with `pte` the ExecuTorch program, of a converted network.
+
+    Args:
+        checkpoint: what the network's checkpoint says of itself.
+        compared: images (1, 3, H, W) on which each file has to agree with PyTorch.
+        min_equal_pixels: on this share of their pixels, 0..1.
+
+    Returns what there is to benchmark by label, and a note on the agreement of each.
+
+    Raises:
+        ValueError: a file disagrees; it is not kept.
+    """
+    name, network = find_network(checkpoint.network)
+    input_shape = (network.input_shape[0], *checkpoint.input_hw)
+    described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
+    unsigned = for_onnx_runtime(copy.deepcopy(int8))
+    check = _check_against(unsigned, compared, min_equal_pixels)
+    path, outputs = folder / ONNX_FILE, list(network.outputs)
+    logger.info("exporting %s", path)
+    (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
+    candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
+    notes = [f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"]
+    if pte:
+        path = folder / PTE_FILE
+        logger.info("exporting %s", path)
+        reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
+        check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
+        program = for_xnnpack(copy.deepcopy(int8))
+        (agreement,) = export_pte(program, path, input_shape, described, check, threads)
+        candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
+        notes.append(f"ExecuTorch against PyTorch INT8 on {len(compared)} validation images: {agreement}")
+    return candidates, notes
+
+
+def _check_against(int8: GraphModule, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
+    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
+
+    def check(candidate: Predictor) -> list[Agreement]:
+        agreements = compare(reference, candidate, compared)
+        require_equal_pixels(agreements, min_equal_pixels)
+        return agreements
+
+    return check

@@ -1,0 +1,259 @@
+"""Checkpoints: reading every accepted form safely, rebuilding the network, writing files that describe themselves."""
+
+import logging
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.system.archives import require_plain_archive
+from common.system.files import atomic_path
+from models import find_network
+from models.checkpoint_keys import from_published, infer_width, to_published
+
+logger = logging.getLogger(__name__)
+
+StateDict = dict[str, Tensor]
+KINDS = ("fp32", "qat")
+STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
+LARGEST_WIDTH = 8  # times the published one
+LARGEST_SIDE = 8192  # pixels of an input
+LISTED_KEYS = 8  # keys that an error message spells out
+LONGEST_KEY = 120  # letters of each; a file may hold one of megabytes
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself: everything that is needed to build its network again."""
+
+    network: str
+    kind: str  # "fp32": weights under their published names; "qat": the state of a prepared graph
+    width: float
+    input_hw: tuple[int, int]
+    classes: tuple[str, ...] = ()
+    quantization: dict[str, Any] | None = None  # fields of common.quantization.pt2e.QuantizationSettings
+    metrics: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that was read: the weights, what it says of itself (None: a bare state dict), and how to resume."""
+
+    path: Path
+    state: StateDict
+    description: Description | None
+    training: dict[str, Any] | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a raw state dict, or one under `model_state_dict`, `state_dict` or `model`, without running any code in it.
+
+    A `module.` prefix (DataParallel) is taken off.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds pickled code, or holds no state dict.
+    """
+    document = _load(path)
+    state = document
+    if isinstance(document, dict):
+        state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
+    if not isinstance(state, dict) or not state or not all(_is_plain(*item) for item in state.items()):
+        found = _some([str(key) for key in document]) if isinstance(document, dict) else type(document).__name__
+        wanted = f"a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
+        raise ValueError(f"{path}: no state dict in it (found {found}); wanted {wanted}")
+    return Checkpoint(
+        path=path,
+        state=_without_prefix(state),
+        description=_description(document, path),
+        training=document.get("training_state") if state is not document else None,
+    )
+
+
+def _is_plain(key: Any, value: Any) -> bool:
+    """A named tensor with its numbers in memory: not sparse, not quantized, not complex, no shape without numbers."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not (value.is_quantized or value.is_complex())
+    )
+
+
+def _without_prefix(state: StateDict) -> StateDict:
+    """Take `module.` off, and keep the versions of the modules that PyTorch hides in `_metadata`.
+
+    Without them the observers take a state dict for one of their first version and replace what it holds by defaults.
+    """
+    renamed = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
+    if metadata := getattr(state, "_metadata", None):
+        renamed._metadata = OrderedDict((key.removeprefix("module."), value) for key, value in metadata.items())
+    return renamed
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    require_plain_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: not a plain state dict, or it holds pickled code, which is never loaded because loading runs it; "
+            "where you trust the file, load it with torch.load(path, weights_only=False) in a process of your own and "
+            "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except Exception as error:  # noqa: BLE001 - what a damaged file raises has no common base
+        if getattr(error, "filename", None):  # the system's error; one without a name is a seek to a false place
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
+
+
+def _description(document: Any, path: Path) -> Description | None:
+    fields = document.get("description") if isinstance(document, dict) else None
+    if not isinstance(fields, dict):
+        return None
+    try:
+        found = Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+        _check_description(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its description is damaged, or of another version of this toolkit ({error})"
+        ) from error
+    return found
+
+
+def _check_description(found: Description) -> None:
+    """A description sizes the network that is built from it: what it says has to be of this world."""
+    if found.kind not in KINDS or isinstance(found.width, bool):
+        raise ValueError(f"kind {found.kind!r:.60}, width {found.width!r:.60}")
+    kinds = {"network": str, "kind": str, "width": float | int, "metrics": dict, "arguments": dict, "versions": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(found, name), kind)]:
+        raise ValueError(f"{wrong[0]} is {getattr(found, wrong[0])!r:.60}")
+    if not 0 < found.width <= LARGEST_WIDTH:
+        raise ValueError(f"width {found.width}, wanted more than 0 and at most {LARGEST_WIDTH}")
+    sizes = found.input_hw
+    if len(sizes) != 2 or not all(type(size) is int and 0 < size <= LARGEST_SIDE for size in sizes):
+        raise ValueError(f"input size {sizes!r:.60}, wanted a height and a width of at most {LARGEST_SIDE}")
+    if not isinstance(found.quantization, dict | None):
+        raise ValueError(f"quantization is {found.quantization!r:.60}")
+    batch_size = found.arguments.get("batch_size", 1)
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r:.60}")
+
+
+def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
+    """Write a checkpoint, whole or not at all; `training` holds what a resumed run needs."""
+    document = {"description": asdict(description), "model_state_dict": state}
+    if training is not None:
+        document["training_state"] = training
+    # a file object: by name, PyTorch would put the temporary name into the file, and hide why a write fails
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(document, file)
+
+
+def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
+    """The named network with the FP32 weights of a checkpoint, in eval mode, and what the checkpoint says of itself.
+
+    The width is the checkpoint's own, or follows from the shapes of a bare state dict.
+
+    Raises:
+        ValueError: another network's checkpoint, a QAT checkpoint, or any missing, unexpected or misshapen key.
+    """
+    name, network = find_network(name)
+    checkpoint = read_checkpoint(path)
+    description = checkpoint.description
+    if description and description.network != name:
+        raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}")
+    if (description and description.kind == "qat") or observer_keys(checkpoint.state):
+        raise ValueError(
+            f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
+        )
+    model, width = build_from_published(name, checkpoint.state, path)
+    if description and not math.isclose(description.width, width):
+        raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")
+    if description is None:
+        description = Description(name, "fp32", width, network.input_shape[1:], network.classes)
+    return model, description
+
+
+def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
+    """The named network filled with a published state dict, strictly, and its width; `path` is named in errors."""
+    _, network = find_network(name)
+    try:
+        width = infer_width(name, state)
+    except (KeyError, ValueError, IndexError):
+        width = 1.0  # not this network's keys: compare with the published network below
+    if not 0 < width <= LARGEST_WIDTH:
+        raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
+    model = network.build(width=width)
+    check_keys(to_published(name, model.state_dict()), state, f"{path}: not a checkpoint of {name} (width {width:g})")
+    require_finite(state, path)
+    model.load_state_dict(from_published(name, state), strict=True)
+    return model.eval(), width
+
+
+def require_finite(state: StateDict, path: Path) -> None:
+    """Raise ValueError where a weight is NaN or infinite as float32; an observer's empty range is, by its nature."""
+    observers = set(observer_keys(state))
+    bad = [
+        key for key, value in state.items() if key not in observers and not bool(torch.isfinite(value.float()).all())
+    ]
+    if bad:
+        raise ValueError(
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity in float32: {_some(bad)}; "
+            "take an earlier checkpoint"
+        )
+
+
+def published_state(name: str, model: nn.Module) -> StateDict:
+    """The state dict of `model` under the published names, on the CPU: what the toolkit saves as FP32 weights."""
+    return {key: value.detach().cpu().contiguous() for key, value in to_published(name, model.state_dict()).items()}
+
+
+def observer_keys(state: Iterable[str]) -> list[str]:
+    """The keys that belong to observers and fake quantization, as PyTorch's graph-mode quantization names them."""
+    return [key for key in state if key.startswith("activation_post_process_")]
+
+
+def check_keys(expected: StateDict, found: StateDict, subject: str) -> None:
+    """Compare names, kinds of number and shapes; one element may stand for a scalar, as in PyTorch's strict loading.
+
+    Raises:
+        ValueError: lists the keys that are missing, unexpected, of another type or shape.
+    """
+    problems = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [key for key in found if key not in expected],
+        "of another type": [
+            f"{key} {found[key].dtype} instead of {expected[key].dtype}"
+            for key in expected
+            if key in found and found[key].is_floating_point() != expected[key].is_floating_point()
+        ],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in found and not _same_shape(expected[key], found[key])
+        ],
+    }
+    listed = [f"{len(keys)} keys {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if listed:
+        raise ValueError(f"{subject}: {'; '.join(listed)}")
+
+
+def _same_shape(expected: Tensor, found: Tensor) -> bool:
+    return found.shape == expected.shape or (expected.dim() == 0 and found.shape == (1,))
+
+
+def _some(keys: list[str]) -> str:
+    rest = len(keys) - LISTED_KEYS
+    return ", ".join(f"{key:.{LONGEST_KEY}}" for key in keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,43 @@
+"""What an exported file says of itself: enough to feed the network and to read its output without this repository."""
+
+import json
+from collections.abc import Mapping
+
+from common.data.labels import DISPLAY_COLOURS
+from models import Network
+
+TORCH_FILE = "quanty.json"  # the name of the description within a TorchScript or torch.export file
+
+
+def describe(
+    name: str,
+    network: Network,
+    width: float,
+    precision: str,
+    input_shape: tuple[int, int, int],
+    versions: Mapping[str, str],
+) -> dict[str, object]:
+    """The description as values that JSON can hold; `input_shape` is (channels, height, width)."""
+    fields = {
+        "network": name,
+        "task": network.task,
+        "width": width,
+        "precision": precision,
+        "inputs": network.inputs,
+        "outputs": network.outputs,
+        "input_layout": "NCHW, float32",
+        "input_shape": input_shape,
+        "versions": versions,
+    }
+    if network.mean:
+        fields |= {"input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std"}
+        fields |= {"mean": network.mean, "std": network.std}
+    if network.classes:
+        palette = dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True))
+        fields |= {"classes": network.classes, "palette": palette}
+    return fields
+
+
+def as_metadata(description: Mapping[str, object]) -> dict[str, str]:
+    """The description as ONNX metadata, which holds strings alone: text as it is, the rest as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}

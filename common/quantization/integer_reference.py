@@ -1,0 +1,119 @@
+"""The INT8 network in PyTorch as integer kernels compute it: what an exported file is compared with.
+
+`convert_pt2e`'s graph adds up floats. Where such a sum falls on the other side of a half than the exact one, a code
+differs by one step, and a deep network grows a single such code into differences all over its output: on an
+eighth-width SceneSeg 99.06 % of the pixels of two runtimes agree then, whose arithmetic is both right. With exact sums,
+rounded where ONNX Runtime's kernels round, 99.90 % do.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from common.quantization.graphs import finish
+from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+
+aten = torch.ops.aten
+Settings = tuple[float, int]  # scale, zero point
+
+
+def as_integer_kernels(int8: GraphModule) -> GraphModule:
+    """A copy of a graph with unsigned activations in which every operator of INTEGER_FORMS works on codes."""
+    reference = copy.deepcopy(int8)
+    for node in list(reference.graph.nodes):
+        if _has_integer_form(node):
+            _compute_in_integers(node)
+    finish(reference)
+    return reference
+
+
+def _sources(node: Node) -> list[Node]:
+    """One or two tensors; a bias follows them, and what is no tensor."""
+    return [source for source in node.args[:2] if isinstance(source, Node)]
+
+
+def _has_integer_form(node: Node) -> bool:
+    return (
+        node.target in INTEGER_FORMS
+        and all(source.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
+        and [user.target for user in node.users] == [QUANTIZE]
+    )
+
+
+def _compute_in_integers(node: Node) -> None:
+    (quantized,), sources = node.users, _sources(node)
+    codes = [source.args[0] for source in sources]
+    settings = [source.args[1:3] for source in (*sources, quantized)]
+    rest = node.args[len(sources) :]
+    with node.graph.inserting_before(quantized):
+        integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *rest))
+    quantized.replace_all_uses_with(integer)
+    node.graph.erase_node(quantized)
+    node.graph.erase_node(node)  # by name: an addition in place counts as used
+
+
+def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+    """A convolution of codes, uint8 (N, C, H, W) and int8 weights -> uint8; `rest` as in `torch.conv2d`."""
+    return _weighted_sum(aten.conv2d.default, x, weight, of_x, of_weight, of_y, *rest)
+
+
+def linear(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+    """A linear layer of codes, uint8 (N, C) and int8 weights -> uint8; `rest` is the bias."""
+    return _weighted_sum(aten.linear.default, x, weight, of_x, of_weight, of_y, *rest)
+
+
+def _weighted_sum(operator, x: Tensor, weight: Tensor, of_x, of_weight, of_y, bias: Tensor | None = None, *rest):
+    step = _float32(of_x[0]) * _float32(of_weight[0])  # of the integer sum; one for each channel, or one
+    steps = None if bias is None else (bias / step).round().double()
+    total = operator(x.double() - of_x[1], weight.double(), steps, *rest)  # whole numbers, exact in float64
+    ratio = (step / _float32(of_y[0])).reshape(-1, *[1] * (total.dim() - 2))
+    return _as_codes((total.float() * ratio).round() + of_y[1])
+
+
+def addition(a: Tensor, b: Tensor, of_a: Settings, of_b: Settings, of_y: Settings) -> Tensor:
+    """The sum of two tensors of uint8 codes, rounded once, with the zero point added before.
+
+    The order of the fused multiply-adds is that of ONNX Runtime: no other agrees on all sums of two codes.
+    """
+    ratio_a, ratio_b = (_float32(scale) / _float32(of_y[0]) for scale in (of_a[0], of_b[0]))
+    fixed = of_y[1] - _multiply_add(_float32(of_a[1]), ratio_a, ratio_b * of_b[1])
+    return _as_codes(_multiply_add(a, ratio_a, _multiply_add(b, ratio_b, fixed)).round())
+
+
+def _multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a b + c, rounded to float32 once: the product of 8 and 24 bits is exact in float64."""
+    return (a.double() * b.double() + c.double()).float()
+
+
+def multiplication(a: Tensor, b: Tensor, of_a: Settings, of_b: Settings, of_y: Settings) -> Tensor:
+    """The product of two tensors of uint8 codes, rounded once."""
+    product = (a.float() - of_a[1]) * (b.float() - of_b[1])  # below 2^16, exact
+    ratio = _float32(of_a[0]) * _float32(of_b[0]) / _float32(of_y[0])
+    return _as_codes((product * ratio + of_y[1]).round())
+
+
+def mean(x: Tensor, of_x: Settings, of_y: Settings, output_size: list[int]) -> Tensor:
+    """The mean over the image of uint8 codes (N, C, H, W) -> (N, C, 1, 1); `output_size` is [1, 1]."""
+    total = (x.double() - of_x[1]).sum(dim=(2, 3), keepdim=True)
+    ratio = _float32(of_x[0]) / (_float32(of_y[0]) * (x.shape[2] * x.shape[3]))
+    return _as_codes((total.float() * ratio).round() + of_y[1])
+
+
+def _float32(scale: float | Tensor) -> Tensor:
+    return torch.as_tensor(scale, dtype=torch.float32)
+
+
+def _as_codes(values: Tensor) -> Tensor:
+    return values.clamp(0, 255).to(torch.uint8)
+
+
+INTEGER_FORMS = {
+    aten.conv2d.default: convolution,
+    aten.linear.default: linear,
+    aten.add.Tensor: addition,
+    aten.add_.Tensor: addition,
+    aten.mul.Tensor: multiplication,
+    aten.adaptive_avg_pool2d.default: mean,
+}

@@ -1,0 +1,151 @@
+"""Quantization-aware training and conversion with PT2E.
+
+The steps and their names are those of the PyTorch 2 Export quantization flow: export -> prepare (insert observers and
+fake quantization) -> train or calibrate -> convert (int8 weights, quantize and dequantize around every quantized
+operator).
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e import disable_observer, enable_observer
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+
+from common.quantization.batch_norm import BATCH_NORM, fold_batch_norm
+from common.quantization.graphs import export_graph
+from common.quantization.quantizer import NetworkQuantizer
+from models.backbone import remove_stochastic_depth
+from models.fuse import fuse_upsampling
+
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
+DEQUANTIZE_PER_CHANNEL = (
+    torch.ops.quantized_decomposed.dequantize_per_channel.default
+)  # (codes, scales, zero points, ...)
+DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """Choices that shape the prepared graph; a checkpoint can be rebuilt only with the ones it was trained with."""
+
+    per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
+    fused: bool = True  # upsampling stages in their fused form, models/fuse.py
+    keep_float: tuple[str, ...] = ()  # modules that are not quantized, by patterns for their names
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.keep_float, tuple | list) or not all(isinstance(each, str) for each in self.keep_float):
+            raise ValueError(f"keep_float is {self.keep_float!r:.60}, wanted patterns for names")
+
+
+@dataclass(frozen=True)
+class QatSchedule:
+    """When QAT stops updating its statistics: from these epochs on, counted from 0, they stay as they are."""
+
+    freeze_batch_norm: int = 1
+    freeze_observers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.freeze_observers < self.freeze_batch_norm:
+            raise ValueError(
+                f"observers freeze after {self.freeze_observers} epochs, before batch norm after "
+                f"{self.freeze_batch_norm}; they would keep ranges that later statistics change"
+            )
+
+
+def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings) -> GraphModule:
+    """Export `model` (N, 3, H, W) -> (N, C, H, W) for any N and insert fake quantization.
+
+    Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
+    Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state. `model` is
+    changed in place.
+    """
+    remove_stochastic_depth(model)
+    if settings.fused:
+        fuse_upsampling(model)
+    model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
+    quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
+    return prepare_qat_pt2e(export_graph(model, (3, *input_hw)), quantizer)
+
+
+def quantize_after_training(
+    model: nn.Module, input_shape: tuple[int, int, int], settings: QuantizationSettings, batches: Iterable[Tensor]
+) -> GraphModule:
+    """Post-training quantization: the INT8 network with ranges from histograms of what `batches` (N, C, H, W) cause.
+
+    Works for every network of the family; `model` is in eval mode and is changed in place.
+    """
+    if settings.fused:
+        fuse_upsampling(model)
+    quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
+    prepared = prepare_pt2e(export_graph(model, input_shape), quantizer)
+    calibrate(prepared, batches)
+    return convert(prepared)
+
+
+def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:
+    """Switch what an exported graph cannot switch by `train()` and `eval()`.
+
+    Args:
+        dropout: drop activations.
+        batch_norm: normalise by the batch and update the running statistics; otherwise use the running statistics.
+        observers: update the quantization ranges.
+    """
+    for node in prepared.graph.nodes:
+        if node.target == BATCH_NORM:
+            node.update_arg(5, batch_norm)
+        elif node.target in DROPOUT:
+            node.update_arg(2, dropout)
+    prepared.recompile()
+    prepared.apply(enable_observer if observers else disable_observer)
+
+
+def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int) -> None:
+    """What is trained in an epoch, by the schedule."""
+    batch_norm, observers = epoch < schedule.freeze_batch_norm, epoch < schedule.freeze_observers
+    set_mode(prepared, dropout=True, batch_norm=batch_norm, observers=observers)
+
+
+def set_evaluation_mode(prepared: GraphModule) -> None:
+    """Nothing is updated: images that are only scored leave no trace in batch norm or in the quantization ranges."""
+    set_mode(prepared, dropout=False, batch_norm=False, observers=False)
+
+
+@torch.no_grad()
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+    """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
+
+    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch.
+    """
+    set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+    for images in batches:
+        prepared(images)
+    set_evaluation_mode(prepared)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """The INT8 network with the ranges that `prepared` holds; `prepared` itself is left as it was.
+
+    Raises:
+        ValueError: an observer never saw an image, so that its range is unknown.
+    """
+    empty = [name for name, module in prepared.named_modules() if _is_empty(module)]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} observers never saw an image, the first is {empty[0]}; train or calibrate before"
+        )
+    prepared = copy.deepcopy(prepared)
+    set_evaluation_mode(prepared)
+    fold_batch_norm(prepared)
+    int8 = convert_pt2e(prepared)
+    int8.training = False  # see export_graph
+    return int8
+
+
+def _is_empty(module: nn.Module) -> bool:
+    smallest = getattr(module, "min_val", None)
+    return smallest is not None and (smallest.numel() == 0 or not bool(torch.isfinite(smallest).all()))

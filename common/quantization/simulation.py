@@ -1,0 +1,126 @@
+"""A prepared graph with any of its fake quantizations passed over, and which module each of them belongs to."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from common.export.int8_graph import WEIGHTED
+
+LARGEST_BLOCK = 7  # layers with weights; the context has 7, a residual block of the encoder 5, a stage of the neck 3
+
+
+class Simulation(Interpreter):
+    """Runs a prepared graph; the fake quantizations in `floats` hand on what they get. The graph stays as it is."""
+
+    def __init__(self, prepared: GraphModule, floats: Collection[str] = ()):
+        super().__init__(prepared)
+        self.floats = floats
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
+        return args[0] if target in self.floats else super().call_module(target, args, kwargs)
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """An operator whose output has a range of its own; a batch norm behind a convolution is a part of it."""
+
+    module: str
+    operator: str
+    weights: str | None  # the fake quantization of its weights
+    output: str  # and of its output
+
+
+def fake_quantizations(prepared: GraphModule) -> dict[str, Node]:
+    """Every fake quantization of the graph by its name; some share a module, and with it a range."""
+    return {
+        node.target: node
+        for node in prepared.graph.nodes
+        if node.op == "call_module" and node.target.startswith("activation_post_process")
+    }
+
+
+def module_of(node: Node) -> str | None:
+    """The module that a node computes a part of, "" for the network itself; None for inputs, weights and outputs."""
+    stack = node.meta.get("nn_module_stack") if node.op == "call_function" else None
+    return list(stack.values())[-1][0] if stack else None
+
+
+def quantized_layers(prepared: GraphModule) -> list[QuantizedLayer]:
+    """All in the graph's order. Operators that move values and share their input's range are left out."""
+    quantizers = fake_quantizations(prepared)
+    weighted = _weighted(prepared, quantizers)
+    producers = {_output(node, quantizers): node for node in weighted.values()}
+    layers, ranges = [], set()
+    for name, node in quantizers.items():
+        shared = id(getattr(prepared, name))
+        if name in weighted or shared in ranges:
+            continue
+        ranges.add(shared)
+        producer = producers.get(name, node.args[0])
+        weights = producer.args[1].target if name in producers else None
+        layers.append(QuantizedLayer(module_of(producer) or "network", _operator(producer), weights, name))
+    return layers
+
+
+def _operator(node: Node) -> str:
+    """aten.silu_.default -> silu."""
+    return str(node.target).split(".")[1].rstrip("_") if node.op == "call_function" else "input"
+
+
+def _weighted(prepared: GraphModule, quantizers: Collection[str]) -> dict[str, Node]:
+    """Fake quantization of weights -> the convolution or matrix product that takes them."""
+    nodes = (node for node in prepared.graph.nodes if node.target in WEIGHTED)
+    return {node.args[1].target: node for node in nodes if node.args[1].target in quantizers}
+
+
+def _output(node: Node, quantizers: Collection[str]) -> str | None:
+    """The fake quantization of what a layer hands on, behind its batch norm; None where that stays in float."""
+    while node.target not in quantizers:
+        if node.op == "output" or not node.users:
+            return None
+        node = next((user for user in node.users if user.target in quantizers), next(iter(node.users)))
+    return node.target
+
+
+def blocks_of(prepared: GraphModule) -> dict[str, int]:
+    """The largest modules of at most LARGEST_BLOCK quantized layers with weights, with their number of these."""
+    names = [module_of(node) for node in _weighted(prepared, fake_quantizations(prepared)).values()]
+    held = Counter(part for name in names for part in _ancestry(name))
+    blocks = (next((part for part in _ancestry(name) if held[part] <= LARGEST_BLOCK), name) for name in names)
+    return {block: held[block] for block in blocks}
+
+
+def _ancestry(name: str) -> list[str]:
+    """a.b.c -> a, a.b, a.b.c."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def inside(prepared: GraphModule, blocks: Iterable[str]) -> set[str]:
+    """The fake quantizations of tensors that nothing outside one of the modules `blocks` produces or takes.
+
+    What a neighbour hands in and takes out stays quantized, as it does when a network is trained with the module in
+    float.
+    """
+    members = {name: _modules(node) for name, node in fake_quantizations(prepared).items()}
+    return {
+        name
+        for block in blocks
+        for name, modules in members.items()
+        if modules and all(block in _ancestry(module) for module in modules)
+    }
+
+
+def of_layer(prepared: GraphModule, layer: QuantizedLayer) -> set[str]:
+    """The fake quantizations of its weights and its output, with those that share a range with the latter."""
+    output = getattr(prepared, layer.output)
+    shared = {name for name in fake_quantizations(prepared) if getattr(prepared, name) is output}
+    return shared | ({layer.weights} - {None})
+
+
+def _modules(node: Node) -> set[str]:
+    """The modules that produce or take the tensor of a fake quantization."""
+    return {module_of(one) for one in (node.args[0], *node.users)} - {None}

@@ -1,0 +1,140 @@
+"""A live look: models side by side on an image, a folder of images or a video, with the time of every frame."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from common.data.drawing import save_png, strip
+from common.data.pairs import IMAGE_SUFFIXES
+from common.data.transforms import read_rgb, resize_image, to_tensor
+from common.export.calibration import find_images
+from common.runtimes.candidates import Candidate
+from common.runtimes.predictors import Predictor, require_class_map
+from common.scoring.latency import timed
+from common.system.files import atomic_path, new_folder, short_stem
+from common.system.progress import progress
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+MOST_ELONGATED = 16  # one side of an image that is drawn, in sides of the other
+PANEL_WIDTH = 640  # pixels of one model's picture, at most; narrower images keep theirs
+
+
+def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder: Path) -> list[Path]:
+    """Write Original | one overlay per model of every frame of `source` into a new `folder`; the files written.
+
+    An image or a folder of images becomes PNG pictures of the same names, a video an MP4 of the same speed.
+
+    Raises:
+        FileNotFoundError: there is no `source`, or no image in it.
+        ValueError: it is neither an image, nor a folder, nor a video that can be read, an image is too long and narrow
+            to be drawn, or a model's output is no map of the classes.
+    """
+    if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
+        frames, rate, count = read_video(source)
+        predictors = _warm(candidates, threads)
+        pictures = (compose(rgb, predictors, candidates) for rgb in progress(frames, "show", "frame", total=count))
+        path = new_folder(folder) / f"{source.stem}.mp4"
+        write_video(path, pictures, rate)
+        return [path]
+    images = [source] if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() else _images_below(source)
+    predictors = _warm(candidates, threads)
+    folder, written = new_folder(folder), []
+    for index, image in enumerate(progress(images, "show", "image")):
+        written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
+        rgb = read_rgb(image)
+        require_drawable(rgb, image)
+        save_png(written[-1], compose(rgb, predictors, candidates))
+    return written
+
+
+def _warm(candidates: Mapping[str, Candidate], threads: int) -> dict[str, Predictor]:
+    """The models, opened and run once, so that the first frame's time is like the others'."""
+    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    for label, predict in predictors.items():
+        predict(torch.zeros(1, 3, *candidates[label].input_hw))
+    return predictors
+
+
+def require_drawable(rgb: np.ndarray, path: Path) -> None:
+    """Raise ValueError for an image so narrow that its picture would be a line, or larger than a PNG may be."""
+    height, width = rgb.shape[:2]
+    if max(height, width) > MOST_ELONGATED * min(height, width):
+        raise ValueError(
+            f"--show {path}: {width}x{height} pixels, one side more than {MOST_ELONGATED} times the other; cut it"
+        )
+
+
+def _images_below(source: Path) -> list[Path]:
+    if not source.exists():
+        raise FileNotFoundError(f"--show {source}: no such file or folder")
+    if source.is_file():
+        known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise ValueError(f"--show {source}: neither an image nor a video ({known}), nor a folder of images")
+    return find_images(source)
+
+
+def compose(rgb: np.ndarray, predictors: Mapping[str, Predictor], candidates: Mapping[str, Candidate]) -> np.ndarray:
+    """Original | overlay of each model with its time for this frame, uint8 RGB."""
+    width = min(rgb.shape[1], PANEL_WIDTH)
+    hw = (round(rgb.shape[0] * width / rgb.shape[1]), width)
+    panels = []
+    for label, predict in predictors.items():
+        image = to_tensor(resize_image(rgb, candidates[label].input_hw))[None]
+        logits, seconds = timed(partial(predict, image))
+        require_class_map(logits, candidates[label].input_hw, label)
+        ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
+        ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))
+    return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels)
+
+
+def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int | None]:
+    """The frames as uint8 RGB (H, W, 3), frames per second, and their number where the file says it.
+
+    Raises:
+        ValueError: OpenCV cannot read it.
+    """
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    good, first = capture.read()
+    if not good:
+        raise ValueError(f"--show {path}: not a video that OpenCV can read; is the file damaged?")
+
+    def frames() -> Iterator[np.ndarray]:
+        good, frame = True, first
+        while good:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            good, frame = capture.read()
+        capture.release()
+
+    return frames(), rate or 25.0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
+
+
+def write_video(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:
+    """Write uint8 RGB pictures of one size as MP4, whole or not at all.
+
+    Raises:
+        ValueError: this OpenCV has no encoder for it.
+    """
+    first = next(pictures)
+    with atomic_path(path) as temporary, _writer(temporary, first, rate) as writer:
+        for picture in pictures:
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+@contextmanager
+def _writer(path: Path, first: np.ndarray, rate: float) -> Iterator[cv2.VideoWriter]:
+    height, width = first.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+    if not writer.isOpened():
+        raise ValueError(f"{path}: this OpenCV cannot write MP4")
+    try:
+        writer.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
+        yield writer
+    finally:
+        writer.release()

@@ -1,0 +1,27 @@
+"""What the figures of the reports mean, in words; docs/results.md has more."""
+
+from common.scoring.latency import CALLS_FOR_P90, CALLS_FOR_P99
+from common.scoring.statistics import FEWEST_IMAGES, RESAMPLES
+
+TERMS = {
+    "mIoU": "One confusion matrix over all images; the mean IoU of the classes that occur. That of one image: of the "
+    "classes that its mask holds.",
+    "95 % interval": f"Bootstrap over images: they are drawn anew, with replacement, {RESAMPLES} times. Below "
+    f"{FEWEST_IMAGES} images none is given. Frames of one drive are alike, and count as images all the same.",
+    "Difference": "The model's mIoU minus the reference's, on the same images, the same draws and the classes of the "
+    "masks; significant where its interval excludes 0.",
+    "mIoU smoothed": "For each image (intersection + 1) / (union + 1) over the class maps together, averaged over the "
+    "images. Larger than the standard mIoU and not comparable with it.",
+    "Latency": "One image from the prepared tensor to the logits, after warm-up, without garbage collection. The "
+    f"models take turns in blocks of images. No call is left out. p90 takes {CALLS_FOR_P90} calls, p99 "
+    f"{CALLS_FOR_P99}.",
+    "Outliers": "Calls slower than the median by more than five standard deviations, estimated from the median "
+    "absolute deviation (MAD).",
+    "Spread of blocks": "Largest minus smallest median of a block, by the median of all: how much the machine drifted.",
+    "End to end": "Image file to class map: decode, cut, resize, normalise, the network, and the largest logit; the "
+    "sum of their clocks.",
+    "Cold start": "Opening the file and the first inference, once, in a process of its own with the libraries loaded "
+    "and the file in the system's page cache.",
+    "Memory": "Peak resident memory of a process that loads and runs this model alone; model: less what was resident "
+    "before it was loaded.",
+}

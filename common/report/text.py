@@ -1,0 +1,151 @@
+"""The results document as tables and as Markdown, for a console and for report.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.report.figures import written
+from common.report.sensitivity import sensitivity_parts
+from common.report.terms import TERMS
+from common.system.markdown import inline, table
+
+Document = Mapping[str, object]
+LOUD = ("failed", "regression")  # in capitals on a console, which has no colours
+
+
+def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
+    """The report as Markdown."""
+    machine = dict(document["environment"])
+    packages = machine.pop("versions")
+    parts = [
+        f"# {inline(document['title'])}",
+        f"`{document['command'].replace('`', ' ')}`",
+        "## Summary",
+        *([f"**{inline(document['decision']['sentence'])}**"] if "decision" in document else []),
+        *(f"- {inline(difference['verdict'])}" for difference in document["differences"].values()),
+        *filter(None, [gate_tables(document)]),
+        summary_table(document),
+        *(f"- {inline(note)}" for note in document["notes"]),
+        "## Accuracy by dataset and class",
+        accuracy_table(document),
+        *(["### Differences", difference_table(document)] if document["differences"] else []),
+        "## Time",
+        timing_table(document),
+        *filter(None, [threads_table(document)]),
+        *sensitivity_parts(document),
+        "## What the columns mean",
+        "\n".join(f"- **{term}**: {inline(meaning)}" for term, meaning in TERMS.items()),
+        "## Measured on",
+        table([{"what": key, "value": value} for key, value in {**machine, **packages}.items()]),
+    ]
+    if pictures:
+        links = (f"### {inline(picture.stem)}\n\n![](<{picture.as_posix()}>)" for picture in pictures)
+        parts += ["## Pictures", *links]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(document: Document) -> str:
+    """One row a model: size, time, memory, accuracy; ratios are against the first row."""
+    first = next(iter(document["models"].values()))
+    rows = [
+        {
+            "model": label,
+            "precision": model["precision"],
+            "size MB": written(model["size_bytes"], "megabytes"),
+            **{f"{key} ms": written(model["latency_ms"][key], "ms") for key in ("p50", "p90", "p99")},
+            "images/s": written(model["throughput_per_second"], "rate"),
+            "speed": written(first["latency_ms"]["p50"] / model["latency_ms"]["p50"], "times"),
+            "peak MB": written(model["peak_memory_bytes"], "megabytes"),
+            "model MB": written(model["model_memory_bytes"], "megabytes"),
+            "mIoU": written(model["overall"]["miou"], "score"),
+            "95 % interval": _range(model["overall"]["miou_interval"], "score"),
+            "mIoU smoothed": written(model["overall"]["miou_smoothed"], "score"),
+        }
+        for label, model in document["models"].items()
+    ]
+    return table(rows)
+
+
+def accuracy_table(document: Document) -> str:
+    """One row for each model and dataset, and one for all datasets together."""
+    rows = [
+        {"model": label, "dataset": name, **score_row(scores)}
+        for label, model in document["models"].items()
+        for name, scores in {**model["datasets"], "together": model["overall"]}.items()
+    ]
+    return table(rows)
+
+
+def difference_table(document: Document) -> str:
+    """IoU minus the reference's with its interval: a row for each model and dataset, a column for each class."""
+    rows = [
+        {
+            "model": label,
+            "dataset": name,
+            "mIoU": _with_range(change["miou"]),
+            **{one: _with_range(value) for one, value in change["iou"].items()},
+        }
+        for label, difference in document["differences"].items()
+        for name, change in {**difference["datasets"], "together": difference}.items()
+    ]
+    return table(rows)
+
+
+def timing_table(document: Document) -> str:
+    """One row a model: what it takes to start, what a file to a mask takes, and how far the figures scatter."""
+    rows = [
+        {
+            "model": label,
+            "load ms": written(model["cold_start_ms"]["load"], "ms"),
+            "first inference ms": written(model["cold_start_ms"]["first_inference"], "ms"),
+            "warm-up runs": f"{model['warm_up']['runs']}{'' if model['warm_up']['steady'] else ' (not steady)'}",
+            "end to end p50 ms": written(model["end_to_end_ms"]["p50"], "ms"),
+            **{f"{key} ms": written(model["latency_ms"][key], "ms") for key in ("min", "max", "mad")},
+            "outliers": model["latency_ms"]["outliers"],
+            "spread of blocks": written(model["block_spread"], "percent"),
+        }
+        for label, model in document["models"].items()
+    ]
+    return table(rows)
+
+
+def threads_table(document: Document) -> str:
+    """Images per second of every model for each number of threads; empty where that was not measured."""
+    models = document["models"]
+    counts = list(next(iter(models.values()))["by_threads"])
+    rows = [
+        {"model": label, **{f"{n} threads": written(model["by_threads"][n]["per_second"], "rate") for n in counts}}
+        for label, model in models.items()
+    ]
+    return table(rows) if counts else ""
+
+
+def gate_tables(document: Document) -> str:
+    """The limits and the comparison with earlier runs; empty where nothing was checked."""
+    parts = (document.get("gate", ()), document.get("baseline", {}).get("rows", ()))
+    return "\n\n".join(table([_readable(row) for row in rows]) for rows in parts if rows)
+
+
+def _readable(row: Mapping[str, object]) -> dict[str, object]:
+    cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+    cells = {key.replace("_", " "): "-" if value is None else value for key, value in cells.items()}
+    return cells | {"result": row["result"].upper() if row["result"] in LOUD else row["result"]}
+
+
+def score_row(scores: Mapping[str, object]) -> dict[str, str]:
+    """The columns of one `IoUMeter.summary`."""
+    return {
+        "images": str(scores["images"]),
+        "mIoU": written(scores["miou"], "score"),
+        **{name: written(value, "score") for name, value in scores["iou"].items()},
+        "mIoU smoothed": written(scores["miou_smoothed"], "score"),
+        **{f"{name} smoothed": written(value, "score") for name, value in scores["iou_smoothed"].items()},
+    }
+
+
+def _with_range(change: Mapping[str, float | None]) -> str:
+    bounds = "" if change["low"] is None else f" ({_range((change['low'], change['high']), 'signed')})"
+    return written(change["value"], "signed") + bounds
+
+
+def _range(bounds: Sequence[float | None], form: str) -> str:
+    return written(None, form) if bounds[0] is None else " to ".join(written(bound, form) for bound in bounds)

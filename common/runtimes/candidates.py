@@ -1,0 +1,161 @@
+"""The models of a benchmark: what kind of file each is, how it is opened in any process, and what it takes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.data.transforms import INPUT_HW
+from common.export.onnx_writer import stored_precision
+from common.networks.checkpoints import load_network
+from common.runtimes.onnx_files import read_graph, require_image_input
+from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
+from common.runtimes.pte import PtePredictor
+from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
+from models import check_input_hw, find_network
+
+NETWORK = "SceneSeg"
+SHORT_FORMS = {
+    "PyTorch": ".pth",
+    "ONNX FP32": ".onnx",
+    "ONNX INT8": ".onnx",
+    "ExecuTorch": ".pte",
+}  # label of a short flag -> kind
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to benchmark: how to open it (in any process), and how it takes its images."""
+
+    path: Path
+    open: Callable[[int], Predictor]  # of the number of CPU threads; pickles
+    precision: str  # fp32, fp16, int8, or unknown where a file does not say
+    input_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What the command line says of all models."""
+
+    device: torch.device  # of the PyTorch kinds
+    threads: int
+    pytorch_hw: tuple[int, int] | None = None  # None: the file's own, or the network's
+    onnx_hw: tuple[int, int] | None = None
+    provider: str = CPU  # of ONNX Runtime
+
+
+def open_candidates(
+    models: Sequence[tuple[str, Path, str]], options: OpenOptions, providers: Sequence[str] = (CPU,)
+) -> dict[str, Candidate]:
+    """Label -> candidate for (label, path, kind), in that order; a wrong file fails here, before any timing.
+
+    Each ONNX file is opened with each of ONNX Runtime's `providers`; with several, its labels name them.
+
+    Raises:
+        ValueError: no model, two of one name, an unknown kind, a file that is not what its kind or label says, or a
+            provider that is not there or does not take all of a file.
+    """
+    for each in providers:
+        require_provider(each)
+    if not models:
+        raise ValueError(
+            "no model given; name one with --model NAME=PATH, or with --pytorch_model_path, --fp32_model_path or "
+            "--int8_model_path"
+        )
+    candidates: dict[str, Candidate] = {}
+    for label, path, kind in models:
+        if kind not in KINDS:
+            raise ValueError(f"{path}: no kind of model file ends in {kind!r}; known: {', '.join(KINDS)}")
+        several = kind == ".onnx" and len(providers) > 1
+        named = {f"{label}, {each}": each for each in providers} if several else {label: providers[0]}
+        if named.keys() & candidates.keys():
+            raise ValueError(f"two models are named {label!r}; give each a name of its own with --model NAME=PATH")
+        opened = {name: KINDS[kind](path, replace(options, provider=provider)) for name, provider in named.items()}
+        candidates |= opened
+        precision = next(iter(opened.values())).precision
+        if kind == ".onnx" and label in SHORT_FORMS and (precision == "int8") != (label == "ONNX INT8"):
+            raise ValueError(f"{path}: an {precision} file given as {label}; use the other flag")
+    return candidates
+
+
+def _checkpoint(path: Path, options: OpenOptions) -> Candidate:
+    _, description = load_network(NETWORK, path)
+    input_hw = options.pytorch_hw or description.input_hw
+    check_input_hw(find_network(NETWORK)[1], input_hw)
+    return Candidate(path, partial(_open_checkpoint, path, options.device), "fp32", input_hw)
+
+
+def _open_checkpoint(path: Path, device: torch.device, threads: int) -> TorchPredictor:
+    torch.set_num_threads(threads)
+    return TorchPredictor(load_network(NETWORK, path)[0], device)
+
+
+def _torchscript(path: Path, options: OpenOptions) -> Candidate:
+    precision = _precision(read_torchscript(path, torch.device("cpu")).state_dict().values())
+    input_hw = _traced_hw(path, torchscript_hw(path), options)
+    return Candidate(path, partial(_open_torchscript, path, options.device), precision, input_hw)
+
+
+def _open_torchscript(path: Path, device: torch.device, threads: int) -> TorchPredictor:
+    torch.set_num_threads(threads)
+    return TorchPredictor(read_torchscript(path, device), device)
+
+
+def _exported(path: Path, options: OpenOptions) -> Candidate:
+    module = read_exported(path)
+    tensors = [value for value in (*module.parameters(), *module.buffers(), *vars(module).values())]
+    precision = _precision(value for value in tensors if isinstance(value, Tensor))
+    input_hw = _traced_hw(path, exported_hw(path), options)
+    return Candidate(path, partial(_open_exported, path, options.device), precision, input_hw)
+
+
+def _open_exported(path: Path, device: torch.device, threads: int) -> TorchPredictor:
+    torch.set_num_threads(threads)
+    return TorchPredictor(read_exported(path), device)
+
+
+def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) -> tuple[int, int]:
+    """A traced file is bound to the size it was traced with."""
+    if own and options.pytorch_hw and own != options.pytorch_hw:
+        raise ValueError(f"--pytorch_target_hw {options.pytorch_hw}: {path} is fixed to {own}; leave the flag out")
+    return own or options.pytorch_hw or INPUT_HW
+
+
+def _onnx(path: Path, options: OpenOptions) -> Candidate:
+    model = read_graph(path)
+    require_image_input(model, path)
+    own = OnnxPredictor(path, options.threads, options.provider).input_hw
+    if own and options.onnx_hw and own != options.onnx_hw:
+        raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
+    opener = partial(OnnxPredictor, path, provider=options.provider)
+    return Candidate(path, opener, stored_precision(model), own or options.onnx_hw or INPUT_HW)
+
+
+def _program(path: Path, options: OpenOptions) -> Candidate:
+    predictor = PtePredictor(path, options.threads)
+    own = predictor.input_hw
+    if options.onnx_hw and own != options.onnx_hw:
+        raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
+    precision = str(predictor.description.get("precision", "unknown"))
+    return Candidate(path, partial(PtePredictor, path), precision, own)
+
+
+def _precision(tensors: Iterable[Tensor]) -> str:
+    """By the weights' types, as `stored_precision` does for ONNX."""
+    types = {tensor.dtype for tensor in tensors if tensor.dim() > 1}
+    if types & {torch.int8, torch.uint8, torch.qint8}:
+        return "int8"
+    return "fp16" if torch.float16 in types else "fp32"
+
+
+# file suffix -> how such a file becomes a candidate; a new kind of file is one function and one row
+KINDS: dict[str, Callable[[Path, OpenOptions], Candidate]] = {
+    ".pth": _checkpoint,
+    ".pt": _torchscript,
+    ".pt2": _exported,
+    ".onnx": _onnx,
+    ".pte": _program,
+}

@@ -1,0 +1,157 @@
+"""Predictors: a PyTorch network and an ONNX file, both called like a model, batch of images in, logits out."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Protocol
+
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from common.data.labels import CLASSES
+from common.runtimes.int8_kernels import sums_saturate
+
+logger = logging.getLogger(__name__)
+
+EXACT_INT8 = "session.x64quantprecision"
+EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
+NUMBERS = re.compile(r"tensor\((float|float16|double|bool|u?int(8|16|32|64))\)")  # of an output
+CPU = "CPU"
+PROVIDERS = {
+    CPU: "CPUExecutionProvider",
+    "CUDA": "CUDAExecutionProvider",
+    "TensorRT": "TensorrtExecutionProvider",
+    "OpenVINO": "OpenVINOExecutionProvider",
+}  # as a command line names them
+
+
+class Predictor(Protocol):
+    """Images (N, C, H, W) float32 on the CPU in, tensors on the CPU out."""
+
+    provider: str  # what computes: an execution provider of ONNX Runtime, or PyTorch and its device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The first output, for a segmentation network the logits (N, classes, H, W)."""
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the network's order."""
+
+
+class TorchPredictor:
+    """A PyTorch module in eval mode. A call includes the copies to and from `device`, so a clock around it is fair."""
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.model, self.device = model.to(device), device
+        self.provider = f"PyTorch {device}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.outputs(images)[0]
+
+    @torch.inference_mode()
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the network's order."""
+        result = self.model(images.to(self.device))
+        return [output.cpu() for output in (result if isinstance(result, tuple) else (result,))]
+
+
+class OnnxPredictor:
+    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, for every node.
+
+    Args:
+        provider: one of PROVIDERS.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no ONNX model, or the provider is not there or does not take all of it.
+    """
+
+    def __init__(self, path: Path, threads: int, provider: str = CPU):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such ONNX file")
+        require_provider(provider)
+        try:
+            self.session = _open_session(path, threads, PROVIDERS[provider])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: ONNX Runtime cannot load it for {provider} ({reason})") from error
+        self.provider = self.session.get_providers()[0]
+        if self.provider != PROVIDERS[provider]:  # it does so when a library of the provider is missing
+            raise ValueError(f"{path}: ONNX Runtime fell back from {provider} to {self.provider}")
+        self.input_name = self.session.get_inputs()[0].name
+        outputs = self.session.get_outputs()
+        self.path, self.output_names = path, [output.name for output in outputs]
+        if strange := [f"{each.name} {each.type}" for each in outputs if not NUMBERS.fullmatch(each.type)]:
+            raise ValueError(f"{path}: gives {strange[0]}; wanted a tensor of numbers that NumPy has")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """All outputs, in the file's order; ValueError where a node fails on these images."""
+        try:
+            arrays = self.session.run(None, {self.input_name: images.numpy()})
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.path}: ONNX Runtime fails on images {tuple(images.shape)} ({reason})") from error
+        return [torch.from_numpy(array) for array in arrays]
+
+    @property
+    def input_hw(self) -> tuple[int, int] | None:
+        """The height and width that the file fixes, or None where they are dynamic."""
+        _, _, height, width = self.session.get_inputs()[0].shape
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def require_class_map(logits: Tensor, hw: tuple[int, int], label: str) -> None:
+    """Raise ValueError where the output of the model `label` for one image is no map of the classes in its size, or
+    holds what no class can be read from."""
+    wanted = (1, len(CLASSES), *hw)
+    if logits.shape != wanted:
+        raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")
+    if bool(logits.isnan().any()):
+        raise ValueError(f"{label}: its output holds NaN; are its weights, or its FP16 or INT8 ranges, damaged?")
+
+
+def require_provider(provider: str) -> None:
+    """Raises ValueError when this ONNX Runtime was built without it."""
+    available = ort.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        here = ", ".join(name for name, full in PROVIDERS.items() if full in available)
+        raise ValueError(
+            f"provider {provider}: this ONNX Runtime has {here} only; install the onnxruntime package that has it"
+        )
+
+
+def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
+    """A session with exact INT8: where the default kernels saturate sums at 16 bits, with the slower ones that do not.
+
+    ONNX Runtime 1.32 fails to prepare some files for those (AutoSpeed in INT8), which run on the default kernels, with
+    a warning.
+    """
+    if provider != PROVIDERS[CPU]:
+        options = session_options(threads, exact_int8=False)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return ort.InferenceSession(path, options, providers=[provider])
+    try:
+        return ort.InferenceSession(path, session_options(threads, sums_saturate()), providers=[provider])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
+        if EXACT_INT8_FAILURE not in str(error):
+            raise
+        logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate", path)
+    return ort.InferenceSession(path, session_options(threads, exact_int8=False), providers=[provider])
+
+
+def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
+    """What every session of this toolkit has.
+
+    `exact_int8` halves the speed where the processor has an int8 dot product (measured on an AMD EPYC with AVX-512
+    VNNI), though nothing can saturate there: ask for it only where `sums_saturate`.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
+    # threads that wait for the next run would take the processors from the model whose turn is next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(EXACT_INT8, str(int(exact_int8)))
+    return options

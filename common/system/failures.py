@@ -1,0 +1,89 @@
+"""What an error tells a user: one printable line that says what failed and what to do about it."""
+
+import argparse
+import errno
+import os
+
+import torch
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "bad_alloc", "Failed to allocate memory", "Insufficient")
+LOST_GPU = ("CUDA error", "CUDA driver error", "device-side assert", "NCCL error", "GPU is lost", "cuDNN error")
+LOST_WORKER = ("DataLoader worker", "terminated abruptly")
+IN_WORKER = "Original Traceback (most recent call last)"
+
+CURES = {
+    errno.EACCES: "change its permissions, or give another place",
+    errno.EPERM: "change its permissions, or give another place",
+    errno.EROFS: "give a place that can be written to",
+    errno.ENOSPC: "free some space, or give another place",
+    errno.EDQUOT: "free some space or raise the quota, or give another place",
+    errno.EFBIG: "raise the limit on the size of files, or give another place",
+    errno.ELOOP: "the link leads in a circle; remove it or point it to the file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
+    errno.EISDIR: "a folder where a file is wanted; remove or rename it",
+    errno.EEXIST: "remove it, or give another name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
+    errno.EPIPE: "what reads the pipe has ended; let it read all",
+    errno.EIO: "the disk fails; look into the system's log",
+}
+
+# without the name of a file: writers of files give it (common.system.files), so this was print
+OF_PRINTING = {errno.ENOSPC: "standard output", errno.EPIPE: "standard output"}
+
+
+def explain(error: BaseException, args: argparse.Namespace) -> str:
+    """The line for `error`, with flags of `args` in it where those are the cure."""
+    return one_line(_message(error, args))
+
+
+def _message(error: BaseException, args: argparse.Namespace) -> str:
+    text = str(error)
+    if IN_WORKER in text:  # PyTorch hands over a worker's error with its traceback; its last line is the error
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or _has(error, OUT_OF_MEMORY):
+        return f"out of memory{_smaller(args)}"
+    elif _has(error, LOST_WORKER):
+        return (
+            "a data worker died; where the system killed it, memory was short: use fewer --workers (0: none)"
+            + _go_on(args)
+        )
+    elif _has(error, LOST_GPU):
+        return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(args)
+    if isinstance(error, OSError) and error.strerror is not None:
+        name = os.fsdecode(error.filename) if error.filename else OF_PRINTING.get(error.errno, "")
+        cure = CURES.get(error.errno, "")
+        return f"{name}{': ' if name else ''}{error.strerror}{'; ' if cure else ''}{cure}"
+    if isinstance(error, ValueError | OSError):
+        return text
+    return f"{type(error).__name__}: {text.partition(chr(10))[0]} (add --debug for the traceback)"
+
+
+def _has(error: BaseException, texts: tuple[str, ...]) -> bool:
+    return isinstance(error, Exception) and any(text in str(error) for text in texts) and not isinstance(error, OSError)
+
+
+def _smaller(args: argparse.Namespace) -> str:
+    """What to try with less memory."""
+    batch = getattr(args, "batch_size", None)
+    if not isinstance(batch, int):
+        return "; give a smaller input size, or close other programs"
+    parts = getattr(args, "gradient_accumulation", 1)
+    if batch // parts > 1:
+        more = 2 * parts
+        return (
+            f" with --batch_size {batch} in {parts} part(s); try --gradient_accumulation {more}, which computes the "
+            f"same in less memory, or --batch_size {batch // 2}{_go_on(args)}"
+        )
+    return f" with one image at a time; try a smaller --input_hw{_go_on(args)}"
+
+
+def _go_on(args: argparse.Namespace) -> str:
+    return "; --resume auto goes on from the last checkpoint" if hasattr(args, "resume") else ""
+
+
+def one_line(text: str) -> str:
+    """Line breaks as blanks; what a terminal would take for a command (a file name may hold it) as an escape."""
+    joined = " ".join(text.split("\n"))
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)

@@ -1,0 +1,110 @@
+"""The record of a run: history.json, metrics.csv, a line in the log, and TensorBoard and pictures where asked for."""
+
+import argparse
+import csv
+import importlib.util
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.data.datasets import Sample, load_sample, spread
+from common.data.drawing import save_prediction
+from common.data.transforms import to_tensor
+from common.runtimes.predictors import Predictor
+from common.system.files import write_json, write_text
+from common.training.display import Moment
+from common.training.validation import Scores
+
+logger = logging.getLogger(__name__)
+
+
+def require_tensorboard() -> None:
+    """Fail before the training, not at its first checkpoint.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard: the package is not installed; pip install tensorboard, or leave the flag out")
+
+
+class Monitor:
+    """Writes down every moment of a run, below `folder`."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace, start_step: int):
+        self.folder, self.pictures = folder, args.validation_pictures
+        self.events = _open_tensorboard(folder, start_step) if args.tensorboard else None
+
+    def record(self, history: list[dict[str, Any]], moment: Moment, scores: Scores) -> None:
+        """Write the last entry of `history`, made by `entry`, with what it took to get there."""
+        write_json(self.folder / "history.json", history)
+        row = {
+            **_flat(history[-1]),
+            "learning_rate": moment.learning_rate,
+            "images_per_second": round(moment.images_per_second, 2),
+            "data_wait": round(moment.data_wait, 4),
+        }
+        add_row(self.folder / "metrics.csv", row)
+        if self.events is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    self.events.add_scalar(name, value, row["step"])
+            self.events.flush()
+        _log(row, scores)
+
+    def draw(self, predict: Predictor, samples: Sequence[Sample], input_hw: tuple[int, int], step: int) -> None:
+        """Write pictures of some validation images, as many of each dataset as was asked for."""
+        for sample in spread(samples, self.pictures) if self.pictures else ():
+            rgb, target, _ = load_sample(sample, input_hw)
+            predicted = predict(to_tensor(rgb)[None]).argmax(dim=1)[0].numpy()
+            save_prediction(self.folder, sample, f"step {step:06d}", rgb, target, predicted)
+
+
+def entry(moment: Moment, scores: Scores) -> dict[str, Any]:
+    """What the history keeps of a moment: nothing that a resumed run would give differently."""
+    position = moment.position
+    return {"epoch": position.trained_epoch, "step": position.step, "loss": moment.loss, **scores["together"]}
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A dict of columns: {"iou": {"Road": 0.5}} becomes {"iou Road": 0.5}."""
+    flat = {}
+    for key, value in record.items():
+        flat |= {f"{key} {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV file, whole or not at all, and drop rows of its step or later ones: a resumed run's past."""
+    rows = []
+    if path.exists():
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [each for each in csv.DictReader(file) if int(each["step"]) < row["step"]]
+        except (ValueError, KeyError, TypeError, csv.Error) as error:  # not worth the run
+            logger.warning("%s: damaged (%s); begun anew", path, error)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    write_text(path, text.getvalue())
+
+
+def _log(row: dict[str, Any], scores: Scores) -> None:
+    classes = ", ".join(f"{name} {iou:.4f}" for name, iou in scores["together"]["iou"].items() if iou is not None)
+    logger.info(
+        "epoch %d step %d: loss %.4f, mIoU %.4f (%s); %.1f images/s, %.0f %% of the time waiting for data",
+        *(row[key] for key in ("epoch", "step", "loss", "miou")),
+        classes,
+        row["images_per_second"],
+        100 * row["data_wait"],
+    )
+
+
+def _open_tensorboard(folder: Path, start_step: int):
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter  # here: an optional dependency
+
+    return SummaryWriter(folder / "tensorboard", purge_step=start_step)

@@ -1,0 +1,204 @@
+"""What a run needs to go on as if it had never stopped, and the folder in which its checkpoints are kept."""
+
+import argparse
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from common.data.datasets import Sample
+from common.system.archives import is_intact
+from common.system.distributed import gathered, rank, world_size
+from common.system.failures import one_line
+from common.system.files import sha256
+from common.training.schedule import WeightAverage
+from common.training.steps import Position
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # of a training state taken apart
+
+# flags that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
+FIXED_ARGUMENTS = (
+    "batch_size",
+    "gradient_accumulation",
+    "seed",
+    "augmentation",
+    "reduced_decode",
+    "samples_per_epoch",
+    "unweighted_loss",
+    "precision",
+    "learning_rate",
+    "weight_decay",
+    "schedule",
+    "warmup_steps",
+    "ema",
+    "distill",
+    "freeze_batch_norm",
+    "freeze_observers",
+    "per_channel",
+    "keep_float",
+    "width",
+)
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A folder with periodic checkpoints of one run, `PREFIX_epoch_E_step_S.pth`."""
+
+    path: Path
+    prefix: str
+
+    def name_of(self, position: Position) -> Path:
+        """The checkpoint of a place."""
+        return self.path / f"{self.prefix}_epoch_{position.trained_epoch}_step_{position.step}.pth"
+
+    def checkpoints(self) -> list[Path]:
+        """The periodic checkpoints in the order of their steps."""
+        pattern = re.compile(rf"{re.escape(self.prefix)}_epoch_\d+_step_(\d+)\.pth")
+        steps = {path: pattern.fullmatch(path.name) for path in self.path.glob(f"{self.prefix}_*.pth")}
+        return sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]))
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is intact; None where there is no checkpoint at all.
+
+        Raises:
+            ValueError: there are checkpoints, but all are damaged.
+        """
+        found = self.checkpoints()
+        for path in reversed(found):
+            if is_intact(path):
+                return path
+            logger.warning("%s is damaged, trying the one before", path)
+        if found:
+            raise ValueError(
+                f"--resume auto: all {len(found)} checkpoints in {self.path} are damaged; remove them to start anew"
+            )
+        return None
+
+    def keep_last(self, count: int | None) -> None:
+        """Remove all but the newest `count` periodic checkpoints (None: keep all)."""
+        for path in self.checkpoints()[:-count] if count else ():
+            path.unlink()
+
+
+def resolve_resume(args: argparse.Namespace, folder: CheckpointFolder) -> Path | None:
+    """The checkpoint to go on from, if any; `--resume auto` in a folder without checkpoints starts anew."""
+    if args.resume != AUTO:
+        return None if args.resume is None else Path(args.resume)
+    path = folder.newest()
+    logger.info("resuming from %s", path) if path else logger.info("no checkpoint in %s, starting anew", folder.path)
+    return path
+
+
+def fixed_settings(args: argparse.Namespace, samples: Sequence[Sample], input_hw: tuple[int, int]) -> dict[str, Any]:
+    """What makes a run this run and no other."""
+    listed = "\n".join(f"{sample.dataset} {sample.image.name}" for sample in samples)
+    settings = {
+        "training images": f"{len(samples)} (sha256 of their names {hashlib.sha256(listed.encode()).hexdigest()[:12]})",
+        "input size": "{},{}".format(*(args.input_hw or input_hw)),
+        **{name: getattr(args, name, None) for name in FIXED_ARGUMENTS},
+    }
+    if args.schedule != "constant":
+        settings["epochs"] = args.epochs
+    if getattr(args, "distill", None):
+        settings["teacher (sha256)"] = sha256(args.fp32_model)[:12]
+    return settings
+
+
+def training_state(
+    optimizer: Optimizer,
+    average: WeightAverage | None,
+    fixed: dict[str, Any],
+    position: Position,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What a checkpoint keeps beside the weights. Every rank has to take part, for its random state."""
+    return {
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average else None,
+        "position": asdict(position),
+        "history": list(history),
+        "random": gathered(_random_state()),
+        "fixed": fixed,
+    }
+
+
+def restore_training_state(
+    state: dict[str, Any] | None,
+    path: Path,
+    optimizer: Optimizer,
+    average: WeightAverage | None,
+    fixed: dict[str, Any],
+) -> tuple[Position, list[dict[str, Any]]]:
+    """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there.
+
+    Raises:
+        ValueError: the checkpoint `path` holds no training state or a damaged one, or a setting differs that would make
+            it another run.
+    """
+    if state is None:
+        raise ValueError(f"--resume {path}: no training state in it; resume from a periodic checkpoint of this script")
+    damaged = f"--resume {path}: its training state is damaged, or of another version of this toolkit"
+    if not isinstance(state, dict) or missing_entries(state) or not isinstance(before := state["fixed"], dict):
+        raise ValueError(f"{damaged}; resume from an earlier checkpoint")
+    changed = [
+        f"{key} was {before.get(key)}, is {fixed.get(key)}"
+        for key in before | fixed
+        if before.get(key) != fixed.get(key)
+    ]
+    if changed:
+        raise ValueError(f"--resume {path}: this would be another run: {'; '.join(changed)}")
+    try:
+        return _restore(state, optimizer, average)
+    except DAMAGED as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{damaged} ({reason:.120}); resume from an earlier checkpoint") from error
+
+
+def _restore(
+    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None
+) -> tuple[Position, list[dict[str, Any]]]:
+    """Raises one of DAMAGED where an entry is not what `training_state` writes."""
+    position, history, random = Position(**state["position"]), list(state["history"]), state["random"]
+    if not isinstance(random, list):
+        raise ValueError("random state of another kind")
+    if not all(type(count) is int and count >= 0 for count in (position.epoch, position.samples, position.step)):
+        raise ValueError(f"position {state['position']}")
+    if not all(isinstance(each["miou"], float | int) for each in history):
+        raise ValueError("history without mIoU")
+    optimizer.load_state_dict(state["optimizer"])
+    for parameter, values in optimizer.state.items():
+        if wrong := [key for key, value in values.items() if value.shape not in (parameter.shape, ())]:
+            raise ValueError(f"the optimizer's {wrong[0]} has another shape than its weight")
+    if average:
+        average.load_state_dict(state["average"])
+    if len(random) == world_size():
+        _set_random_state(random[rank()])
+    else:
+        logger.warning("the run had %d processes, now %d: dropout differs", len(random), world_size())
+    return position, history
+
+
+def missing_entries(state: dict[str, Any]) -> set[str]:
+    """What `training_state` writes and `state` lacks."""
+    return {"optimizer", "average", "position", "history", "random", "fixed"} - state.keys()
+
+
+def _random_state() -> dict[str, Any]:
+    """Dropout is the only one that draws from the global state; the data's random numbers follow from the seed."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

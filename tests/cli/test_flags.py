@@ -1,0 +1,108 @@
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.cli import flags as cli
+from common.system.files import atomic_path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "value", "bad"),
+    [
+        (cli.positive_int, "3", 3, ("0", "-1", "1.5", "x", "2147483648", "")),
+        (cli.thread_count, "3", 3, ("0", "-1", "1025", "")),
+        (cli.non_negative_int, "0", 0, ("-1", "x", "9" * 30)),
+        (cli.positive_float, "1e-5", 1e-5, ("0", "nan", "inf", "x")),
+        (cli.non_negative_float, "0", 0.0, ("-1", "inf")),
+        (cli.fraction, "0.5", 0.5, ("1.1", "-0.1", "x")),
+        (cli.height_width, "320,640", (320, 640), ("320", "320x640", "0,640", "1,2,3", "-1,5")),
+    ],
+)
+def test_argument_types(parse, good, value, bad):
+    assert parse(good) == value
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            parse(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_never_replaced_in_silence():
+    with pytest.raises(ValueError, match="no CUDA device"):
+        cli.resolve_device("cuda")
+    assert cli.resolve_device("auto").type == "cpu"
+
+
+def run_with(error, monkeypatch, *flags):
+    def main(args):
+        if error:
+            raise error
+
+    monkeypatch.setattr("sys.argv", ["script.py", *flags])
+    cli.run(main, cli.make_parser("A script.", "python script.py"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("bad mask"), 1, "error: bad mask\n"),
+        (FileNotFoundError("x.pth: no such file"), 1, "error: x.pth: no such file\n"),
+        (KeyError("a bug"), 1, "error: KeyError: 'a bug' (add --debug for the traceback)\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_with(error, monkeypatch)
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == message
+
+
+@pytest.fixture
+def signals_as_before():
+    """And at first as a terminal sets them."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_clears_away_what_is_half_written(number, code, signals_as_before, tmp_path, monkeypatch, capsys):
+    def main(args):
+        with atomic_path(tmp_path / "a.onnx") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(main, cli.make_parser("A script.", "python script.py"))
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    """A full disk, or a pipe that nobody reads: seen when what was printed is brought there, at the end."""
+    code = "from common.cli import flags as cli; cli.run(lambda args: print('mIoU'), cli.make_parser('A', 'B'))"
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    assert process.stderr == "error: standard output: No space left on device; free some space, or give another place\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_with(ValueError("bad mask"), monkeypatch, "--debug")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_success_returns(monkeypatch):
+    run_with(None, monkeypatch)

@@ -1,0 +1,189 @@
+"""The pixel path: decoding, the two resizes against index arithmetic, normalisation, augmentation."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from common.data.transforms import (
+    INPUT_HW,
+    MEAN,
+    STD,
+    augment,
+    augmentation,
+    normalise,
+    read_rgb,
+    resize_image,
+    resize_mask,
+    to_tensor,
+)
+from tests.pixels import denormalise
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def random_image(seed, height, width, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def test_the_native_input_is_320_by_640():
+    assert INPUT_HW == (320, 640)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_every_kind_of_png_is_read_as_rgb(tmp_path, mode):
+    image = Image.fromarray(random_image(0, 12, 20)).convert(mode)
+    image.save(tmp_path / "image.png")
+    assert (read_rgb(tmp_path / "image.png") == np.asarray(image.convert("RGB"))).all()
+
+
+def test_an_exif_orientation_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to show it
+    Image.fromarray(random_image(0, 12, 20)).save(tmp_path / "image.jpg", exif=exif)
+    assert read_rgb(tmp_path / "image.jpg").shape == (12, 20, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, suffix, share):
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(random_image(0, 120, 160)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=rf"image\{suffix}: not an image that can be decoded"):
+        read_rgb(path)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        read_rgb(tmp_path / "absent.png")
+
+
+def bilinear_by_hand(values, target):
+    """Along the first axis: each output is between the two inputs whose centres are next to its own."""
+    length = len(values)
+    out = np.empty((target, *values.shape[1:]))
+    for index in range(target):
+        position = min(max((index + 0.5) * length / target - 0.5, 0), length - 1)
+        before = int(position)
+        after, share = min(before + 1, length - 1), position - before
+        out[index] = (1 - share) * values[before] + share * values[after]
+    return out
+
+
+def nearest_by_hand(length, target):
+    """The pixel that each output's centre falls into; where the centre is on a border, also the one before."""
+    centres = (2 * np.arange(target) + 1) * length  # in units of 1 / (2 * target) pixels
+    pixels = centres // (2 * target)
+    return pixels, pixels - (centres % (2 * target) == 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes, sizes)
+def test_masks_take_the_nearest_pixel(size, hw):
+    rows, columns = np.indices(size, np.uint8)  # a mask whose values tell where they come from
+    (row, row_before), (column, column_before) = (nearest_by_hand(*pair) for pair in zip(size, hw, strict=True))
+    resized = resize_mask(rows, hw)
+    assert ((resized == row[:, None]) | (resized == row_before[:, None])).all()
+    resized = resize_mask(columns, hw)
+    assert ((resized == column) | (resized == column_before)).all()
+
+
+def test_masks_of_the_native_sizes_take_the_pixel_at_the_centre():
+    for (height, width), hw in (((990, 1919), (320, 640)), ((611, 1163), (320, 640)), ((640, 1280), (320, 640))):
+        ids = np.random.default_rng(0).integers(0, 3, (height, width), dtype=np.uint8)
+        rows, columns = nearest_by_hand(height, hw[0])[0], nearest_by_hand(width, hw[1])[0]
+        assert (resize_mask(ids, hw) == ids[np.ix_(rows, columns)]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, sizes, st.integers(0, 99))
+def test_images_are_resized_bilinearly_without_antialiasing(size, hw, seed):
+    image = random_image(seed, *size)
+    expected = bilinear_by_hand(bilinear_by_hand(image.astype(float), hw[0]).swapaxes(0, 1), hw[1]).swapaxes(0, 1)
+    assert np.abs(resize_image(image, hw) - expected).max() <= 1  # of 255 levels: OpenCV rounds in fixed point
+
+
+def test_image_and_mask_stay_aligned():
+    edge = np.zeros((1080, 1920), np.uint8)
+    edge[:, 700:] = 1
+    image = resize_image(np.repeat(255 * edge[..., None], 3, axis=2), INPUT_HW)
+    assert (np.abs((image[..., 0] > 127).astype(int) - resize_mask(edge, INPUT_HW)).sum(axis=1) <= 1).all()
+
+
+def test_normalisation_by_hand():
+    rgb = np.zeros((2, 1, 3), np.uint8)
+    rgb[1, 0] = (255, 128, 51)
+    image = to_tensor(rgb)
+    assert (image.dtype, image.shape, image.is_contiguous()) == (torch.float32, (3, 2, 1), True)
+    dark = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    light = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    torch.testing.assert_close(image[..., 0], torch.tensor([dark, light]).T, rtol=1e-6, atol=1e-6)
+    assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_normalise_leaves_its_input_alone():
+    for image in (torch.full((3, 2, 2), 7, dtype=torch.uint8), torch.full((3, 2, 2), 7.0)):
+        normalise(image)
+        assert (image == 7).all()
+
+
+def test_every_level_can_be_given_back():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    assert (denormalise(to_tensor(levels)) == levels).all()
+
+
+def draws(strength, count=40):
+    rgb = cv2.resize(random_image(0, 6, 12), (64, 32), interpolation=cv2.INTER_CUBIC)
+    ids = (rgb[..., 0] // 86).astype(np.uint8)
+    transform = augmentation(strength)
+    return rgb, ids, [augment(rgb, ids, transform, seed) for seed in range(count)]
+
+
+def test_augmentation_keeps_shapes_types_and_mask_values():
+    rgb, ids, augmented = draws(1.0)
+    for image, mask in augmented:
+        assert (image.dtype, image.shape) == (torch.uint8, (3, *ids.shape))
+        assert mask.dtype == torch.uint8
+        assert (mask.numpy() == ids).all() or (mask.numpy() == ids[:, ::-1]).all()
+
+
+def test_image_and_mask_flip_together():
+    rgb, ids, augmented = draws(1.0)
+    flips = [(mask.numpy() == ids[:, ::-1]).all() for _, mask in augmented]
+    assert 8 <= sum(flips) <= 32  # half of 40
+    for (image, _), flip in zip(augmented, flips, strict=True):
+        grey = image.as_subclass(Tensor).float().mean(dim=0).numpy()
+        original = rgb.astype(float).mean(axis=2)
+        likeness = [np.corrcoef(grey.ravel(), side.ravel())[0, 1] for side in (original, original[:, ::-1])]
+        assert np.argmax(likeness) == flip
+
+
+def test_strength_scales_the_change():
+    def change(strength):
+        rgb, ids, augmented = draws(strength)
+        straight = [image for image, mask in augmented if (mask.numpy() == ids).all()]
+        images = torch.stack([image.as_subclass(Tensor).float() for image in straight])
+        return (images - torch.from_numpy(rgb).permute(2, 0, 1)).abs().mean().item()
+
+    weak, medium, strong = (change(strength) for strength in (0.1, 0.4, 1.0))
+    assert 0 < weak < strong / 4
+    assert weak < medium < strong
+
+
+def test_a_draw_depends_on_its_seed_alone():
+    _, _, first = draws(1.0, count=8)
+    before = torch.get_rng_state()
+    torch.manual_seed(17)
+    after_seeding = torch.get_rng_state()
+    _, _, second = draws(1.0, count=8)
+    assert torch.equal(torch.get_rng_state(), after_seeding)
+    assert not torch.equal(before, after_seeding)
+    for pair in zip(first, second, strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(*pair, strict=True))
+    assert len({image.as_subclass(Tensor).sum().item() for image, _ in first}) == 8

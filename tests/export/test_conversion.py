@@ -1,0 +1,164 @@
+"""Networks of the family to ONNX files: precision, batch axis, calibration images, and what is refused."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+import pytest
+import torch
+
+from common.export.conversion import (
+    ExportOptions,
+    calibration_inputs,
+    compare_with_fp32,
+    convert_fp32,
+    convert_half,
+    convert_int8,
+)
+from common.export.onnx_writer import precision_of, separate_weights
+from common.networks.checkpoints import published_state
+from common.networks.opening import OpenedNetwork, network_table, open_network
+from common.quantization.pt2e import QuantizationSettings
+from models import NETWORKS, find_network
+
+SHAPE = (3, 64, 64)
+
+
+def opened(name, width=1 / 16, shape=SHAPE):
+    torch.manual_seed(0)
+    name, network = find_network(name)
+    return OpenedNetwork(name, network, network.build(width=width).eval(), width, shape)
+
+
+@pytest.fixture(scope="module")
+def lanes():
+    return opened("EgoLanes")
+
+
+@pytest.fixture
+def tiny(lanes, tiny_network):
+    """A network that is quantized in no time, in the place of EgoLanes."""
+    return OpenedNetwork(lanes.name, lanes.network, tiny_network, 1.0, SHAPE)
+
+
+def test_a_fixed_batch_is_written_into_the_file(tiny, tmp_path):
+    convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, batch=2))
+    (wanted,) = ort.InferenceSession(tmp_path / "x.onnx").get_inputs()
+    assert wanted.shape == [2, 3, 64, 64]
+
+
+def test_half_stores_and_computes_in_fp16_and_is_fed_fp32(tiny, tmp_path):
+    (agreement,) = convert_half(tiny, tmp_path / "half.onnx", ExportOptions(threads=1))
+    assert precision_of(tmp_path / "half.onnx") == "fp16"
+    assert 0 < agreement.relative < 2e-2
+    session = ort.InferenceSession(tmp_path / "half.onnx")
+    assert (session.get_inputs()[0].type, session.get_outputs()[0].type) == ("tensor(float)", "tensor(float)")
+    assert next(tiny.model.parameters()).dtype == torch.float32  # the network itself stays as it was
+
+
+def test_int8_of_any_network_keeps_the_network_and_its_float_model(lanes, tmp_path):
+    images = [torch.randn(1, *SHAPE) for _ in range(3)]
+    before = lanes.model(images[0])
+    path, options = tmp_path / "int8.onnx", ExportOptions(threads=1)
+    (agreement,) = convert_int8(lanes, path, options, QuantizationSettings(), images[:2], images[2:])
+    assert agreement.sqnr_db > 15
+    assert precision_of(path) == "int8"
+    assert torch.equal(lanes.model(images[0]), before)
+    fp32, int8 = compare_with_fp32(lanes, path, images[2], options)
+    assert float(int8["of FP32"]) < 0.5 < float(fp32["of FP32"])
+
+
+def test_a_file_that_lost_the_network_is_not_kept(tiny, tmp_path):
+    dark, bright = [torch.zeros(1, *SHAPE)], [1e4 * torch.randn(1, *SHAPE)]
+    with pytest.raises(ValueError, match="INT8 lost the network"):
+        convert_int8(tiny, tmp_path / "int8.onnx", ExportOptions(threads=1), QuantizationSettings(), dark, bright)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_names_what_a_consumer_needs(tiny, tmp_path):
+    convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1))
+    metadata = ort.InferenceSession(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map
+    assert metadata["network"] == "EgoLanes"
+    assert "ego left lane" in json.loads(metadata["outputs"])["output"]
+    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
+    assert "classes" not in metadata
+
+
+def test_several_outputs_keep_their_names(tmp_path):
+    source = opened("AutoSteer", width=1, shape=NETWORKS["AutoSteer"].input_shape)
+    agreements = convert_fp32(source, tmp_path / "x.onnx", ExportOptions(threads=1))
+    assert len(agreements) == 2
+    outputs = ort.InferenceSession(tmp_path / "x.onnx").get_outputs()
+    assert [(output.name, output.shape) for output in outputs] == [
+        ("previous", ["batch", 61]),
+        ("current", ["batch", 61]),
+    ]
+
+
+def write_images(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / f"drive{index % 2}" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (48, 96, 3), np.uint8))
+
+
+def test_images_are_either_for_calibration_or_for_judging(lanes, tmp_path):
+    write_images(tmp_path, 10)
+    calibration, held_out = calibration_inputs(lanes, tmp_path, 5, seed=0, egolanes_checkpoint=None)
+    assert (len(calibration), len(held_out)) == (5, 2)
+    assert all(image.shape == (1, *SHAPE) for image in calibration + held_out)
+    assert not any(torch.equal(a, b) for a in calibration for b in held_out)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        calibration_inputs(lanes, tmp_path / "absent", 5, 0, None)
+
+
+def test_auto_steer_is_calibrated_on_what_ego_lanes_sees(lanes, tmp_path):
+    write_images(tmp_path, 5)
+    source = opened("AutoSteer", width=1, shape=NETWORKS["AutoSteer"].input_shape)
+    with pytest.raises(ValueError, match="--egolanes_checkpoint"):
+        calibration_inputs(source, tmp_path, 2, 0, None)
+    checkpoint = tmp_path / "lanes.pth"
+    torch.save(published_state("EgoLanes", lanes.model), checkpoint)
+    calibration, held_out = calibration_inputs(source, tmp_path, 2, 0, checkpoint)
+    assert [image.shape for image in calibration + held_out] == [(1, 6, 80, 160)] * 3
+
+
+def test_no_two_dequantize_share_a_weight_or_a_zero_point():
+    """Two weights on one zero point, and one weight used twice, as the exporter writes them."""
+    helper = onnx.helper
+    stored = [helper.make_tensor(f"w{i}", onnx.TensorProto.INT8, [1], [i]) for i in range(2)]
+    stored += [helper.make_tensor("s", onnx.TensorProto.FLOAT, [], [1.0])]
+    stored += [helper.make_tensor("z", onnx.TensorProto.INT8, [], [0])]
+    nodes = [helper.make_node("DequantizeLinear", [f"w{i}", "s", "z"], [f"y{n}"]) for n, i in enumerate((0, 1, 1))]
+    outputs = [helper.make_tensor_value_info(f"y{n}", onnx.TensorProto.FLOAT, [1]) for n in range(3)]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [], outputs, stored))
+    before = onnx.reference.ReferenceEvaluator(proto).run(None, {})
+    assert separate_weights(proto) == 3
+    onnx.checker.check_model(proto, full_check=True)
+    used = [name for node in proto.graph.node for name in (node.input[0], node.input[2])]
+    assert len(set(used)) == len(used)
+    assert onnx.reference.ReferenceEvaluator(proto).run(None, {}) == before
+    assert separate_weights(proto) == 0
+
+
+def test_a_checkpoint_of_another_network_is_refused(lanes, tmp_path):
+    torch.save(published_state("EgoLanes", lanes.model), tmp_path / "lanes.pth")
+    with pytest.raises(ValueError, match=r"lanes.pth: not a checkpoint of SceneSeg .*keys missing"):
+        open_network("SceneSeg", tmp_path / "lanes.pth", None)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        open_network("EgoLanes", tmp_path / "lanes.pth", (100, 100))
+
+
+def test_the_list_has_every_network_with_the_published_sizes():
+    listed = network_table()
+    published = {"SceneSeg": "48,362,503", "Scene3D": "48,435,717", "DomainSeg": "48,361,349"}
+    published |= {"EgoLanes": "51,915,415", "AutoSteer": "5,348,026", "AutoSpeed": "8,006,316"}
+    for name, parameters in published.items():
+        (line,) = [line for line in listed.splitlines() if f"| {name} " in line]
+        assert parameters in line
+    assert "366.9" in listed or "367.0" in listed  # GFLOP of SceneSeg

@@ -1,0 +1,45 @@
+"""An INT8 network as ExecuTorch program: the same numbers, its description, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+
+from common.export.int8_graph import for_onnx_runtime
+from common.quantization.integer_reference import as_integer_kernels
+from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.runtimes.parity import compare
+from common.runtimes.predictors import TorchPredictor
+from common.runtimes.pte import PtePredictor, export_pte
+
+SHAPE = (3, 64, 64)
+
+
+def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_path):
+    images = [torch.randn(1, *SHAPE) for _ in range(3)]
+    int8 = quantize_after_training(tiny_network, SHAPE, QuantizationSettings(), images[:2])
+    reference = TorchPredictor(as_integer_kernels(for_onnx_runtime(copy.deepcopy(int8))), torch.device("cpu"))
+    path = tmp_path / "network.pte"
+
+    def check(candidate):
+        return compare(reference, candidate, images)
+
+    (agreement,) = export_pte(int8, path, SHAPE, {"precision": "int8"}, check, threads=1)
+    assert agreement.sqnr_db > 35
+    predict = PtePredictor(path, threads=1)
+    assert predict.input_hw == SHAPE[1:]
+    assert predict.description == {"precision": "int8"}
+    first = predict(images[0])
+    kept = first.clone()
+    predict(images[1])
+    assert torch.equal(first, kept)  # a result is not overwritten by the next call
+    assert torch.equal(predict(images[0]), kept)
+
+
+def test_what_is_no_program_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such ExecuTorch program"):
+        PtePredictor(tmp_path / "absent.pte", 1)
+    for content in (b"", b"not a program", bytes(4) + b"ET12" + bytes(100)):
+        (tmp_path / "a.pte").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.pte: not an ExecuTorch program"):
+            PtePredictor(tmp_path / "a.pte", 1)

@@ -1,0 +1,377 @@
+"""The five scripts and the trainer as a user runs them: real processes, real files, on small generated scenes."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from common.networks.checkpoints import load_network, read_checkpoint, save_checkpoint
+from common.quantization.checkpoints import load_qat
+from examples.make_scenes import write_dataset
+from models.fuse import fuse_upsampling
+from tests.command_lines import call, refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+HW = "64,128"
+
+
+def run(*arguments, check=True):
+    command = [sys.executable, *map(str, arguments), "--threads", "1"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if check:
+        assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, "Town", 20, seed=0, size=(96, 192))
+    write_dataset(root, "Country", 20, seed=1, size=(96, 192))
+    return root
+
+
+@pytest.fixture(scope="session")
+def fp32(tmp_path_factory, data):
+    """The trainer's checkpoints of a narrow network after a few steps."""
+    folder = tmp_path_factory.mktemp("fp32")
+    flags = ["--width", "0.03125", "--input_hw", HW, "-e", 1, "--batch_size", 4, "--workers", 0]
+    run("-m", "examples.train_sceneseg", "-s", folder, "-r", data, "--datasets", "Town", "Country", *flags)
+    return folder
+
+
+@pytest.fixture
+def failing(capsys):
+    """The one line with which a script refuses its arguments; in this process, without 8 seconds of imports."""
+    return lambda name, *arguments: refusal(importlib.import_module(name), arguments, capsys)
+
+
+QUANTIZE = ["--batch_size", 4, "--learning_rate", "1e-4", "--workers", 0, "--num_calibration_samples", 4]
+
+
+@pytest.fixture(scope="session")
+def qat(tmp_path_factory, data, fp32):
+    """A QAT run of three epochs with checkpoints within them."""
+    folder = tmp_path_factory.mktemp("qat")
+    flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
+    weights = ["-fp32", fp32 / "best_model.pth"]
+    run("quantize_model_sceneseg.py", "-s", folder, "-r", data, "--datasets", "Town", "Country", *weights, *flags)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fp32_onnx(fp32):
+    path = fp32 / "SceneSeg.onnx"
+    process = run("convert_pytorch_to_onnx.py", "-n", "sceneseg", "-p", fp32 / "best_model.pth", "-o", path)
+    assert "largest difference" in process.stdout
+    return path
+
+
+@pytest.fixture(scope="session")
+def int8_onnx(qat, data):
+    checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--sensitivity", 1]
+    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
+    return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
+
+
+BENCHMARKS = [f"benchmarks.{name}" for name in ("cpp_latency", "int8_speed", "load_pairs", "qat_recipes", "qat_step")]
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes", *BENCHMARKS])
+def test_help_shows_an_example_and_exits_with_0(name, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        importlib.import_module(name).get_args_parser().parse_args(["--help"])
+    assert exit_info.value.code == 0
+    assert name in capsys.readouterr().out
+
+
+def test_the_trainer_writes_published_keys_and_describes_them(fp32):
+    checkpoint = read_checkpoint(fp32 / "best_model.pth")
+    assert "SceneNeck.upsample_layer_0.weight" in checkpoint.state
+    assert checkpoint.description.width == 0.03125
+    assert checkpoint.description.input_hw == (64, 128)
+    assert checkpoint.description.metrics["together"]["images"] == 4
+
+
+def test_trace_writes_what_runs_without_this_repository(fp32, tmp_path):
+    path = tmp_path / "SceneSeg.pt"
+    run("trace_pytorch_model.py", "-n", "SceneSeg", "-p", fp32 / "best_model.pth", "-o", path)
+    code = f"import torch; print(torch.jit.load({str(path)!r})(torch.zeros(1, 3, 64, 128)).shape)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "1, 3, 64, 128" in process.stdout, process.stderr
+
+
+def test_the_onnx_file_computes_the_network_and_says_what_it_is(fp32, fp32_onnx):
+    session = ort.InferenceSession(fp32_onnx)
+    assert [(i.name, i.shape) for i in session.get_inputs()] == [("input", ["batch", 3, 64, 128])]
+    assert [o.name for o in session.get_outputs()] == ["output"]
+    model, _ = load_network("SceneSeg", fp32 / "best_model.pth")
+    images = torch.randn(3, 3, 64, 128)
+    (output,) = session.run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(output, model(images), atol=1e-4)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["Background", "Foreground", "Road"]
+    assert json.loads(metadata["palette"])["Road"] == [0, 255, 220]
+    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
+    assert metadata["network"] == "SceneSeg"
+    assert not any(node.metadata_props for node in onnx.load(fp32_onnx).graph.node)
+
+
+def test_quantize_writes_the_checkpoints_of_the_original(qat):
+    names = {path.name for path in qat.glob("*.pth")}
+    assert names == {
+        "qat_checkpoint_epoch_0_step_2.pth",
+        "qat_checkpoint_epoch_0_step_3.pth",
+        "qat_checkpoint_epoch_1_step_5.pth",
+        "qat_checkpoint_epoch_1_step_6.pth",
+        "qat_checkpoint_epoch_2_step_8.pth",
+        "qat_checkpoint_epoch_2_step_9.pth",
+        "qat_best.pth",
+        "qat_model_final_calibrated.pth",
+    }
+    description = read_checkpoint(qat / "qat_model_final_calibrated.pth").description
+    assert description.kind == "qat"
+    assert description.quantization == {"per_channel": False, "fused": True, "keep_float": ()}
+    assert len(json.loads((qat / "history.json").read_text())) == 6
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["qat_checkpoint_epoch_0_step_2.pth", pytest.param("qat_checkpoint_epoch_1_step_6.pth", marks=pytest.mark.slow)],
+)
+def test_a_resumed_quantization_ends_as_the_unbroken_one(qat, data, tmp_path, checkpoint):
+    flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
+    datasets = ["-r", data, "--datasets", "Town", "Country"]
+    run("quantize_model_sceneseg.py", "-s", tmp_path, *datasets, "--resume", qat / checkpoint, *flags)
+    expected = read_checkpoint(qat / "qat_model_final_calibrated.pth").state
+    actual = read_checkpoint(tmp_path / "qat_model_final_calibrated.pth").state
+    assert expected.keys() == actual.keys()
+    for key in expected:
+        assert torch.equal(expected[key], actual[key]), key
+    assert (tmp_path / "history.json").read_text() == (qat / "history.json").read_text()
+
+
+def test_int8_onnx_is_deterministic_and_computes_in_int8(int8_onnx, tmp_path):
+    graph = onnx.load(int8_onnx).graph
+    assert not [node.op_type for node in graph.node if node.op_type.startswith(("Random", "Bernoulli", "Dropout"))]
+    types = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1]
+    assert types.count(onnx.TensorProto.INT8) == 100 + 3  # convolutions, linear layers
+    assert onnx.TensorProto.FLOAT not in types
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(int8_onnx, options)
+    optimised = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert optimised.count("QLinearConv") == 100
+    assert not {"Conv", "ConvTranspose", "Gemm", "MatMul", "Gelu"} & set(optimised)
+    assert optimised.count("QLinearSigmoid") == 65 + 16  # the gates of SiLU and GELU, and of squeeze-and-excitation
+    assert optimised.count("QLinearGlobalAveragePool") == 16
+    assert optimised.count("Mul") == optimised.count("Sigmoid") == 1  # of the context's attention, on its small map
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 128), dtype=np.float32)
+    first, second = (session.run(None, {"input": images})[0] for _ in range(2))
+    assert np.array_equal(first, second)
+    again = ort.InferenceSession(int8_onnx).run(None, {"input": images})[0]
+    assert np.array_equal(first, again)
+
+
+def test_benchmark_qat_reports_what_it_measured(int8_onnx):
+    results = json.loads((int8_onnx.parent / "results.json").read_text())
+    model = results["models"]["ONNX INT8"]
+    assert model["size_bytes"] == int8_onnx.stat().st_size
+    assert model["overall"]["images"] == 4
+    assert set(model["datasets"]) == {"Town", "Country"}
+    assert "% of pixels equal" in (int8_onnx.parent / "report.md").read_text()
+    sensitivity = results["sensitivity"]
+    assert sensitivity["images"] == 1
+    names = [block["modules"][0] for block in sensitivity["blocks"]]
+    assert {"backbone.encoder.2.0", "context", "neck.stages.1", "head"} <= set(names)
+    assert sum(block["layers"] for block in sensitivity["blocks"]) == 100 + 3
+    gains = [block["gain_db"] for block in sensitivity["blocks"]]
+    assert gains == sorted(gains, reverse=True)
+    assert sum(layer["weight_sqnr_db"] is not None for layer in sensitivity["layers"]) == 100 + 3
+
+
+@pytest.mark.slow
+def test_qat_beside_its_weights_without_training(qat, fp32, data):
+    checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--datasets", "Town"]
+    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, *flags, "--compare_ptq", fp32 / "best_model.pth")
+    results = json.loads((qat / "onnx_models" / "results.json").read_text())
+    assert list(results["models"]) == ["ONNX FP32", "ONNX INT8 PTQ", "ONNX INT8"]
+    assert [model["precision"] for model in results["models"].values()] == ["fp32", "int8", "int8"]
+    assert results["differences"]["ONNX INT8 PTQ"]["size_ratio"] < 0.5
+
+
+def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
+    paths = ["--pytorch_model_path", fp32 / "best_model.pth", "--fp32_model_path", fp32_onnx]
+    flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
+    datasets = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path]
+    process = run("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags)
+    (folder,) = tmp_path.iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["models"]) == ["PyTorch", "ONNX FP32", "ONNX INT8"]
+    for model in results["models"].values():
+        assert model["latency_ms"]["n"] == 4
+        assert 0 < model["latency_ms"]["p50"] <= model["latency_ms"]["max"]
+        assert model["latency_ms"]["p99"] is None  # of four calls
+        assert model["peak_memory_bytes"] > model["model_memory_bytes"] > 0
+        assert 0 <= model["overall"]["miou"] <= 1
+    scores = [results["models"][name]["overall"]["miou"] for name in ("PyTorch", "ONNX FP32")]
+    assert abs(scores[0] - scores[1]) < 1e-3  # the file is fused: a pixel on the edge of two classes may change
+    assert [model["precision"] for model in results["models"].values()] == ["fp32", "fp32", "int8"]
+    assert len(list(folder.rglob("*.png"))) == 2 * 3
+    assert "| ONNX INT8" in process.stdout
+    assert "mIoU smoothed" in (folder / "report.md").read_text()
+    assert (folder / "report.html").read_text().count("data:image/jpeg") > 8
+    assert len((folder / "images.csv").read_text().splitlines()) == 1 + 3 * 4
+    assert len((folder / "datasets.csv").read_text().splitlines()) == 1 + 3 * 2
+    seconds = results["duration_s"]
+    calls = sum(sum(sum(runs) for runs in one["per_image"]["latency_ms"]) for one in results["models"].values())
+    assert seconds["inference"] == pytest.approx(calls / 1000)
+    assert 0 < seconds["preparation"] < seconds["inference"] + seconds["preparation"] < seconds["total"]
+
+
+def test_any_number_of_models_of_any_kind(fp32, fp32_onnx, data, tmp_path):
+    weights = ["-n", "SceneSeg", "-p", fp32 / "best_model.pth", "-o"]
+    trace = importlib.import_module("trace_pytorch_model")
+    call(trace, [*weights, tmp_path / "traced.pt"])
+    call(trace, [*weights, tmp_path / "exported.pt2", "--format", "exported"])
+    paths = (fp32_onnx, tmp_path / "traced.pt", tmp_path / "exported.pt2")
+    models = [word for path in paths for word in ("--model", f"{path.suffix} file={path}")]
+    flags = ["--num_samples_per_dataset", 1, "--thread_counts", 1, "--warmup_runs", 0]
+    where = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path / "out"]
+    gate = ["--min_miou", 1, "--max_size_ratio", 5]
+    process = run("benchmark_onnx_models.py", *models, *where, *flags, *gate, check=False)
+    assert process.returncode == 3, process.stderr
+    assert process.stdout.count("FAILED") == 2  # the first model is the reference
+    assert process.stdout.count("passed") == 2
+    results = json.loads(next((tmp_path / "out").rglob("results.json")).read_text())
+    assert list(results["models"]) == [".onnx file", ".pt file", ".pt2 file"]
+    assert results["reference"] == ".onnx file"
+    for model in results["models"].values():
+        assert model["input_hw"] == [64, 128]
+        assert model["overall"]["miou"] == pytest.approx(results["models"][".pt file"]["overall"]["miou"], abs=1e-3)
+        assert model["by_threads"]["1"]["per_second"] > 0
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(failing, fp32, qat, tmp_path):
+    def convert(name, checkpoint, out):
+        return failing("convert_pytorch_to_onnx", "-n", name, "-p", checkpoint, "-o", out)
+
+    good, out = fp32 / "best_model.pth", tmp_path / "out.onnx"
+    assert "SceneSeg" in convert("NoSuchNet", good, out)
+    assert "no such checkpoint" in convert("SceneSeg", tmp_path / "absent.pth", out)
+    assert "does not exist" in convert("SceneSeg", good, tmp_path / "nowhere" / "out.onnx")
+    assert "benchmark_qat_model.py" in convert("SceneSeg", qat / "qat_model_final_calibrated.pth", out)
+    unused = ["convert_pytorch_to_onnx", "-n", "SceneSeg", "-p", good, "-o", out, "--calibration_data", tmp_path]
+    assert "--calibration_data is for --int8" in failing(*unused)
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(good.read_bytes()[:1000])
+    assert "damaged" in convert("SceneSeg", truncated, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["truncated.pth"]
+
+
+def _as(source, path):
+    path.write_bytes(source.read_bytes())
+    return path
+
+
+def test_benchmarks_refuse_what_their_flags_do_not_say(failing, fp32, fp32_onnx, data, tmp_path):
+    base = ["benchmark_onnx_models", "--dataset_root", data, "--output_dir_base", tmp_path / "results"]
+    assert "no model given" in failing(*base)
+    assert "an fp32 file given as ONNX INT8" in failing(*base, "--int8_model_path", fp32_onnx)
+    assert "two models are named" in failing(*base, "--model", f"A={fp32_onnx}", "--model", f"A={fp32_onnx}")
+    assert "known: .pth, .pt, .pt2, .onnx" in failing(*base, "--model", f"A={fp32_onnx.with_suffix('.tflite')}")
+    assert "not a TorchScript file" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt')}")
+    assert "not a file of torch.export" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt2')}")
+    assert "ROOT" in failing(*base, "--fp32_model_path", fp32_onnx, "--dataset_root", tmp_path).upper()
+    assert "this ONNX Runtime has CPU only" in failing(*base, "--fp32_model_path", fp32_onnx, "--providers", "OpenVINO")
+    assert "not a QAT checkpoint" in failing(
+        "benchmark_qat_model", "--qat_checkpoint_path", fp32 / "best_model.pth", "--dataset_root", data
+    )
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("number", ["-1", "7", "99", "x"])
+def test_operator_sets_that_are_not_written_are_wrong_usage(number, capsys):
+    parser = importlib.import_module("convert_pytorch_to_onnx").get_args_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-n", "SceneSeg", "-p", "a.pth", "-o", "a.onnx", "--opset", number])
+    assert f"--opset: '{number}' is not" in capsys.readouterr().err
+
+
+def test_limits_are_of_a_benchmark_and_not_of_a_look(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        call(importlib.import_module("benchmark_onnx_models"), ["--show", tmp_path, "--min_miou", "0.5"])
+    assert exit_info.value.code == 2
+    assert "leave --min_miou out" in capsys.readouterr().err
+
+
+def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, data, tmp_path):
+    weights = _as(fp32 / "best_model.pth", tmp_path / "qat_best.pth")
+    where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "-fp32", weights]
+    assert "qat_best.pth: the file that is read" in failing("quantize_model_sceneseg", *where)
+    assert "no such checkpoint file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth", "--resume", "")
+
+
+def test_usage_errors_exit_with_2(tmp_path):
+    assert run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", check=False).returncode == 2
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = tmp_path / "attack.pth"
+    torch.save({"model": Attack()}, path)
+    process = run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", "-p", path, "-o", tmp_path / "x.onnx", check=False)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()  # nor does a library say anything at its import
+    assert line.startswith("error: ") and "never loaded" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["attack.pth"]
+
+
+@pytest.fixture
+def original_qat(fp32, tmp_path):
+    """As published QAT checkpoints: published weight names beside observers of another PyTorch, and no description."""
+    state = read_checkpoint(fp32 / "best_model.pth").state
+    state["activation_post_process_0.scale"] = torch.ones(1)
+    torch.save(state, tmp_path / "original.pth")
+    return tmp_path / "original.pth"
+
+
+def test_a_qat_state_dict_of_the_original_gives_its_weights(original_qat, fp32, caplog):
+    prepared, description, _ = load_qat(original_qat, torch.device("cpu"))
+    assert "calibrated anew" in caplog.text
+    assert (description.network, description.width, description.input_hw) == ("SceneSeg", 1 / 32, (320, 640))
+    expected, _ = load_network("SceneSeg", fp32 / "best_model.pth")
+    fused, actual = fuse_upsampling(expected).state_dict(), prepared.state_dict()
+    assert [name for name, value in fused.items() if not torch.equal(value, actual[name])] == []
+    assert not torch.isfinite(actual["activation_post_process_0.activation_post_process.min_val"]).any()
+
+
+@pytest.mark.slow
+def test_a_qat_state_dict_of_the_original_is_calibrated_and_written(original_qat, data):
+    flags = ["--num_calibration_samples", 2, "--num_samples_per_dataset", 1, "--workers", 0, "--datasets", "Town"]
+    run("benchmark_qat_model.py", "--qat_checkpoint_path", original_qat, "--dataset_root", data, *flags)
+    assert (original_qat.parent / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx").exists()
+
+
+def test_a_checkpoint_of_another_graph_is_never_loaded(failing, qat, data, tmp_path):
+    checkpoint = read_checkpoint(qat / "qat_model_final_calibrated.pth")
+    state = dict(checkpoint.state)
+    state.pop(next(iter(state)))
+    save_checkpoint(tmp_path / "broken.pth", state, checkpoint.description)
+    message = failing("benchmark_qat_model", "--qat_checkpoint_path", tmp_path / "broken.pth", "--dataset_root", data)
+    assert "1 keys missing" in message

@@ -1,0 +1,75 @@
+"""Sharing a run between processes: what each takes, and statistics that are the same everywhere."""
+
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.system import distributed
+from models.scene_seg import SceneSegNetwork
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_every_image_of_a_batch_is_computed_once_with_its_weight(count, ranks, parts, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    weights = torch.zeros(count)
+    for rank in range(ranks):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        own = distributed.shares(list(range(count)), parts)
+        assert len(own) == parts and all(len(images) > 0 for images, _ in own)
+        for images, weight in own:
+            for image in images:
+                weights[image] += weight / len(images)
+    torch.testing.assert_close(weights, torch.full((count,), 1 / count))
+
+
+def _train_one_batch(rank, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    prepared = prepare_qat(SceneSegNetwork(1 / 32), (32, 64), QuantizationSettings())
+    model = distributed.parallel(prepared, torch.device("cpu"))
+    torch.manual_seed(rank)
+    set_mode(prepared, dropout=True, batch_norm=True, observers=True)
+    model(torch.randn(2, 3, 32, 64)).square().mean().backward()
+    gradients = {name: each.grad.clone() for name, each in prepared.named_parameters()}
+    before = {key: value.clone() for key, value in prepared.state_dict().items()}
+    distributed.synchronise(prepared)
+    after = {key: value.clone() for key, value in prepared.state_dict().items()}
+    torch.save((gradients, before, after), results / f"{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_a_prepared_graph_has_the_same_gradients_statistics_and_ranges_on_every_rank(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_train_one_batch, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    (gradients, before, after), (gradients_1, before_1, after_1) = (
+        torch.load(tmp_path / f"{rank}.pth") for rank in range(2)
+    )
+    assert all(torch.equal(value, gradients_1[key]) for key, value in gradients.items())
+    assert all(torch.equal(value, after_1[key]) for key, value in after.items())
+    differing = [key for key, value in before.items() if not torch.equal(value, before_1[key])]
+    averaged = [key for key in differing if key.endswith(distributed.AVERAGED)]
+    assert len(averaged) > 100
+    for key in averaged:
+        torch.testing.assert_close(after[key], (before[key] + before_1[key]) / 2)
+    scales = [key for key in differing if key.endswith("scale")]
+    for key in scales:  # of the averaged range, between those of the ranks
+        low, high = sorted([before[key].item(), before_1[key].item()])
+        assert low * 0.999 <= after[key].item() <= high * 1.001
+
+
+def test_a_world_without_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="WORLD_SIZE, but no RANK; start with torchrun, or unset WORLD_SIZE"):
+        distributed.join_ranks(torch.device("cpu"))

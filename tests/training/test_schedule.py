@@ -1,0 +1,47 @@
+import argparse
+import math
+
+import pytest
+
+import quantize_model_sceneseg
+from common.training.schedule import RECIPES, apply_recipe, learning_rate
+
+
+def rates(schedule, warmup, total=10):
+    args = argparse.Namespace(schedule=schedule, warmup_steps=warmup, learning_rate=1.0)
+    return [learning_rate(args, step, total) for step in range(total)]
+
+
+def test_constant():
+    assert rates("constant", 0) == [1.0] * 10
+
+
+def test_warm_up_rises_in_equal_steps_to_the_full_rate():
+    assert rates("constant", 3)[:4] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_cosine_falls_from_the_full_rate_to_above_0():
+    values = rates("cosine", 2)
+    assert values[2] == 1.0
+    assert values[6] == pytest.approx(0.5)  # half way between step 2 and the end, 10
+    assert values[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert values[2:] == sorted(values[2:], reverse=True)
+
+
+def parsed(*flags):
+    required = ["-s", "out", "-r", "data"]
+    args = quantize_model_sceneseg.get_args_parser().parse_args([*required, *flags])
+    apply_recipe(args)
+    return vars(args)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_gives_what_the_command_line_does_not(name):
+    assert parsed("--recipe", name).items() >= RECIPES[name].items()
+    given = parsed("--ema", "0", "--recipe", name, "--learning_rate", "3")
+    assert given.items() >= {**RECIPES[name], "ema": 0.0, "learning_rate": 3.0}.items()
+
+
+def test_the_original_recipe_is_the_default():
+    assert parsed().items() >= RECIPES["original"].items()
+    assert RECIPES["original"]["learning_rate"] == 1e-5
