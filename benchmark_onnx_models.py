@@ -6,16 +6,9 @@ from pathlib import Path
 
 from common.benchmark.gate import add_gate_arguments, check_calls, check_gate, limits_of
 from common.benchmark.run import benchmark, leave_by_gate
-from common.cli.flags import (
-    add_benchmark_arguments,
-    add_dataset_arguments,
-    height_width,
-    make_parser,
-    named_path,
-    resolve_device,
-    run,
-    seed_everything,
-)
+from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser
+from common.cli.main import resolve_device, run, seed_everything
+from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample

@@ -10,17 +10,9 @@ from common.benchmark.ptq import LABELS as PTQ_LABELS
 from common.benchmark.ptq import open_baseline, ptq_baseline
 from common.benchmark.run import benchmark, leave_by_gate
 from common.benchmark.sensitivity_analysis import analyse
-from common.cli.flags import (
-    add_benchmark_arguments,
-    add_dataset_arguments,
-    fraction,
-    make_parser,
-    non_negative_int,
-    positive_int,
-    resolve_device,
-    run,
-    seed_everything,
-)
+from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser
+from common.cli.main import resolve_device, run, seed_everything
+from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
 from common.data.datasets import SceneSegDataset, evenly_spaced, spread
 from common.data.pairs import BadSample

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import onnx
 
-from common.cli.flags import add_network_arguments, make_parser, positive_int, run, seed_everything
+from common.cli.flags import add_network_arguments, make_parser
+from common.cli.main import run, seed_everything
+from common.cli.types import positive_int
 from common.export.conversion import (
     ExportOptions,
     calibration_inputs,

@@ -9,17 +9,10 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.cli.flags import (
-    add_fuse_argument,
-    add_input_size_argument,
-    make_parser,
-    non_negative_float,
-    non_negative_int,
-    resolve_device,
-    run,
-    seed_everything,
-)
+from common.cli.flags import add_fuse_argument, add_input_size_argument, make_parser
+from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments
+from common.cli.types import non_negative_float, non_negative_int
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample

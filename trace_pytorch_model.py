@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from common.cli.flags import add_network_arguments, make_parser, resolve_device, run, seed_everything
+from common.cli.flags import add_network_arguments, make_parser
+from common.cli.main import resolve_device, run, seed_everything
 from common.networks.metadata import describe
 from common.networks.opening import open_network
 from common.runtimes.parity import compare, example_inputs, require_agreement

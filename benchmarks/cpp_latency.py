@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from common.cli.flags import make_parser, positive_int, run
+from common.cli.flags import make_parser
+from common.cli.main import run
+from common.cli.types import positive_int
 from common.export.calibration import image_preparer
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor

@@ -24,7 +24,9 @@ from torch.fx import GraphModule
 
 from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
-from common.cli.flags import fraction, height_width, make_parser, positive_int, run, seed_everything
+from common.cli.flags import make_parser
+from common.cli.main import run, seed_everything
+from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_onnx_runtime, for_xnnpack
 from common.export.onnx_writer import export_onnx
 from common.export.subpixel import with_subpixel_convolutions

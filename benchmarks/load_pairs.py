@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from benchmarks.tables import write_csv
-from common.cli.flags import make_parser, non_negative_float, non_negative_int, positive_int, run
+from common.cli.flags import make_parser
+from common.cli.main import run
+from common.cli.types import non_negative_float, non_negative_int, positive_int
 from common.data.cache import load_cached
 from common.data.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
 from common.data.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights

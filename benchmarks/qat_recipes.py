@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.cli.flags import add_dataset_arguments, make_parser, positive_float, positive_int, resolve_device, run
+from common.cli.flags import add_dataset_arguments, make_parser
+from common.cli.main import resolve_device, run
+from common.cli.types import positive_float, positive_int
 from common.data.datasets import Sample, find_samples
 from common.networks.checkpoints import load_network
 from common.quantization.checkpoints import load_qat

@@ -10,15 +10,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from common.cli.flags import (
-    height_width,
-    make_parser,
-    positive_float,
-    positive_int,
-    resolve_device,
-    run,
-    seed_everything,
-)
+from common.cli.flags import make_parser
+from common.cli.main import resolve_device, run, seed_everything
+from common.cli.types import height_width, positive_float, positive_int
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.report.text import table
 from common.system.allocator import keep_freed_memory

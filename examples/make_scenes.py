@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.cli.flags import make_parser, positive_int, run
+from common.cli.flags import make_parser
+from common.cli.main import run
+from common.cli.types import positive_int
 from common.system.files import atomic_path
 from common.system.progress import progress
 from examples.scenes import Generator, Mood, make_scene

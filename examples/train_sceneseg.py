@@ -9,15 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.cli.flags import (
-    height_width,
-    make_parser,
-    positive_float,
-    resolve_device,
-    run,
-    seed_everything,
-)
+from common.cli.flags import make_parser
+from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments
+from common.cli.types import height_width, positive_float
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample

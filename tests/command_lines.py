@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from common.cli import flags as cli
+from common.cli.main import run
 
 
 def call(script, arguments) -> None:
     """Run the command line of `script`, a module with `main` and `get_args_parser`."""
     before, sys.argv = sys.argv, [script.__name__, *map(str, arguments), "--threads", "1"]
     try:
-        cli.run(script.main, script.get_args_parser())
+        run(script.main, script.get_args_parser())
     finally:
         sys.argv = before
 

@@ -5,8 +5,10 @@ import argparse
 import torch
 from torch import nn
 
-from common.cli.flags import height_width, make_parser, resolve_device, run, seed_everything
+from common.cli.flags import make_parser
+from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments
+from common.cli.types import height_width
 from common.data.bad_samples import usable_samples
 from common.data.labels import CLASSES
 from common.data.pairs import BadSample

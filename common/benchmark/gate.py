@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.benchmark.baseline import Document, read_baselines
-from common.cli.flags import fraction, non_negative_float, positive_float
+from common.cli.types import fraction, non_negative_float, positive_float
 from common.scoring.latency import CALLS_FOR_P99
 from common.scoring.statistics import Interval
 

@@ -11,7 +11,8 @@ from common.benchmark.gate import check_limits, decide, gated_models, has_failed
 from common.benchmark.measure import Measurement, measure, measure_memory, measure_threads
 from common.benchmark.results import Document, results_document
 from common.benchmark.sensitivity import Sensitivity
-from common.cli.flags import EXIT_GATE, plain_arguments
+from common.cli.flags import plain_arguments
+from common.cli.main import EXIT_GATE
 from common.data.bad_samples import as_records, report_bad
 from common.data.datasets import Sample
 from common.data.pairs import BadSample

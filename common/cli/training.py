@@ -3,15 +3,8 @@
 import argparse
 from pathlib import Path
 
-from common.cli.flags import (
-    add_dataset_arguments,
-    decay,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-)
+from common.cli.flags import add_dataset_arguments
+from common.cli.types import decay, fraction, non_negative_float, non_negative_int, positive_float, positive_int
 from common.training.precision import PRECISIONS
 
 

@@ -1,1 +1,1 @@
-"""What runs a file: PyTorch, ONNX Runtime and ExecuTorch as callables of one kind, and how far two of them are apart."""
+"""What runs a file: PyTorch, ONNX Runtime and ExecuTorch as callables of one kind, and how far two are apart."""

@@ -1,1 +1,1 @@
-"""What the process and the machine give: files written whole, locks, signals, failures in one line, ranks, text tables."""
+"""What the process and the machine give: whole files, locks, signals, failures in one line, ranks, text tables."""

@@ -1,4 +1,3 @@
-import argparse
 import os
 import signal
 import subprocess
@@ -8,36 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cli import flags as cli
+from common.cli.flags import make_parser
+from common.cli.main import resolve_device, run
 from common.system.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    ("parse", "good", "value", "bad"),
-    [
-        (cli.positive_int, "3", 3, ("0", "-1", "1.5", "x", "2147483648", "")),
-        (cli.thread_count, "3", 3, ("0", "-1", "1025", "")),
-        (cli.non_negative_int, "0", 0, ("-1", "x", "9" * 30)),
-        (cli.positive_float, "1e-5", 1e-5, ("0", "nan", "inf", "x")),
-        (cli.non_negative_float, "0", 0.0, ("-1", "inf")),
-        (cli.fraction, "0.5", 0.5, ("1.1", "-0.1", "x")),
-        (cli.height_width, "320,640", (320, 640), ("320", "320x640", "0,640", "1,2,3", "-1,5")),
-    ],
-)
-def test_argument_types(parse, good, value, bad):
-    assert parse(good) == value
-    for text in bad:
-        with pytest.raises(argparse.ArgumentTypeError, match=text):
-            parse(text)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_is_never_replaced_in_silence():
     with pytest.raises(ValueError, match="no CUDA device"):
-        cli.resolve_device("cuda")
-    assert cli.resolve_device("auto").type == "cpu"
+        resolve_device("cuda")
+    assert resolve_device("auto").type == "cpu"
 
 
 def run_with(error, monkeypatch, *flags):
@@ -46,7 +27,7 @@ def run_with(error, monkeypatch, *flags):
             raise error
 
     monkeypatch.setattr("sys.argv", ["script.py", *flags])
-    cli.run(main, cli.make_parser("A script.", "python script.py"))
+    run(main, make_parser("A script.", "python script.py"))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +64,7 @@ def test_a_signal_clears_away_what_is_half_written(number, code, signals_as_befo
 
     monkeypatch.setattr("sys.argv", ["script.py"])
     with pytest.raises(SystemExit) as exit_info:
-        cli.run(main, cli.make_parser("A script.", "python script.py"))
+        run(main, make_parser("A script.", "python script.py"))
     assert exit_info.value.code == code
     assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
     assert not [*tmp_path.iterdir()]
@@ -91,7 +72,10 @@ def test_a_signal_clears_away_what_is_half_written(number, code, signals_as_befo
 
 def test_output_that_cannot_be_written_is_an_error():
     """A full disk, or a pipe that nobody reads: seen when what was printed is brought there, at the end."""
-    code = "from common.cli import flags as cli; cli.run(lambda args: print('mIoU'), cli.make_parser('A', 'B'))"
+    code = (
+        "from common.cli.flags import make_parser; from common.cli.main import run; "
+        "run(lambda args: print('mIoU'), make_parser('A', 'B'))"
+    )
     with Path("/dev/full").open("w") as full:
         process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
