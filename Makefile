@@ -1,4 +1,4 @@
-# make demo: the whole flow on generated scenes      make test: the test suite      make check: format, lint, test
+# make demo: the whole flow on generated scenes      make test: the test suite      make check: format, lint, types, tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,11 +33,13 @@ fuzz: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(PYTEST)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check .
+	$(BIN)/mypy-fix .
 
 clean:
 	rm -rf $(VENV) demo

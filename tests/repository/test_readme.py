@@ -1,4 +1,4 @@
-"""The commands of the README are those that run."""
+"""The commands of the README and of the pages are those that run."""
 
 import importlib
 import re
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from docs import flags
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "python " in line]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = re.findall(r"```bash\n(.*?)```", "\n".join(page.read_text() for page in PAGES), re.DOTALL)
+COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip().startswith("python ")]
 DEMO = [line.removeprefix("step ") for line in (ROOT / "examples" / "demo.sh").read_text().splitlines()]
 DEMO = [line for line in DEMO if line.startswith("python ")]
 
@@ -39,9 +42,11 @@ def test_the_demo_runs_the_commands_of_the_readme():
         assert words(command) in listed, command
 
 
-def test_every_flag_is_in_the_tables():
-    for script in ROOT.glob("*.py"):
-        parser = importlib.import_module(script.stem).get_args_parser()
-        flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-        for flag in flags:
-            assert f"`{flag}`" in README or flag == "--help", f"{script.name} {flag}"
+def test_the_page_of_flags_is_that_of_the_parsers():
+    assert flags.PAGE.read_text() == flags.page(), "stale; write it anew with: python -m docs.flags"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target

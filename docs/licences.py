@@ -1,6 +1,6 @@
 """The bill of materials: every distribution that requirements.txt brings in, with its version and licence, as Markdown.
 
-Written to docs/licences.md: python -m benchmarks.licences > docs/licences.md
+Written to docs/licences.md: python -m docs.licences > docs/licences.md
 """
 
 import re
@@ -16,7 +16,7 @@ LONGEST = 60  # characters of a licence; some packages put the whole text there
 HEAD = """# Bill of materials
 
 What `requirements.txt` installs: name, version and licence as each package states them.
-Made by `python -m benchmarks.licences`; exact files with their hashes are in `requirements.lock`.
+Made by `python -m docs.licences`; exact files with their hashes are in `requirements.lock`.
 """
 
 

@@ -1,0 +1,53 @@
+"""Draw what FP32 and INT8 see in a validation image: image | truth | FP32 | INT8, as on the README's first screen."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from common.cli.flags import make_parser
+from common.cli.main import run
+from common.cli.types import non_negative_int
+from common.data.datasets import find_samples, load_sample
+from common.data.drawing import strip
+from common.data.transforms import to_tensor
+from common.runtimes.predictors import OnnxPredictor
+from common.system.files import atomic_path
+
+COLOURS = 128  # of the picture's palette; a third of the file, and no difference to see
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, "python -m examples.picture -o docs/demo.png")
+    parser.add_argument("--dataset_root", type=Path, default=Path("demo/data"), metavar="DIR", help="data root")
+    parser.add_argument("--dataset", default="ACDC", metavar="NAME", help="whose validation images are drawn from")
+    parser.add_argument("--index", type=non_negative_int, default=0, help="which of its validation images")
+    parser.add_argument("--fp32", type=Path, default=Path("demo/fp32/SceneSeg.onnx"), metavar="ONNX", help="FP32 file")
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        default=Path("demo/qat/onnx_models/SceneSegNetwork_QAT_INT8_final.onnx"),
+        metavar="ONNX",
+        help="INT8 file",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="file to write")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    samples = find_samples(args.dataset_root, [args.dataset], "val")
+    if args.index >= len(samples):
+        raise ValueError(f"--index {args.index}: {args.dataset} has {len(samples)} validation images, counted from 0")
+    models = {"FP32": OnnxPredictor(args.fp32, args.threads), "INT8": OnnxPredictor(args.int8, args.threads)}
+    input_hw = models["FP32"].input_hw
+    rgb, truth, _ = load_sample(samples[args.index], input_hw)
+    images = to_tensor(rgb)[None]
+    panels = [(name, predict(images).argmax(dim=1)[0].numpy()) for name, predict in models.items()]
+    picture = Image.fromarray(strip(rgb, [("Truth", truth), *panels])).quantize(COLOURS)
+    with atomic_path(args.output) as temporary:
+        picture.save(temporary, format="png", optimize=True)
+    print(f"wrote {args.output} ({args.output.stat().st_size / 1e3:.0f} kB)")
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
