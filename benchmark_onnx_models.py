@@ -88,7 +88,8 @@ def main(args: argparse.Namespace) -> None:
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
     bad: list[BadSample] = []
-    samples = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    found = usable_samples(args.dataset_root, args.datasets, "val", bad, skip_bad=args.skip_bad, workers=args.workers)
+    samples = spread(found, args.num_samples_per_dataset)
     check_calls(args, len(samples))
     folder = new_folder(folder)
     leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args, bad=bad, baselines=baselines))

@@ -92,8 +92,10 @@ def main(args: argparse.Namespace) -> None:
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
     untrained = open_baseline(description, args) if args.compare_ptq else None
     bad: list[BadSample] = []
-    training = usable_samples(args.dataset_root, args, "train", bad)
-    validation = spread(usable_samples(args.dataset_root, args, "val", bad), args.num_samples_per_dataset)
+    find = partial(
+        usable_samples, args.dataset_root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers
+    )
+    training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
     check_calls(args, len(validation))
     folder = args.qat_checkpoint_path.parent / FOLDER
     folder.mkdir(exist_ok=True)

@@ -79,8 +79,8 @@ def main(args: argparse.Namespace) -> None:
     device = join_ranks(resolve_device(args.device))
     schedule = QatSchedule(args.freeze_batch_norm, args.freeze_observers)
     bad: list[BadSample] = []
-    training = usable_samples(args.root, args, "train", bad)
-    validation = spread(usable_samples(args.root, args, "val", bad), args.num_val_samples)
+    find = partial(usable_samples, args.root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers)
+    training, validation = find("train"), spread(find("val"), args.num_val_samples)
     folder = open_folder(args, CHECKPOINT, bad)
     for name in (BEST, FINAL):
         require_other(folder.path / name, args.fp32_model)

@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     bad: list[BadSample] = []
-    training = usable_samples(args.root, args, "train", bad)
-    validation = spread(usable_samples(args.root, args, "val", bad), args.num_val_samples)
+    find = partial(usable_samples, args.root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers)
+    training, validation = find("train"), spread(find("val"), args.num_val_samples)
     folder = open_folder(args, CHECKPOINT, bad)
     model, description, resumed = start_model(args, resolve_resume(args, folder))
     model.to(device, memory_format=torch.channels_last)

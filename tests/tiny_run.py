@@ -1,6 +1,7 @@
 """A training run as the scripts do it, on a network of two layers: what the tests of long runs start and kill."""
 
 import argparse
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,7 +36,8 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     bad: list[BadSample] = []
-    training, validation = (usable_samples(args.root, args, split, bad) for split in ("train", "val"))
+    find = partial(usable_samples, args.root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers)
+    training, validation = find("train"), find("val")
     folder = open_folder(args, "checkpoint", bad)
     resume = resolve_resume(args, folder)
     model = make_model(args.dropout)

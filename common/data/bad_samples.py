@@ -1,6 +1,5 @@
 """`--skip_bad`: every sample is read once before the work; those that cannot be are left out, counted and listed."""
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -39,20 +38,22 @@ class _Reasons(Dataset):
         return ""
 
 
-def usable_samples(root: Path, args: argparse.Namespace, split: str, bad: list[BadSample]) -> list[Sample]:
-    """The samples of a split (`find_samples`); with `args.skip_bad` those that can be read, the others go to `bad`.
+def usable_samples(
+    root: Path, names: Sequence[str] | None, split: str, bad: list[BadSample], *, skip_bad: bool, workers: int
+) -> list[Sample]:
+    """The samples of a split (`find_samples`); with `skip_bad` those that can be read, the others go to `bad`.
 
     The split is made of all pairs: a pair that cannot be read moves no other one from training to validation. Processes
-    of torchrun share the reading and know the same afterwards.
+    of torchrun share the reading and know the same afterwards; each reads with `workers` processes more.
 
     Raises:
         FileNotFoundError, ValueError: as `find_samples`; or no sample is left.
     """
-    if not args.skip_bad:
-        return find_samples(root, args.datasets, split)
+    if not skip_bad:
+        return find_samples(root, names, split)
     unpaired: list[BadSample] = []
-    samples = find_samples(root, args.datasets, split, unpaired)
-    unreadable = _unreadable(samples, split, args.workers)
+    samples = find_samples(root, names, split, unpaired)
+    unreadable = _unreadable(samples, split, workers)
     found = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
     bad += [each for each in found if each not in bad]
     if len(unreadable) == len(samples):

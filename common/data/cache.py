@@ -5,7 +5,6 @@ region, input size, version of the preparation), and a checksum of what follows:
 the code or a damaged entry is seen, and the entry is made anew.
 """
 
-import argparse
 import hashlib
 import logging
 import zlib
@@ -27,19 +26,22 @@ KEY_BYTES = 32  # of SHA-256
 CHECKSUM_BYTES = 4
 
 
-def sample_loader(args: argparse.Namespace, training: bool) -> Loader:
-    """How a run loads its samples, by its flags; only training images are decoded at reduced scale.
+def sample_loader(cache_dir: Path | None, *, reduced: bool = False) -> Loader:
+    """How a run loads its samples: from the cache in `cache_dir`, if any; `reduced` as in `load_sample`."""
+    if cache_dir is None:
+        return partial(load_sample, reduced=reduced)
+    return partial(load_cached, cache_dir, reduced=reduced)
+
+
+def open_cache(folder: Path) -> None:
+    """Make the folder of a cache, without what killed writers left there.
 
     Raises:
-        OSError: the folder of the cache cannot be made.
+        OSError: it cannot be made.
     """
-    load = partial(load_sample, reduced=True) if training and args.reduced_decode else load_sample
-    if args.cache_dir is None:
-        return load
-    args.cache_dir.mkdir(parents=True, exist_ok=True)
-    if training and is_writer():
-        remove_leftovers(args.cache_dir)
-    return partial(load_cached, args.cache_dir, reduced=training and args.reduced_decode)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_writer():
+        remove_leftovers(folder)
 
 
 def load_cached(folder: Path, sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:

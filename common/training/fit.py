@@ -16,7 +16,7 @@ from torch import nn
 
 from common.cli.flags import plain_arguments
 from common.data.bad_samples import record_bad
-from common.data.cache import sample_loader
+from common.data.cache import open_cache, sample_loader
 from common.data.datasets import AugmentedDataset, Sample
 from common.data.pairs import BadSample
 from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
@@ -96,7 +96,10 @@ def fit(
         start, history = restore_training_state(resumed.training, resumed.path, optimizer, average, fixed)
     else:
         torch.manual_seed(args.seed + rank())  # dropout differs between the ranks
-    dataset = AugmentedDataset(training, input_hw, args.augmentation, args.seed, sample_loader(args, training=True))
+    if args.cache_dir:
+        open_cache(args.cache_dir)
+    load = sample_loader(args.cache_dir, reduced=args.reduced_decode)
+    dataset = AugmentedDataset(training, input_hw, args.augmentation, args.seed, load)
     keeper = Keeper(trainee, folder, validation, args, device, average, Monitor(folder.path, args, start.step))
     with StopRequest().listening() as stop:
         model = parallel(trainee.model, device)
@@ -153,7 +156,7 @@ class Keeper:
     def score(self, moment: Moment, history: list, stop: StopRequest) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
         model, input_hw = self.trainee.model, self.trainee.description.input_hw
-        load = sample_loader(self.args, training=False)
+        load = sample_loader(self.args.cache_dir)
         with self.average.applied() if self.average else nullcontext():
             self.trainee.eval_mode()
             work = partial(validate, model, self.device, self.validation, input_hw, self.args, load)

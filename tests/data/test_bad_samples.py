@@ -1,7 +1,6 @@
 """`--skip_bad`: the run goes on with what can be read, and says what it left out."""
 
 import json
-from argparse import Namespace
 
 import pytest
 
@@ -25,14 +24,14 @@ def root(tmp_path):
     return tmp_path
 
 
-def flags(**changes):
-    return Namespace(**{"datasets": ["Town"], "skip_bad": True, "workers": 0, **changes})
+def usable(root, split, bad, skip_bad=True, workers=0):
+    return usable_samples(root, ["Town"], split, bad, skip_bad=skip_bad, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_files_are_left_out_and_named(root, workers):
     bad = []
-    training = usable_samples(root, flags(workers=workers), "train", bad)
+    training = usable(root, "train", bad, workers=workers)
     stems = {sample.image.stem for sample in training}
     assert not stems & {"0003", "0008", "0012", "0015"}
     assert {path.rpartition("/")[2] for path in (each.path for each in bad)} == {
@@ -49,20 +48,20 @@ def test_a_file_that_cannot_be_read_moves_no_other_to_another_split(tmp_path):
     for stem in ("0002", "0019"):
         (tmp_path / f"Town/Town/images/{stem}.jpg").write_bytes(b"")
     for split, samples in before.items():
-        after = usable_samples(tmp_path, flags(), split, [])
+        after = usable(tmp_path, split, [])
         assert after == [sample for sample in samples if sample.image.stem not in ("0002", "0019")]
 
 
 def test_without_the_flag_the_first_bad_file_is_an_error(root):
     with pytest.raises(ValueError, match="same stem"):
-        usable_samples(root, flags(skip_bad=False), "train", [])
+        usable(root, "train", [], skip_bad=False)
 
 
 def test_nothing_left_is_an_error(root):
     for path in (root / "Town/Town/gt_masks").iterdir():
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="--skip_bad: no train image of 26 is left; the first: .*not an image"):
-        usable_samples(root, flags(), "train", [])
+        usable(root, "train", [])
 
 
 def test_a_report_counts_and_lists_them():
