@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.gpu_context import FINAL, SCENES, Context, run_script, scenes
-from common.checkpoints import read_checkpoint
+from common.networks.checkpoints import read_checkpoint
 
 
 def accuracy(context: Context) -> None:

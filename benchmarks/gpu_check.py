@@ -12,10 +12,12 @@ import torch
 from benchmarks import gpu_accuracy, gpu_correctness, gpu_speed
 from benchmarks.gpu_context import FULL, TINY, Context, scale_figures
 from benchmarks.parts import NOT_STARTED, PASSED, Outcome, Part, Record, run_parts
-from common.allocator import keep_freed_memory
-from common.cli import make_parser, non_negative_int, positive_float, positive_int, resolve_device, run
-from common.environment import environment, usable_processors
-from common.report import table
+from common.cli.flags import make_parser
+from common.cli.main import resolve_device, run
+from common.cli.types import non_negative_int, positive_float, positive_int
+from common.report.text import table
+from common.system.allocator import keep_freed_memory
+from common.system.environment import environment, usable_processors
 
 FUNCTIONS: dict[str, Callable[[Context], None]] = {
     "scripts": gpu_correctness.scripts,

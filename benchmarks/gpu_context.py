@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from benchmarks.parts import Record
-from common.checkpoints import Description, published_state, save_checkpoint
-from common.datasets import Example
-from common.quantization import QuantizationSettings, prepare_qat
+from common.data.datasets import Example
+from common.networks.checkpoints import Description, published_state, save_checkpoint
+from common.quantization.pt2e import QuantizationSettings, prepare_qat
 from examples.make_scenes import write_dataset
 from examples.train_sceneseg import get_args_parser as trainer_parser
 from examples.train_sceneseg import initialise_decoder
@@ -49,7 +49,7 @@ class Scale:
 
 
 FULL = Scale(None, 0.25, (160, 320), 4, 6, 40, 1.0, (320, 640), 32, 5, 60, 8)
-TINY = Scale(1 / 32, 1 / 32, (32, 64), 2, 3, 20, 1 / 32, (32, 64), 4, 2, 2, 1)
+TINY = Scale(1 / 8, 1 / 32, (32, 64), 2, 3, 20, 1 / 32, (32, 64), 4, 2, 2, 1)
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,17 @@ from benchmarks.gpu_context import (
     scenes,
     training_arguments,
 )
-from common.checkpoints import read_checkpoint
-from common.datasets import AugmentedDataset, Example, find_samples
-from common.fake_quantize import FakeQuantize
-from common.parity import TOLERANCE, compare, example_inputs
-from common.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
-from common.predictors import TorchPredictor
-from common.qat_checkpoints import load_qat
-from common.quantization import QuantizationSettings, convert, set_evaluation_mode, set_mode
-from common.steps import Position, Step, run_loader
-from common.training import Learner, batch_loss, make_optimizer, take_step
-from common.validation import validate
+from common.data.datasets import AugmentedDataset, Example, find_samples
+from common.networks.checkpoints import read_checkpoint
+from common.quantization.checkpoints import load_qat
+from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.pt2e import QuantizationSettings, convert, set_evaluation_mode, set_mode
+from common.runtimes.parity import TOLERANCE, compare, example_inputs
+from common.runtimes.predictors import TorchPredictor
+from common.training.loop import Learner, batch_loss, make_optimizer, take_step
+from common.training.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
+from common.training.steps import Position, Step, run_loader
+from common.training.validation import validate
 from models import NETWORKS
 
 CHAOS = 20.0  # CUDA may be off by so many times what a change of the images by PERTURBATION does on the CPU
@@ -284,7 +284,7 @@ def loader(context: Context) -> None:
     by_workers = {}
     for workers in (0, 2):
         args = training_arguments(context, batch_size=4, epochs=1, workers=workers)
-        batches = list(run_loader(dataset, Position(), args))
+        batches = list(run_loader(dataset, Position(), args, context.device))
         by_workers[workers] = batches
         pinned = all(each.is_pinned() == context.on_gpu for batch in batches for each in batch)
         context.record.check(f"{workers} workers: memory is pinned for a GPU, and only then", pinned)
@@ -354,7 +354,7 @@ def one_process_group(context: Context) -> None:
     run_script(
         context,
         "torch.distributed.run",
-        ["--nproc_per_node=1", "--standalone", ROOT / "quantize_model_sceneseg.py", *flags],
+        ["--nproc_per_node=1", "--standalone", "--local_addr=127.0.0.1", ROOT / "quantize_model_sceneseg.py", *flags],
     )
 
 

@@ -23,13 +23,13 @@ from benchmarks.gpu_context import (
     training_arguments,
 )
 from benchmarks.qat_step import FP32, PHASES, make_steps, operator_rows
-from common.datasets import AugmentedDataset, Sample, find_samples
-from common.latency import latency, no_garbage_collection, timed
-from common.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
-from common.predictors import TorchPredictor
-from common.quantization import set_evaluation_mode, set_mode
-from common.steps import Position
-from common.training import Learner, make_optimizer, train
+from common.data.datasets import AugmentedDataset, Sample, find_samples
+from common.quantization.pt2e import set_evaluation_mode, set_mode
+from common.runtimes.predictors import TorchPredictor
+from common.scoring.latency import latency, no_garbage_collection, timed
+from common.training.loop import Learner, make_optimizer, train
+from common.training.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
+from common.training.steps import Position
 from models import find_network
 
 MOST_OVER_FP32 = 1.5  # a QAT step against an FP32 step

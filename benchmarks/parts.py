@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from common.files import write_text
+from common.system.files import write_text
 
 PASSED, FAILED, OVER_TIME, NOT_STARTED = "passed", "failed", "over its time limit", "not started, no time left"
 LOGGED_BYTES = 200_000  # the end of each part's output that is kept

@@ -18,6 +18,7 @@ import torch
 
 from common.system.failures import explain
 from common.system.signals import EXIT_CODES
+from common.training.precision import set_precision
 
 EXIT_FAILURE = 1
 EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
@@ -26,7 +27,7 @@ EXIT_STOPPED = {number: code for number, code in EXIT_CODES.items() if number !=
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` takes CUDA when there is one.
+    """`auto` takes CUDA when there is one. It computes in full float32 unless a training asks for less.
 
     Raises:
         ValueError: `cuda` was asked for and is not there; nothing falls back in silence.
@@ -34,7 +35,9 @@ def resolve_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("--device cuda: PyTorch finds no CUDA device on this machine; use --device cpu or auto")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    device = torch.device("cuda" if available and name != "cpu" else "cpu")
+    set_precision("fp32", device)  # PyTorch's own default for convolutions on CUDA is TF32
+    return device
 
 
 def seed_everything(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Fake quantization for QAT: on the CPU by vectorised operators, the same bits as PyTorch's kernel."""
+"""Fake quantization for QAT: the same bits as PyTorch's kernel, in fewer passes over the values."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,9 @@ from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
 class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     """Observe the range of a tensor as a moving average and round the tensor to its codes.
 
-    PyTorch's kernel for the CPU goes value by value; `python -m benchmarks.qat_step` measures what is left. Other
-    devices, and scales by channel (weights, which are small), stay with PyTorch's.
+    PyTorch's kernel for the CPU goes value by value, and the one for CUDA copies what is not contiguous, as images
+    channels-last are not; `python -m benchmarks.qat_step` measures what is left. Scales by channel (of weights, which
+    are small) stay with PyTorch's.
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
@@ -20,8 +21,10 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         self.lower = lower
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_per_channel or x.device.type != "cpu":
+        if self.is_per_channel:
             return super().forward(x if self.lower is None else x.clamp(min=self.lower))
+        if x.device.type != "cpu":
+            return self._without_waiting(x)
         if self.observer_enabled.item():
             self._compute(self._ends(x), observe=self.observer_enabled)
         else:
@@ -30,6 +33,14 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             return x
         observer = self.activation_post_process
         return RoundToCodes.apply(x, self.scale, self.zero_point, observer.quant_min, observer.quant_max)
+
+    def _without_waiting(self, x: Tensor) -> Tensor:
+        """The same with switches, scale and zero point left where they are: reading them would wait for a GPU."""
+        self._compute(self._ends(x), observe=self.observer_enabled)
+        observer = self.activation_post_process
+        return torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            x, self.scale, self.zero_point, self.fake_quant_enabled, observer.quant_min, observer.quant_max
+        )[0]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """The scale and zero point that training computed with, for the conversion: INT8 is what was trained.

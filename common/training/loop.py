@@ -70,7 +70,7 @@ def train(
         keep_freed_memory()
     length = epoch_length(len(dataset), args)
     total_steps = args.epochs * math.ceil(length / args.batch_size)
-    batches = Waiting(iter(run_loader(dataset, start, args)))
+    batches = Waiting(iter(run_loader(dataset, start, args, device)))
     display = Display(batches, length, args.epochs)
     if start.due:
         yield display.moment(start)

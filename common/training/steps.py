@@ -89,8 +89,13 @@ class RunSampler(Sampler[list[tuple[int, int]]]):
             yield from (part for part, _ in shares(batch, self.args.gradient_accumulation))
 
 
-def run_loader(dataset: AugmentedDataset, start: Position, args: argparse.Namespace) -> DataLoader:
-    """One loader for the whole run: its workers load ahead across epochs, and while a checkpoint is scored."""
+def run_loader(
+    dataset: AugmentedDataset, start: Position, args: argparse.Namespace, device: torch.device
+) -> DataLoader:
+    """One loader for the whole run: its workers load ahead across epochs, and while a checkpoint is scored.
+
+    For a GPU the batches are in pinned memory, from which they are copied while it computes.
+    """
     prefetch = max(2, PREFETCHED_IMAGES // args.batch_size) if args.workers else None
     return DataLoader(
         dataset,
@@ -99,7 +104,7 @@ def run_loader(dataset: AugmentedDataset, start: Position, args: argparse.Namesp
         prefetch_factor=prefetch,
         worker_init_fn=worker_init,
         generator=torch.Generator().manual_seed(args.seed),  # a loader must not draw from the global random state
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
     )
 
 

@@ -18,8 +18,9 @@ def test_by_hand():
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_values_gradients_and_ranges_are_those_of_the_kernel(symmetric, channels_last):
-    """Over steps that widen the range, without an observer at last: the same bits."""
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_values_gradients_and_ranges_are_those_of_the_kernel(symmetric, channels_last, on_cpu):
+    """Over steps that widen the range, without an observer at last: the same bits, also by the way of other devices."""
     low, scheme = (-127, torch.per_tensor_symmetric) if symmetric else (-128, torch.per_tensor_affine)
     options = {"quant_min": low, "quant_max": 127, "dtype": torch.int8, "qscheme": scheme, "eps": 2**-12}
     ours, kernel = FakeQuantize(**options), FusedMovingAvgObsFakeQuantize(**options)
@@ -32,7 +33,7 @@ def test_values_gradients_and_ranges_are_those_of_the_kernel(symmetric, channels
         for module in (ours, kernel):
             module.enable_observer(step < 3)
             leaf = x.clone().requires_grad_()
-            y = module(leaf)
+            y = module(leaf) if on_cpu or module is kernel else module._without_waiting(leaf)
             y.backward(upstream)
             results.append((y, leaf.grad))
         assert torch.equal(results[0][0], results[1][0])
@@ -44,9 +45,10 @@ def test_values_gradients_and_ranges_are_those_of_the_kernel(symmetric, channels
 
 def test_inputs_below_the_lower_end_count_as_it():
     module = FakeQuantize(lower=-3.0, quant_min=-128, quant_max=127, dtype=torch.int8, qscheme=torch.per_tensor_affine)
-    y = module(torch.tensor([-50.0, -3.0, 0.0, 2.0]))
-    assert y[0] == y[1]
-    assert module.activation_post_process.min_val.item() == -3.0
+    for forward in (module, module._without_waiting):
+        y = forward(torch.tensor([-50.0, -3.0, 0.0, 2.0]))
+        assert y[0] == y[1]
+        assert module.activation_post_process.min_val.item() == -3.0
 
 
 @pytest.mark.parametrize("scheme", [torch.per_tensor_symmetric, torch.per_tensor_affine])
