@@ -38,8 +38,8 @@ FUNCTIONS: dict[str, Callable[[Context], None]] = {
 }
 # the longest of those that run beside each other first; limits in seconds
 PARTS = (
-    Part("scripts", 170),
-    Part("checkpoints", 170),
+    Part("scripts", 200),
+    Part("checkpoints", 200),
     Part("one_process_group", 120),
     Part("qat_steps", 120),
     Part("forward", 90),
@@ -47,12 +47,12 @@ PARTS = (
     Part("determinism", 100),
     Part("memory", 60),
     Part("loader", 60),
-    Part("steps", 110, alone=True),
-    Part("training", 110, alone=True),
+    Part("steps", 120, alone=True),
+    Part("training", 150, alone=True),
     Part("clock", 40, alone=True),
     Part("layouts", 50, alone=True),
-    Part("accuracy", 170, alone=True),
-    Part("compiled", 120, alone=True),
+    Part("accuracy", 270, alone=True),
+    Part("compiled", 150, alone=True),
 )
 REHEARSAL_LIMIT = 900.0  # seconds of a part on a CPU, which may be a slow one
 
@@ -68,7 +68,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--parts", nargs="+", choices=list(FUNCTIONS), metavar="PART", help="only these, in their order"
     )
     parser.add_argument(
-        "--at_once", type=positive_int, default=6, help="parts beside each other where no time is measured"
+        "--at_once", type=positive_int, default=8, help="parts beside each other where no time is measured"
     )
     parser.add_argument(
         "--workers", type=non_negative_int, default=max(1, usable_processors() - 4), help="processes that decode images"
@@ -117,7 +117,8 @@ def main(args: argparse.Namespace) -> None:
 
 def part_command(part: Part, record: Path, args: argparse.Namespace, device: torch.device) -> list[str]:
     """The command line of a part in a process of its own."""
-    threads = usable_processors() if part.alone else max(1, usable_processors() // args.at_once)
+    beside_each_other = 1 if part.alone else args.at_once
+    threads = 1 if args.rehearse else max(1, usable_processors() // beside_each_other)
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--part", part.name, "--record", str(record)]
     command += ["--device", device.type, "--threads", str(threads), "--workers", str(args.workers), "--debug"]
     command += ["--data", str(args.data.absolute())] if args.data else []
