@@ -20,6 +20,7 @@ from common.system.allocator import keep_freed_memory
 from common.system.environment import environment, usable_processors
 
 FUNCTIONS: dict[str, Callable[[Context], None]] = {
+    "quantization": gpu_correctness.quantization,
     "scripts": gpu_correctness.scripts,
     "checkpoints": gpu_correctness.checkpoints,
     "one_process_group": gpu_correctness.one_process_group,
@@ -38,6 +39,7 @@ FUNCTIONS: dict[str, Callable[[Context], None]] = {
 }
 # the longest of those that run beside each other first; limits in seconds
 PARTS = (
+    Part("quantization", 200),
     Part("scripts", 200),
     Part("checkpoints", 200),
     Part("one_process_group", 120),
@@ -68,7 +70,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--parts", nargs="+", choices=list(FUNCTIONS), metavar="PART", help="only these, in their order"
     )
     parser.add_argument(
-        "--at_once", type=positive_int, default=8, help="parts beside each other where no time is measured"
+        "--at_once", type=positive_int, default=10, help="parts beside each other where no time is measured"
     )
     parser.add_argument(
         "--workers", type=non_negative_int, default=max(1, usable_processors() - 4), help="processes that decode images"
@@ -118,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
 def part_command(part: Part, record: Path, args: argparse.Namespace, device: torch.device) -> list[str]:
     """The command line of a part in a process of its own."""
     beside_each_other = 1 if part.alone else args.at_once
-    threads = 1 if args.rehearse else max(1, usable_processors() // beside_each_other)
+    threads = 1 if args.rehearse else max(2, usable_processors() // beside_each_other)
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--part", part.name, "--record", str(record)]
     command += ["--device", device.type, "--threads", str(threads), "--workers", str(args.workers), "--debug"]
     command += ["--data", str(args.data.absolute())] if args.data else []

@@ -246,34 +246,37 @@ def _compare_devices(context: Context, path: Path, root: Path) -> None:
 
 
 def scripts(context: Context) -> None:
-    """The trainer and all five scripts with --device, on generated scenes: the flow of the README."""
+    """The trainer, conversion, tracing and the comparison of models with --device, on generated scenes."""
     root, scale, work = scenes(context), context.scale, context.work
     data = ["--datasets", SCENES, "--workers", 2]
-    size = ",".join(map(str, scale.input_hw))
-    fp32, qat = work / "fp32", work / "qat"
-    training = ["--batch_size", scale.batch_size, "-r", root, *data]
-    run_script(
-        context, "examples.train_sceneseg", ["-s", fp32, "-e", 2, "--width", scale.width, "--input_hw", size, *training]
-    )
+    size = ["--width", scale.width, "--input_hw", ",".join(map(str, scale.input_hw))]
+    fp32 = work / "fp32"
+    training = ["-e", 2, "--batch_size", scale.batch_size, "-r", root, *data]
+    run_script(context, "examples.train_sceneseg", ["-s", fp32, *size, *training])
     weights = fp32 / "best_model.pth"
     named = ["-n", "SceneSeg", "-p", weights]
     run_script(context, "convert_pytorch_to_onnx.py", [*named, "-o", fp32 / "SceneSeg.onnx"])
     run_script(context, "trace_pytorch_model.py", [*named, "-o", fp32 / "SceneSeg.pt"])
     run_script(context, "trace_pytorch_model.py", [*named, "-o", fp32 / "SceneSeg.pt2", "--format", "exported"])
-    recipe = ["-e", 2, "--num_calibration_samples", 8, "--recipe", "extended", "--warmup_steps", 1, "--distill", 1]
-    run_script(context, "quantize_model_sceneseg.py", ["-s", qat, "-fp32", weights, *recipe, *training])
-    benchmark = ["--num_calibration_samples", 8, "--dataset_root", root, *data]
-    run_script(context, "benchmark_qat_model.py", ["--qat_checkpoint_path", qat / FINAL, *benchmark])
     models = ["--pytorch_model_path", weights, "--fp32_model_path", fp32 / "SceneSeg.onnx"]
-    models += ["--int8_model_path", qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"]
     models += ["--model", f"TorchScript={fp32 / 'SceneSeg.pt'}", "--model", f"exported={fp32 / 'SceneSeg.pt2'}"]
-    run_script(
-        context,
-        "benchmark_onnx_models.py",
-        [*models, "--dataset_root", root, *data, "--output_dir_base", work / "results"],
-    )
+    output = ["--dataset_root", root, *data, "--output_dir_base", work / "results"]
+    run_script(context, "benchmark_onnx_models.py", [*models, *output])
     for path in work.glob("results/*/results.json"):
         context.record.figure("models side by side", _figures_of_models(path))
+
+
+def quantization(context: Context) -> None:
+    """QAT with a teacher and the INT8 file of it, with --device, on generated scenes."""
+    root, scale, work = scenes(context), context.scale, context.work
+    data = ["--datasets", SCENES, "--workers", 2, "--num_calibration_samples", 8]
+    weights = save_network(work / "fp32.pth", scale.width, scale.input_hw)
+    recipe = ["-e", 2, "--batch_size", scale.batch_size, "--recipe", "extended", "--warmup_steps", 1, "--distill", 1]
+    run_script(
+        context, "quantize_model_sceneseg.py", ["-s", work / "qat", "-fp32", weights, "-r", root, *recipe, *data]
+    )
+    checkpoint = ["--qat_checkpoint_path", work / "qat" / FINAL]
+    run_script(context, "benchmark_qat_model.py", [*checkpoint, "--dataset_root", root, *data])
 
 
 def _figures_of_models(path: Path) -> object:
