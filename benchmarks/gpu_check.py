@@ -47,7 +47,7 @@ PARTS = (
     Part("forward", 90),
     Part("fake_quantization", 60),
     Part("determinism", 100),
-    Part("memory", 60),
+    Part("memory", 100),
     Part("loader", 60),
     Part("steps", 120, alone=True),
     Part("training", 150, alone=True),

@@ -53,7 +53,7 @@ def forward(context: Context) -> None:
     for name, row in NETWORKS.items():
         torch.manual_seed(0)
         width = context.scale.networks_width
-        model = (row.build() if width is None or name == "AutoSpeed" else row.build(width=width)).eval()
+        model = (row.build() if width is None or row.size_multiple is None else row.build(width=width)).eval()
         height, width_px = row.input_shape[1:]
         if not context.on_gpu and row.size_multiple:
             height, width_px = context.scale.input_hw
@@ -314,7 +314,8 @@ def memory(context: Context) -> None:
     weights = save_network(context.work / "fp32.pth", scale.width, scale.input_hw)
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--short_of_memory"]
     command += ["quantize_model_sceneseg.py", "-s", context.work / "out", "-r", root, "--datasets", SCENES]
-    command += ["-fp32", weights, "--batch_size", 16, "--workers", 0, "--device", context.device.type]
+    command += ["-fp32", weights, "--batch_size", 32, "--input_hw", "320,640", "--workers", 0]
+    command += ["--device", context.device.type]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
     last = (done.stderr.strip().splitlines() or [""])[-1]
@@ -327,12 +328,12 @@ def memory(context: Context) -> None:
 def run_short_of_memory(script: list[str]) -> None:
     """Run a script as the main program with so little memory for tensors that a training step cannot fit."""
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(0.004)  # 0.3 GB of 80
+        torch.cuda.set_per_process_memory_fraction(0.02)  # 1.6 GB of 80
     else:
         import resource  # here: Unix alone has it
 
         address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = address_space + 1_200_000_000
+        limit = address_space + 3_000_000_000
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.argv = script
     runpy.run_path(str(ROOT / script[0]), run_name="__main__")
