@@ -1,9 +1,8 @@
 """The last part of benchmarks.gpu_check: QAT at full width on real images, by the toolkit's own scripts."""
 
-import json
 from pathlib import Path
 
-from benchmarks.gpu_context import FINAL, SCENES, Context, run_script, scenes
+from benchmarks.gpu_context import FINAL, SCENES, Context, figures_of_models, run_script, scenes
 from common.networks.checkpoints import read_checkpoint
 
 
@@ -38,8 +37,7 @@ def accuracy(context: Context) -> None:
     benchmark = ["--dataset_root", root, *data, "--compare_ptq", weights, "--num_calibration_samples", 32]
     run_script(context, "benchmark_qat_model.py", ["--qat_checkpoint_path", folder / FINAL, *benchmark])
     for path in folder.glob("onnx_models/**/results.json"):
-        models = json.loads(path.read_text()).get("models", {})
-        context.record.figure("INT8 files", models)
+        context.record.figure("files", figures_of_models(path))
 
 
 def _together(path: Path) -> object:

@@ -1,6 +1,7 @@
 """What the parts of benchmarks.gpu_check share: their sizes, inputs, and the toolkit's scripts as a user calls them."""
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -155,6 +156,20 @@ def run_script(
         last_line=(done.stdout.strip().splitlines() or [""])[-1],
     )
     return done
+
+
+def figures_of_models(path: Path) -> dict[str, dict[str, object]]:
+    """The main figures of each model in the results.json of a benchmark."""
+    models = json.loads(path.read_text())["models"]
+    return {
+        label: {
+            "provider": model["provider"],
+            "miou": model["overall"]["miou"],
+            "p50_ms": model["latency_ms"]["p50"],
+            "size_bytes": model["size_bytes"],
+        }
+        for label, model in models.items()
+    }
 
 
 def device_memory(context: Context) -> float | None:

@@ -21,6 +21,7 @@ from benchmarks.gpu_context import (
     ROOT,
     SCENES,
     Context,
+    figures_of_models,
     prepared_network,
     random_batches,
     relative,
@@ -263,7 +264,7 @@ def scripts(context: Context) -> None:
     output = ["--dataset_root", root, *data, "--output_dir_base", work / "results"]
     run_script(context, "benchmark_onnx_models.py", [*models, *output])
     for path in work.glob("results/*/results.json"):
-        context.record.figure("models side by side", _figures_of_models(path))
+        context.record.figure("models side by side", figures_of_models(path))
 
 
 def quantization(context: Context) -> None:
@@ -277,14 +278,6 @@ def quantization(context: Context) -> None:
     )
     checkpoint = ["--qat_checkpoint_path", work / "qat" / FINAL]
     run_script(context, "benchmark_qat_model.py", [*checkpoint, "--dataset_root", root, *data])
-
-
-def _figures_of_models(path: Path) -> object:
-    document = json.loads(path.read_text())
-    keys = ("label", "provider", "miou", "p50")
-    models = document.get("models", {})
-    rows = models.values() if isinstance(models, dict) else models
-    return [{key: row[key] for key in keys if key in row} for row in rows]
 
 
 def loader(context: Context) -> None:
