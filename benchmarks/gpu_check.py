@@ -1,6 +1,7 @@
 """Check the toolkit on a GPU in one command: correctness against the CPU, speed, accuracy; see docs/gpu.md."""
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -129,6 +130,7 @@ def part_command(part: Part, record: Path, args: argparse.Namespace, device: tor
 
 def run_one(args: argparse.Namespace) -> None:
     """A part in this process; ValueError where a check of it does not hold."""
+    logging.getLogger().setLevel(logging.WARNING)  # of --debug, which runs every part, the tracebacks are wanted
     if args.device == "cpu":
         keep_freed_memory()
     record = Record(args.record)
