@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.benchmark.gate import add_gate_arguments, check_calls, check_gate, limits_of
 from common.benchmark.run import benchmark, leave_by_gate
-from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser
+from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
@@ -84,12 +84,12 @@ def main(args: argparse.Namespace) -> None:
     baselines = check_gate(args, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
-        written = show(args.show, candidates, args.threads, folder)
+        written = show(args.show, candidates, args.threads, folder, args.image_bits)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
     bad: list[BadSample] = []
-    found = usable_samples(args.dataset_root, args.datasets, "val", bad, skip_bad=args.skip_bad, workers=args.workers)
-    samples = spread(found, args.num_samples_per_dataset)
+    source = sample_source(args, args.dataset_root)
+    samples = spread(usable_samples(source, "val", bad), args.num_samples_per_dataset)
     check_calls(args, len(samples))
     folder = new_folder(folder)
     leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args, bad=bad, baselines=baselines))

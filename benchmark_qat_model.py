@@ -10,7 +10,7 @@ from common.benchmark.ptq import LABELS as PTQ_LABELS
 from common.benchmark.ptq import open_baseline, ptq_baseline
 from common.benchmark.run import benchmark, leave_by_gate
 from common.benchmark.sensitivity_analysis import analyse
-from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser
+from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
@@ -92,9 +92,7 @@ def main(args: argparse.Namespace) -> None:
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
     untrained = open_baseline(description, args) if args.compare_ptq else None
     bad: list[BadSample] = []
-    find = partial(
-        usable_samples, args.dataset_root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers
-    )
+    find = partial(usable_samples, sample_source(args, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
     check_calls(args, len(validation))
     folder = args.qat_checkpoint_path.parent / FOLDER

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from common.cli.flags import add_network_arguments, make_parser
+from common.cli.flags import add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.types import positive_int
 from common.export.conversion import (
@@ -39,6 +39,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     precision.add_argument("--half", action="store_true", help="FP16 inside; input and output stay FP32")
     precision.add_argument("--int8", action="store_true", help="INT8 without training, from --calibration_data")
     parser.add_argument("--calibration_data", type=Path, metavar="DIR", help="images for --int8, however deep")
+    add_image_bits_argument(parser)
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
     parser.add_argument("--per_channel", action="store_true", help="--int8 with one weight scale per output channel")
     parser.add_argument(
@@ -83,7 +84,9 @@ def quantize(source: OpenedNetwork, args: argparse.Namespace, options: ExportOpt
     if args.calibration_data is None:
         raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
     folder, count = args.calibration_data, args.num_calibration_samples
-    calibration, held_out = calibration_inputs(source, folder, count, args.seed, args.egolanes_checkpoint)
+    calibration, held_out = calibration_inputs(
+        source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits
+    )
     settings = QuantizationSettings(args.per_channel, args.fuse)
     agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out)
     print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))

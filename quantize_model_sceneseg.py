@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.cli.flags import add_fuse_argument, add_input_size_argument, make_parser
+from common.cli.flags import add_fuse_argument, add_input_size_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments
 from common.cli.types import non_negative_float, non_negative_int
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     device = join_ranks(resolve_device(args.device))
     schedule = QatSchedule(args.freeze_batch_norm, args.freeze_observers)
     bad: list[BadSample] = []
-    find = partial(usable_samples, args.root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers)
+    find = partial(usable_samples, sample_source(args, args.root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_val_samples)
     folder = open_folder(args, CHECKPOINT, bad)
     for name in (BEST, FINAL):

@@ -18,8 +18,9 @@ from common.cli.main import run
 from common.cli.types import non_negative_float, non_negative_int, positive_int
 from common.data.cache import load_cached
 from common.data.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
+from common.data.decoding import read_mask, read_rgb
 from common.data.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
-from common.data.transforms import INPUT_HW, read_rgb, resize_image, resize_mask, to_tensor
+from common.data.transforms import INPUT_HW, resize_image, resize_mask, to_tensor
 from common.report.text import table
 from common.scoring.latency import latency, timed
 from common.system.files import require_parent
@@ -168,7 +169,7 @@ def time_stages(sample: Sample, timings: dict[str, list[float]]) -> None:
         return result
 
     image = step("decode image", lambda: read_rgb(sample.image))
-    mask = step("decode mask", lambda: read_rgb(sample.mask))
+    mask = step("decode mask", lambda: read_mask(sample.mask))
     left, top, right, bottom = find_spec(sample.dataset).region(image.shape[1], image.shape[0])
     ids = step("colours to classes", lambda: class_ids(mask[top:bottom, left:right]))
     step("class weights", lambda: class_weights(ids))

@@ -225,14 +225,29 @@ class Quiet {
   int saved_, nowhere_;
 };
 
-// uint8 RGB, its pixels as stored (an EXIF orientation is not applied).
+// As common/data/decoding.py: 16 bits a value that hold at most 14 bits of data would be read nearly black.
+inline void require_bright(const cv::Mat& values, const fs::path& path) {
+  double largest = 0;
+  cv::minMaxLoc(values, nullptr, &largest);
+  const auto repeats = [](std::uint16_t value) { return value >> 8 == (value & 255); };
+  if (largest < 1 << 14 && !std::all_of(values.begin<std::uint16_t>(), values.end<std::uint16_t>(), repeats))
+    throw std::runtime_error(path.string() + ": stored with 16 bits a value, but the largest is " +
+                             std::to_string(static_cast<int>(largest)) + ", so that it would be read nearly black; " +
+                             "scale it to 16 bits, or store it with 8");
+}
+
+// uint8 RGB, upright: turned as EXIF says.
 inline cv::Mat read_rgb(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   const std::vector<char> data{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   cv::Mat image;
   if (!data.empty()) {
     const Quiet quiet;
-    image = cv::imdecode(data, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+    image = cv::imdecode(data, cv::IMREAD_COLOR | cv::IMREAD_ANYDEPTH);
+  }
+  if (image.depth() == CV_16U) {
+    require_bright(image.reshape(1), path);
+    image = cv::imdecode(data, cv::IMREAD_COLOR);  // the upper 8 bits
   }
   if (image.empty())
     throw std::runtime_error(path.string() + ": not an image that can be decoded; is the file damaged?");

@@ -17,8 +17,8 @@ from torch import nn
 from common.benchmark.baseline import read_baseline
 from common.benchmark.results import SCHEMA
 from common.data.datasets import Sample, load_ids
+from common.data.decoding import read_rgb
 from common.data.image_header import read_header
-from common.data.transforms import read_rgb
 from common.networks.checkpoints import Description, read_checkpoint
 from common.runtimes.onnx_files import read_graph, require_image_input
 from common.runtimes.traced import read_exported, read_torchscript, write_exported, write_torchscript

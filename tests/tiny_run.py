@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from common.cli.flags import make_parser
+from common.cli.flags import make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments
 from common.cli.types import height_width
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     bad: list[BadSample] = []
-    find = partial(usable_samples, args.root, args.datasets, bad=bad, skip_bad=args.skip_bad, workers=args.workers)
+    find = partial(usable_samples, sample_source(args, args.root), bad=bad)
     training, validation = find("train"), find("val")
     folder = open_folder(args, "checkpoint", bad)
     resume = resolve_resume(args, folder)

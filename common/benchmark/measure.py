@@ -14,8 +14,9 @@ from torch import Tensor
 
 from common.benchmark.memory import PeakMemory, peak_memory
 from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
+from common.data.decoding import read_bytes
 from common.data.labels import CLASSES
-from common.data.transforms import read_bytes, resize_mask, to_tensor
+from common.data.transforms import resize_mask, to_tensor
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map
 from common.scoring.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up

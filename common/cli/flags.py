@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 
 from common.cli.types import height_width, non_negative_int, positive_int, thread_count
+from common.data.bad_samples import SampleSource
+from common.data.decoding import IMAGE_BITS
 from common.networks.opening import ListNetworks
 
 
@@ -68,8 +70,25 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
     )
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
+    add_image_bits_argument(parser)
     parser.add_argument(
         "--skip_bad", action="store_true", help="read every sample once first; leave bad ones out and list them"
+    )
+
+
+def sample_source(args: argparse.Namespace, root: Path) -> SampleSource:
+    """What the flags of `add_dataset_arguments` say of the samples below `root`."""
+    return SampleSource(root, args.datasets, args.skip_bad, args.workers, args.image_bits)
+
+
+def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:
+    """`--image_bits`, which images of 16 bits a value do not say of themselves."""
+    parser.add_argument(
+        "--image_bits",
+        type=int,
+        choices=IMAGE_BITS,
+        metavar="N",
+        help="bits of data in images stored with 16, 8 to 16; default: 16, where the images show it",
     )
 
 

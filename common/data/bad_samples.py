@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +18,17 @@ logger = logging.getLogger(__name__)
 TRIED_HW = (32, 64)  # the smallest input: reading a file costs the same for any
 LISTED = 50  # that a report spells out
 SKIPPED_FILE = "skipped.json"
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Where a script finds its samples, and how they are read."""
+
+    root: Path
+    names: Sequence[str] | None = None  # of datasets; None: the known ones that are there
+    skip_bad: bool = False  # leave out what cannot be read
+    workers: int = 0  # processes that read while this is found out
+    image_bits: int | None = None  # see `read_rgb`
 
 
 class _Reasons(Dataset):
@@ -38,26 +49,25 @@ class _Reasons(Dataset):
         return ""
 
 
-def usable_samples(
-    root: Path, names: Sequence[str] | None, split: str, bad: list[BadSample], *, skip_bad: bool, workers: int
-) -> list[Sample]:
+def usable_samples(source: SampleSource, split: str, bad: list[BadSample]) -> list[Sample]:
     """The samples of a split (`find_samples`); with `skip_bad` those that can be read, the others go to `bad`.
 
     The split is made of all pairs: a pair that cannot be read moves no other one from training to validation. Processes
-    of torchrun share the reading and know the same afterwards; each reads with `workers` processes more.
+    of torchrun share the reading and know the same afterwards; each reads with `workers` processes of its own.
 
     Raises:
         FileNotFoundError, ValueError: as `find_samples`; or no sample is left.
     """
-    if not skip_bad:
-        return find_samples(root, names, split)
     unpaired: list[BadSample] = []
-    samples = find_samples(root, names, split, unpaired)
-    unreadable = _unreadable(samples, split, workers)
-    found = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
-    bad += [each for each in found if each not in bad]
+    found = find_samples(source.root, source.names, split, unpaired if source.skip_bad else None)
+    samples = [replace(sample, image_bits=source.image_bits) for sample in found]
+    if not source.skip_bad:
+        return samples
+    unreadable = _unreadable(samples, split, source.workers)
+    left_out = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
+    bad += [each for each in left_out if each not in bad]
     if len(unreadable) == len(samples):
-        raise ValueError(f"--skip_bad: no {split} image of {len(samples)} is left; the first: {found[-1].reason}")
+        raise ValueError(f"--skip_bad: no {split} image of {len(samples)} is left; the first: {left_out[-1].reason}")
     return [sample for sample in samples if sample not in unreadable]
 
 

@@ -20,7 +20,7 @@ from common.system.files import atomic_path, remove_leftovers, require_ordinary,
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 1  # count up when `load_sample` gives other values than before
+PREPARATION = 2  # count up when `load_sample` gives other values than before
 PROBE = (4000, 3000)  # an image size whose region of interest stands for a dataset's rule
 KEY_BYTES = 32  # of SHA-256
 CHECKSUM_BYTES = 4
@@ -72,7 +72,7 @@ def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes
     """A hash of all that the prepared sample depends on."""
     times = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (sample.image, sample.mask)]
     region = find_spec(sample.dataset).region(*PROBE)
-    made_of = (PREPARATION, PALETTE, _sources(sample), times, region, input_hw, reduced)
+    made_of = (PREPARATION, PALETTE, _sources(sample), sample.image_bits, times, region, input_hw, reduced)
     return hashlib.sha256(repr(made_of).encode()).digest()
 
 

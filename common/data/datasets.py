@@ -1,7 +1,5 @@
 """Datasets: where their files are, how they are paired and split, and images and masks as tensors."""
 
-import functools
-import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,23 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from common.data.decoding import read_bytes, read_mask, read_rgb, stored_greys
 from common.data.image_header import read_header
 from common.data.labels import class_ids, class_weights
-from common.data.pairs import LAYOUT, BadSample, Sample, find_pairs
+from common.data.pairs import LAYOUT, BadSample, Sample, find_pairs, tell_once
 from common.data.transforms import (
     INPUT_HW,
     augment,
     augmentation,
     normalise,
-    read_bytes,
-    read_rgb,
     resize_image,
     resize_mask,
     to_tensor,
 )
 from common.system.signals import EXIT_CODES
-
-logger = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
@@ -108,14 +103,8 @@ def _known_datasets(root: Path) -> list[DatasetSpec]:
         known = ", ".join(spec.name for spec in DATASETS)
         raise FileNotFoundError(f"{root}: none of {known}; expected {LAYOUT}; name your own with --datasets NAME")
     if absent := [spec.name for spec in DATASETS if spec not in found]:
-        _tell_once(f"using {', '.join(spec.name for spec in found)}; not below {root}: {', '.join(absent)}")
+        tell_once(f"using {', '.join(spec.name for spec in found)}; not below {root}: {', '.join(absent)}")
     return found
-
-
-@functools.cache
-def _tell_once(message: str) -> None:
-    """Training and validation images of one root would say the same twice."""
-    logger.info(message)
 
 
 def _folder(root: Path, spec: DatasetSpec) -> Path:
@@ -138,7 +127,7 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
         own = [sample for sample in samples if sample.dataset == name]
         count = min(per_dataset or len(own), len(own))
         if per_dataset and count < per_dataset:
-            _tell_once(f"{name}: {count} images, {per_dataset} asked for; all are taken")
+            tell_once(f"{name}: {count} images, {per_dataset} asked for; all are taken")
         chosen += evenly_spaced(own, count)
     return chosen
 
@@ -159,7 +148,7 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
     Raises:
         ValueError: the file cannot be decoded, or the region does not fit.
     """
-    image = read_rgb(sample.image, labelled=True)
+    image = read_rgb(sample.image, sample.image_bits, labelled=True)
     height, width = image.shape[:2]
     left, top, right, bottom = _region(sample, width, height)
     return resize_image(image[top:bottom, left:right], input_hw), (height, width)
@@ -172,7 +161,7 @@ def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.n
     left, top, right, bottom = _region(sample, width, height)
     if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
         return load_image(sample, input_hw)
-    image = read_rgb(sample.image, 2, labelled=True)
+    image = read_rgb(sample.image, labelled=True, scale=2)
     image = image[top // 2 : -(-bottom // 2), left // 2 : -(-right // 2)]  # the decoder rounds sizes up
     return resize_image(image, input_hw), (height, width)
 
@@ -191,9 +180,9 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
     """The class ids of the mask in the region of interest, before any resize: uint8 (H, W).
 
     Raises:
-        ValueError: the mask has not its image's size `image_hw`, or has unknown colours.
+        ValueError: the mask has not its image's size `image_hw`, unknown colours, or values that are no 8-bit colours.
     """
-    mask, (height, width) = read_rgb(sample.mask, labelled=True), image_hw
+    mask, (height, width) = read_mask(sample.mask), image_hw
     if mask.shape[:2] != image_hw:
         raise ValueError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
@@ -203,7 +192,8 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
     try:
         return class_ids(mask[top:bottom, left:right])
     except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error}") from error
+        greys = stored_greys(sample.mask)
+        raise ValueError(f"{sample.mask}: {error}{'; ' if greys else ''}{greys}") from error
 
 
 def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = False) -> Loaded:

@@ -7,74 +7,57 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from common.data.png import SIGNATURE, PngKind, read_kind
+from common.system.files import stand_in
+
 FORMATS = ("PNG", "JPEG")  # by content, whatever the suffix says; decoders that are not needed are never reached
 MAX_PIXELS = 2**27  # 16384 x 8192, 400 MB decoded: a file of a few kB may claim any size
 UPRIGHT = 1
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CHUNK_START = 8  # bytes of a PNG chunk before its data: length, kind
-CHUNK_FRAME = 12  # bytes of a PNG chunk beside its data: length, kind, checksum
+TURNED = range(2, 9)  # EXIF orientations that viewers act upon; cameras write 0 where they do not know
+Image.MAX_IMAGE_PIXELS = None  # Pillow would warn of fewer
 DAMAGED = (SyntaxError, ValueError, KeyError, IndexError, struct.error, OSError, EOFError, OverflowError, TypeError)
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Width and height in pixels, and the EXIF orientation (1: as stored)."""
+    """Width and height in pixels as stored, the EXIF orientation (1: upright), and the kind of a PNG."""
 
     width: int
     height: int
     orientation: int
+    png: PngKind | None  # None: a JPEG
 
 
 def read_header(data: bytes | memoryview, path: Path) -> ImageHeader:
     """The header of the image file `data`; `path` is named in errors.
 
     Raises:
-        ValueError: neither PNG nor JPEG, damaged, or larger than MAX_PIXELS.
+        ValueError: neither PNG nor JPEG, damaged, animated, or larger than MAX_PIXELS.
     """
     try:
-        if data[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and _claims_too_much(data):
-            raise ValueError("a chunk claims more bytes than the file has")
+        png = read_kind(data) if data[: len(SIGNATURE)] == SIGNATURE else None
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height, exif = *image.size, image.info.get("exif")
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}; the largest image read is of {MAX_PIXELS} pixels") from error
+            (width, height), orientation = image.size, UPRIGHT
+            if width * height <= MAX_PIXELS and (png is None or png.turning):  # else Pillow would decode it to look
+                orientation = _orientation(image)
     except DAMAGED as error:
         wanted = " or ".join(FORMATS)
-        raise ValueError(
-            f"{path}: not an image that can be decoded; wanted {wanted}; is the file damaged, or of another kind?"
-        ) from error
+        found = stand_in(bytes(data[:64])) or "is the file damaged, or of another kind?"
+        raise ValueError(f"{path}: not an image that can be decoded; wanted {wanted}; {found}") from error
     if width * height > MAX_PIXELS:
         raise ValueError(f"{path}: claims {width}x{height} pixels, more than {MAX_PIXELS}; make it smaller")
-    return ImageHeader(width, height, _orientation(exif))
+    if png and png.pictures > 1:
+        raise ValueError(f"{path}: an animation of {png.pictures} pictures; store the one that is meant as a plain PNG")
+    return ImageHeader(width, height, orientation, png)
 
 
-def _claims_too_much(png: bytes | memoryview) -> bool:
-    """Whether a chunk claims more bytes than the file has: OpenCV takes memory for up to 4 GB of them before it reads.
-
-    A PNG is a row of chunks (ISO/IEC 15948, 5.3): length of the data (4 bytes), kind (4), data, checksum (4).
-    """
-    place = len(PNG_SIGNATURE)
-    while place + CHUNK_START <= len(png):
-        (length,) = struct.unpack_from(">I", png, place)
-        end = place + CHUNK_FRAME + length
-        if end > len(png):
-            return True
-        if bytes(png[place + 4 : place + CHUNK_START]) == b"IEND":
-            return False
-        place = end
-    return False
-
-
-def _orientation(exif: bytes | None) -> int:
-    """The orientation in an EXIF block; what cannot be read turns no viewer's picture either."""
-    if not exif:
-        return UPRIGHT
-    block = Image.Exif()
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, or that of XMP; what cannot be read, or is none, turns no viewer's picture either."""
     try:
-        block.load(exif)
-        return int(block.get(ExifTags.Base.Orientation, UPRIGHT))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
     except DAMAGED:
         return UPRIGHT
+    return found if found in TURNED else UPRIGHT
 
 
 def require_upright(header: ImageHeader, path: Path) -> None:

@@ -1,8 +1,12 @@
 """Images and masks on the disk, paired by their stems, and what cannot be paired or used."""
 
+import functools
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
@@ -11,11 +15,12 @@ LISTED_FILES = 5  # that an error message spells out
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask, and the name of the dataset they belong to."""
+    """An image and its mask, the name of the dataset they belong to, and how the image is read (`read_rgb`)."""
 
     dataset: str
     image: Path
     mask: Path
+    image_bits: int | None = None  # of data in an image of 16 bits a value
 
 
 @dataclass(frozen=True)
@@ -39,28 +44,27 @@ def find_pairs(folder: Path, dataset: str, bad: list[BadSample] | None = None) -
     """
     images, twin_images = _by_stem(folder / "images", IMAGE_SUFFIXES, bad is not None)
     masks, twin_masks = _by_stem(folder / "gt_masks", (".png",), bad is not None)
-    if lonely := sorted(images.keys() ^ masks.keys()):
-        paths = [(images | masks)[stem] for stem in lonely]
-        if bad is None:
-            names = _listed(str(path.relative_to(folder)) for path in paths)
-            raise ValueError(
-                f"{folder}: {len(lonely)} files have no partner: {names}; images/X.jpg needs gt_masks/X.png"
-            )
-        reasons = {path: "no partner" for path in paths} | {
-            path: "two files of one stem" for path in twin_images + twin_masks
-        }
-        bad += [BadSample(dataset, str(path), reason) for path, reason in reasons.items()]
-        images = {stem: path for stem, path in images.items() if stem in masks}
-    return [Sample(dataset, images[stem], masks[stem]) for stem in sorted(images, key=lambda stem: images[stem].name)]
+    lonely = [(images | masks)[stem] for stem in sorted(images.keys() ^ masks.keys())]
+    if lonely and bad is None:
+        names = _listed(str(path.relative_to(folder)) for path in lonely)
+        raise ValueError(f"{folder}: {len(lonely)} files have no partner: {names}; images/X.jpg needs gt_masks/X.png")
+    if bad is not None:
+        bad += [BadSample(dataset, str(path), "no partner") for path in lonely]
+        bad += [BadSample(dataset, str(path), "two files of one stem") for path in twin_images + twin_masks]
+    paired = sorted(images.keys() & masks.keys(), key=lambda stem: images[stem].name)
+    return [Sample(dataset, images[stem], masks[stem]) for stem in paired]
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...], skip: bool) -> tuple[dict[str, Path], list[Path]]:
     """The files by stem, and with `skip` those that share one, which are then left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected {LAYOUT}")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.name[0] != "."]
+    present = [path for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    files = [path for path in present if path.suffix.lower() in suffixes]
     if not files:
         raise FileNotFoundError(f"{folder}: no {', '.join(suffixes)} file in it; expected {LAYOUT}")
+    if others := [path.name for path in present if path.suffix.lower() not in suffixes]:
+        tell_once(f"{folder}: {len(others)} files are not read, being no {', '.join(suffixes)}: {_listed(others)}")
     stems = {path.stem: path for path in files}
     twins = [path for path in files if stems[path.stem] != path]
     if twins and skip:
@@ -71,6 +75,12 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], skip: bool) -> tuple[dict[
         pairs = _listed(f"{path.name} and {stems[path.stem].name}" for path in twins)
         raise ValueError(f"{folder}: {len(twins)} files have the same stem as another: {pairs}; a mask has one image")
     return stems, []
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """A note; training and validation images of one folder would give the same twice."""
+    logger.info(message)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,6 +1,4 @@
-"""From files to tensors: the one pixel path of training, validation, calibration and every benchmarked model."""
-
-from pathlib import Path
+"""From pixels to tensors: the one path of training, validation, calibration and every benchmarked model."""
 
 import cv2
 import numpy as np
@@ -9,8 +7,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from common.data.image_header import read_header, require_upright
-from common.system.files import require_ordinary
 from models import IMAGENET_MEAN as MEAN
 from models import IMAGENET_STD as STD
 from models import NETWORKS
@@ -19,37 +15,6 @@ INPUT_HW = NETWORKS["SceneSeg"].input_shape[1:]  # (height, width)
 
 _MEAN = torch.tensor(MEAN)[:, None, None]
 _STD = torch.tensor(STD)[:, None, None]
-
-
-def read_bytes(path: Path) -> np.ndarray:
-    """The content of an ordinary file as uint8 (bytes,)."""
-    require_ordinary(path)
-    return np.fromfile(path, np.uint8)
-
-
-def read_rgb(path: Path, scale: int = 1, labelled: bool = False) -> np.ndarray:
-    """Decode a PNG or JPEG file to uint8 RGB (H, W, 3), its pixels as stored (an EXIF orientation is not applied).
-
-    Grey, palette and CMYK are converted, of 16 bits the upper 8 are taken, transparency is dropped. A `scale` of 2
-    halves both sides, rounded up, while it decodes: saves time with JPEG only.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no ordinary file, not to be decoded, too large, or, being `labelled`, of an EXIF orientation.
-    """
-    data = read_bytes(path)  # not cv2.imread: it prints instead of raising
-    header = read_header(data.data, path)
-    if labelled:
-        require_upright(header, path)
-    # without the bit for colour, which is for BGR, this flag is the scale alone
-    flags = cv2.IMREAD_COLOR_RGB | {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}[scale]
-    try:
-        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ValueError(f"{path}: not an image that can be decoded; is the file damaged?")
-    return image
 
 
 def resize_image(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.decoding import read_rgb
 from common.data.pairs import IMAGE_SUFFIXES
-from common.data.transforms import read_rgb, resize_image
+from common.data.transforms import resize_image
 from common.runtimes.predictors import Predictor
 from common.system.progress import progress
 from models import Network
@@ -46,8 +47,10 @@ def split_images(images: Sequence[Path], num_calibration: int, seed: int) -> tup
     return order[held_out : held_out + num_calibration], order[:held_out]
 
 
-def image_preparer(network: Network, input_hw: tuple[int, int]) -> Prepare:
+def image_preparer(network: Network, input_hw: tuple[int, int], image_bits: int | None = None) -> Prepare:
     """How an image file becomes the network's input (1, 3, H, W): resized, or letterboxed for a detector; normalised.
+
+    It is turned upright; `image_bits` as in `read_rgb`.
 
     Raises:
         ValueError: the network's input is no image.
@@ -58,7 +61,7 @@ def image_preparer(network: Network, input_hw: tuple[int, int]) -> Prepare:
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (network.mean, network.std))
 
     def prepare(path: Path) -> Tensor:
-        rgb = fit(read_rgb(path), input_hw)
+        rgb = fit(read_rgb(path, image_bits), input_hw)
         return ((torch.from_numpy(rgb).permute(2, 0, 1).float() / 255 - mean) / std)[None].contiguous()
 
     return prepare

@@ -124,9 +124,16 @@ def _as_batch(image: Tensor, options: ExportOptions) -> Tensor:
 
 
 def calibration_inputs(
-    source: OpenedNetwork, folder: Path, count: int, seed: int, egolanes_checkpoint: Path | None
+    source: OpenedNetwork,
+    folder: Path,
+    count: int,
+    seed: int,
+    egolanes_checkpoint: Path | None,
+    image_bits: int | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs (1, C, H, W) from the images below `folder`: at most `count` for the calibration, others for judging.
+
+    `image_bits` as in `read_rgb`.
 
     Raises:
         ValueError: the network takes another network's outputs, whose checkpoint is not given.
@@ -138,10 +145,10 @@ def calibration_inputs(
                 f"{source.name} takes outputs of {LANES}: --int8 needs --egolanes_checkpoint CKPT to make them"
             )
         lanes = open_network(LANES, egolanes_checkpoint, None)
-        prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:])
+        prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:], image_bits)
         prepare = frame_pair_preparer(TorchPredictor(lanes.model, CPU), prepare_frame, images)
     else:
-        prepare = image_preparer(source.network, source.input_shape[1:])
+        prepare = image_preparer(source.network, source.input_shape[1:], image_bits)
     chosen, others = split_images(images, count, seed)
     return prepared(chosen, prepare, "read for calibration"), prepared(others, prepare, "read for judging")
 

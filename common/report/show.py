@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import torch
 
+from common.data.decoding import read_rgb
 from common.data.drawing import save_png, strip
 from common.data.pairs import IMAGE_SUFFIXES
-from common.data.transforms import read_rgb, resize_image, to_tensor
+from common.data.transforms import resize_image, to_tensor
 from common.export.calibration import find_images
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map
@@ -24,10 +25,13 @@ MOST_ELONGATED = 16  # one side of an image that is drawn, in sides of the other
 PANEL_WIDTH = 640  # pixels of one model's picture, at most; narrower images keep theirs
 
 
-def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder: Path) -> list[Path]:
+def show(
+    source: Path, candidates: Mapping[str, Candidate], threads: int, folder: Path, image_bits: int | None = None
+) -> list[Path]:
     """Write Original | one overlay per model of every frame of `source` into a new `folder`; the files written.
 
-    An image or a folder of images becomes PNG pictures of the same names, a video an MP4 of the same speed.
+    An image or a folder of images becomes PNG pictures of the same names, upright, a video an MP4 of the same speed;
+    `image_bits` as in `read_rgb`.
 
     Raises:
         FileNotFoundError: there is no `source`, or no image in it.
@@ -46,7 +50,7 @@ def show(source: Path, candidates: Mapping[str, Candidate], threads: int, folder
     folder, written = new_folder(folder), []
     for index, image in enumerate(progress(images, "show", "image")):
         written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
-        rgb = read_rgb(image)
+        rgb = read_rgb(image, image_bits)
         require_drawable(rgb, image)
         save_png(written[-1], compose(rgb, predictors, candidates))
     return written

@@ -19,6 +19,18 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRITER_FAILURES = ("PytorchStreamWriter failed", "file write failed", "iostream error")  # PyTorch's, without an errno
 NAME_BYTES = 255  # of one name in the usual file systems
 STEM_BYTES = 60  # of a name that is made of another one
+# first bytes of files that are often found in the place of another one
+STAND_INS = {
+    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself; git lfs pull",
+    b"<!doctype": "it is a web page; download the file itself",
+    b"<html": "it is a web page; download the file itself",
+    b"<?xml": "it is XML, such as the error page of a download; download the file itself",
+    b"\x1f\x8b": "it is compressed with gzip; unpack it first",
+    b"bzh": "it is compressed with bzip2; unpack it first",
+    b"\xfd7zxz\0": "it is compressed with xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "it is a 7-Zip archive; unpack it first",
+}
 
 
 def sha256(path: Path) -> str:
@@ -128,6 +140,11 @@ def require_ordinary(path: Path) -> None:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"{path}: a pipe, socket or device; wanted an ordinary file")
+
+
+def stand_in(beginning: bytes) -> str:
+    """What a file is that stands in for another one, by its first bytes, and the cure; empty where it does not."""
+    return next((text for start, text in STAND_INS.items() if beginning.lstrip().lower().startswith(start)), "")
 
 
 def require_parent(path: Path) -> None:

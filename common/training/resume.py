@@ -32,6 +32,7 @@ FIXED_ARGUMENTS = (
     "seed",
     "augmentation",
     "reduced_decode",
+    "image_bits",
     "samples_per_epoch",
     "unweighted_loss",
     "precision",

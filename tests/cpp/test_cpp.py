@@ -13,12 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import convert_pytorch_to_onnx
 import trace_pytorch_model
+from common.data.decoding import read_rgb
 from common.data.drawing import overlay
 from common.data.labels import colourise
-from common.data.transforms import read_rgb
 from common.export.calibration import image_preparer
 from common.networks.checkpoints import published_state
 from common.networks.metadata import TORCH_FILE, describe
@@ -80,13 +81,19 @@ def executorch_rt():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Generated scenes as PNG, of two sizes, one of them neither a multiple of the input nor of its shape."""
+    """Generated scenes as PNG, of two sizes, one of them neither a multiple of the input nor of its shape.
+
+    One is turned by EXIF.
+    """
     root = tmp_path_factory.mktemp("scenes")
     write_dataset(root, "Town", 4, seed=0, size=(96, 192))
     write_dataset(root, "Village", 2, seed=1, size=(131, 157))
     folder = tmp_path_factory.mktemp("images")
     for path in root.glob("*/*/images/*.jpg"):
         write_image(folder / f"{path.parts[-3]}{path.stem}.png", read_rgb(path))
+    exif, turned = Image.Exif(), next(folder.glob("Village*"))
+    exif[0x0112] = 6
+    Image.open(turned).save(turned, exif=exif)
     return folder
 
 
@@ -242,6 +249,8 @@ def test_bad_input_is_one_line_and_exit_1(program, request, export, images, tmp_
     one_line(call(program, good, tmp_path / "empty"), "empty")
     one_line(call(program, good, broken, "--raw", *output), "broken.png")
     one_line(call(program, good, tmp_path / "text.png", "--raw", *output), "text.png")
+    cv2.imwrite(str(tmp_path / "dark.png"), np.full((64, 128, 3), 1000, np.uint16))
+    one_line(call(program, good, tmp_path / "dark.png", "--raw", *output), "dark.png", "the largest is 1000")
     one_line(call(program, good, image, "--raw", "--output", broken / "x"), "x")
     assert not list((tmp_path / "out").iterdir())
     assert call(program, good).returncode == 2

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.data.bad_samples import report_bad, usable_samples
+from common.data.bad_samples import SampleSource, report_bad, usable_samples
 from common.data.datasets import find_samples
 from common.data.pairs import BadSample
 from examples.make_scenes import write_dataset
@@ -25,7 +25,7 @@ def root(tmp_path):
 
 
 def usable(root, split, bad, skip_bad=True, workers=0):
-    return usable_samples(root, ["Town"], split, bad, skip_bad=skip_bad, workers=workers)
+    return usable_samples(SampleSource(root, ["Town"], skip_bad, workers), split, bad)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -40,6 +40,24 @@ def test_bad_files_are_left_out_and_named(root, workers):
     reasons = {each.path.rpartition("/")[2]: each.reason for each in bad}
     assert "not an image" in reasons["0003.jpg"] and "gt_masks/0008.png" in reasons["0008.jpg"]
     assert (reasons["0012.jpg"], reasons["0015.png"]) == ("no partner", "two files of one stem")
+
+
+@pytest.mark.parametrize("mask", ["gone", "a twin too"])
+def test_twins_are_listed_where_nothing_else_is_bad(tmp_path, mask):
+    """Both leave with their stem: without a mask of it, or with two, no file is left that lacks a partner."""
+    write_dataset(tmp_path, "Town", 30, seed=0, size=(48, 96))
+    images, masks = tmp_path / "Town/Town/images", tmp_path / "Town/Town/gt_masks"
+    (images / "0015.png").write_bytes((images / "0015.jpg").read_bytes())
+    twins = {"0015.jpg", "0015.png"}
+    if mask == "gone":
+        (masks / "0015.png").unlink()
+    else:
+        (masks / "0015.PNG").write_bytes((masks / "0015.png").read_bytes())
+        twins.add("0015.PNG")
+    bad = []
+    assert "0015" not in {sample.image.stem for sample in usable(tmp_path, "train", bad)}
+    assert {each.path.rpartition("/")[2] for each in bad} == twins
+    assert {each.reason for each in bad} == {"two files of one stem"}
 
 
 def test_a_file_that_cannot_be_read_moves_no_other_to_another_split(tmp_path):

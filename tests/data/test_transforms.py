@@ -1,12 +1,10 @@
-"""The pixel path: decoding, the two resizes against index arithmetic, normalisation, augmentation."""
+"""The pixel path: the two resizes against index arithmetic, normalisation, augmentation."""
 
 import cv2
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from common.data.transforms import (
@@ -16,7 +14,6 @@ from common.data.transforms import (
     augment,
     augmentation,
     normalise,
-    read_rgb,
     resize_image,
     resize_mask,
     to_tensor,
@@ -32,36 +29,6 @@ def random_image(seed, height, width, channels=3):
 
 def test_the_native_input_is_320_by_640():
     assert INPUT_HW == (320, 640)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
-def test_every_kind_of_png_is_read_as_rgb(tmp_path, mode):
-    image = Image.fromarray(random_image(0, 12, 20)).convert(mode)
-    image.save(tmp_path / "image.png")
-    assert (read_rgb(tmp_path / "image.png") == np.asarray(image.convert("RGB"))).all()
-
-
-def test_an_exif_orientation_is_not_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to show it
-    Image.fromarray(random_image(0, 12, 20)).save(tmp_path / "image.jpg", exif=exif)
-    assert read_rgb(tmp_path / "image.jpg").shape == (12, 20, 3)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-@pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
-def test_a_truncated_file_is_an_error_that_names_it(tmp_path, suffix, share):
-    path = tmp_path / f"image{suffix}"
-    Image.fromarray(random_image(0, 120, 160)).save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=rf"image\{suffix}: not an image that can be decoded"):
-        read_rgb(path)
-
-
-def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
-        read_rgb(tmp_path / "absent.png")
 
 
 def bilinear_by_hand(values, target):

@@ -10,7 +10,9 @@ import onnx.reference
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 
+from common.export.calibration import image_preparer
 from common.export.conversion import (
     ExportOptions,
     calibration_inputs,
@@ -115,6 +117,19 @@ def test_images_are_either_for_calibration_or_for_judging(lanes, tmp_path):
     assert not any(torch.equal(a, b) for a in calibration for b in held_out)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         calibration_inputs(lanes, tmp_path / "absent", 5, 0, None)
+
+
+def test_calibration_images_are_upright_and_of_the_bits_that_are_said(tmp_path):
+    scene, upright, turned, twelve = NETWORKS["SceneSeg"], *(tmp_path / f"{name}.png" for name in "abc")
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(rgb))).save(turned, exif=exif)
+    Image.fromarray(rgb).save(upright)
+    cv2.imwrite(str(twelve), rgb[..., ::-1].astype(np.uint16) << 4)
+    expected = image_preparer(scene, (32, 64))(upright)
+    assert torch.equal(image_preparer(scene, (32, 64))(turned), expected)
+    assert torch.equal(image_preparer(scene, (32, 64), 12)(twelve), expected)
 
 
 def test_auto_steer_is_calibrated_on_what_ego_lanes_sees(lanes, tmp_path):

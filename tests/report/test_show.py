@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from common.data.drawing import BAR, GAP, overlay
+from common.data.drawing import BAR, GAP, SMALLEST_PANEL, overlay
 from common.report.show import read_video, show, write_video
 from common.runtimes.candidates import OpenOptions, open_candidates
 from tests.benchmarked import HW, Guess, candidates
@@ -32,6 +33,29 @@ def test_an_image_becomes_a_picture_of_all_models(tmp_path, models):
     expected = overlay(frame(100), np.where(np.arange(height) < height / 2, 0, 2)[:, None].repeat(width, axis=1))
     np.testing.assert_array_equal(picture[BAR:-BAR, width + GAP : 2 * width + GAP], expected)
     assert (picture[BAR:-BAR, 2 * (width + GAP) :] != expected).any()
+
+
+def test_an_image_that_exif_turns_is_shown_upright(tmp_path, models):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "road.png", exif=exif)
+    (written,) = show(tmp_path / "road.png", models, 1, tmp_path / "out")
+    picture = cv2.imread(str(written), cv2.IMREAD_COLOR_RGB)
+    scale = -(-SMALLEST_PANEL // SIZE[0])
+    height, width = (scale * side for side in SIZE[::-1])
+    upright = np.rot90(rgb, -1).repeat(scale, axis=0).repeat(scale, axis=1)
+    np.testing.assert_array_equal(picture[BAR : BAR + height, :width], upright)
+
+
+def test_an_image_of_12_bits_is_shown_as_bright_as_it_is(tmp_path, models):
+    rgb = frame(0)
+    rgb[:] = np.arange(SIZE[1])[:, None] % 256
+    cv2.imwrite(str(tmp_path / "road.png"), rgb.astype(np.uint16) << 4)
+    with pytest.raises(ValueError, match=r"road\.png: stored with 16 bits .* --image_bits 12"):
+        show(tmp_path / "road.png", models, 1, tmp_path / "out")
+    (written,) = show(tmp_path / "road.png", models, 1, tmp_path / "again", image_bits=12)
+    np.testing.assert_array_equal(cv2.imread(str(written))[BAR:-BAR, : SIZE[1]], rgb)
 
 
 def test_a_folder_becomes_a_picture_of_each_image(tmp_path, models):
