@@ -16,11 +16,11 @@ from common.cli.types import height_width, positive_float, positive_int
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.report.text import table
 from common.system.allocator import keep_freed_memory
-from common.training.loop import weighted_cross_entropy
+from common.training.losses import weighted_cross_entropy
 from common.training.precision import PRECISIONS, arithmetic, keep_fake_quantization_in_float32, set_precision
 from models import find_network
 
-Step = Callable[[], float]
+TimedStep = Callable[[], float]
 
 # the phases of a QAT run, see common.quantization.pt2e.QatSchedule
 PHASES = {
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     print(table(operator_rows(steps, args.rows)))
 
 
-def make_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Step]:
+def make_steps(args: argparse.Namespace, device: torch.device) -> dict[str, TimedStep]:
     """A callable for each kind of step; they train networks of their own on the same batch."""
     images = torch.randn(args.batch_size, 3, *args.input_hw).to(device, memory_format=torch.channels_last)
     target = torch.randint(3, (args.batch_size, *args.input_hw), device=device)
@@ -83,7 +83,7 @@ def make_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Step
     def build() -> nn.Module:
         return find_network("SceneSeg")[1].build(width=args.width).to(device, memory_format=torch.channels_last)
 
-    def stepper(model: nn.Module, before: Callable[[], None]) -> Step:
+    def stepper(model: nn.Module, before: Callable[[], None]) -> TimedStep:
         return partial(step, model, torch.optim.AdamW(model.parameters(), lr=1e-5), before)
 
     float_network = build()
@@ -95,7 +95,7 @@ def make_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Step
     return {FP32: stepper(float_network, float_network.train), **phases}
 
 
-def operator_rows(steps: dict[str, Step], count: int) -> list[dict[str, str]]:
+def operator_rows(steps: dict[str, TimedStep], count: int) -> list[dict[str, str]]:
     """Self time of the operators that differ most between FP32 and the first phase of QAT."""
     fp32, qat = (operator_times(steps[name]) for name in (FP32, next(iter(PHASES))))
     names = sorted(fp32.keys() | qat.keys(), key=lambda name: -abs(qat.get(name, 0) - fp32.get(name, 0)))
@@ -108,7 +108,7 @@ def operator_rows(steps: dict[str, Step], count: int) -> list[dict[str, str]]:
     return rows
 
 
-def operator_times(step: Step) -> dict[str, float]:
+def operator_times(step: TimedStep) -> dict[str, float]:
     """Milliseconds of one step by operator, without those it calls; on CUDA the time of its kernels."""
     cuda = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

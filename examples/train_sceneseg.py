@@ -2,16 +2,16 @@
 
 import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.cli.flags import make_parser, sample_source
+from common.cli.flags import make_parser
 from common.cli.main import resolve_device, run, seed_everything
-from common.cli.training import add_training_arguments
+from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width, positive_float
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
@@ -24,10 +24,10 @@ from common.networks.checkpoints import (
     published_state,
     read_checkpoint,
 )
+from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.training.fit import Trainee, fit, open_folder
-from common.training.resume import resolve_resume
-from common.training.validation import score_table
+from common.training.settings import RunSettings, TrainingSettings
 from models import check_input_hw, find_network
 from models.scene_seg import SceneSegNetwork
 
@@ -38,27 +38,47 @@ CHECKPOINT = "checkpoint"
 BEST = "best_model.pth"
 
 
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The network that is trained, and where it starts."""
+
+    width: float = 1.0  # scale of the decoder's channels; 1: the published network
+    init_weights: Path | None = None  # FP32 weights to start from; None: random ones
+    input_hw: tuple[int, int] | None = None  # height and width in pixels; None: the network's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp32RunSettings(RunSettings):
+    """The settings of this script. Its own defaults suit a start from random weights, measured on CamVid."""
+
+    training: TrainingSettings = TrainingSettings(epochs=20, learning_rate=3e-4, weight_decay=1e-2)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         __doc__, "python -m examples.train_sceneseg -s fp32 -r data --datasets CamVid --width 0.125 -e 40"
     )
-    add_training_arguments(parser, learning_rate=3e-4, weight_decay=1e-2, epochs=20)
-    parser.add_argument("--width", type=positive_float, default=1.0, help="scale of the decoder's channels")
+    add_training_arguments(parser)
+    parser.add_argument("--width", type=positive_float, help="scale of the decoder's channels")
     parser.add_argument(
         "--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones"
     )
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the network's own")
+    use_defaults(parser, Fp32RunSettings())
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
+    settings = settings_of(Fp32RunSettings, args)
+    records, data = settings.records, settings.data
     bad: list[BadSample] = []
-    find = partial(usable_samples, sample_source(args, args.root), bad=bad)
-    training, validation = find("train"), spread(find("val"), args.num_val_samples)
-    folder = open_folder(args, CHECKPOINT, bad)
-    model, description, resumed = start_model(args, resolve_resume(args, folder))
+    find = partial(usable_samples, data.source, bad=bad)
+    training, validation = find("train"), spread(find("val"), records.num_val_samples)
+    folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
+    model, description, resumed = start_model(settings.network, folder.resumed(records.resume))
     model.to(device, memory_format=torch.channels_last)
     logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)
     trainee = Trainee(
@@ -69,13 +89,13 @@ def main(args: argparse.Namespace) -> None:
         state=partial(published_state, NETWORK, model),
         best=BEST,
     )
-    fit(trainee, folder, training, validation, args, device, resumed)
+    fit(trainee, folder, training, validation, settings, device, resumed)
     if is_writer():
         print(score_table(read_checkpoint(folder.path / BEST).description.metrics))
         print(f"wrote {folder.path / BEST}")
 
 
-def start_model(args: argparse.Namespace, resume: Path | None) -> tuple[nn.Module, Description, Checkpoint | None]:
+def start_model(settings: NetworkSettings, resume: Path | None) -> tuple[nn.Module, Description, Checkpoint | None]:
     """The network, what its checkpoints say of it, and the checkpoint to resume from: random, from weights, or that."""
     _, network = find_network(NETWORK)
     if resume:
@@ -84,14 +104,14 @@ def start_model(args: argparse.Namespace, resume: Path | None) -> tuple[nn.Modul
             raise ValueError(f"--resume {resume}: not a checkpoint of this script; --init_weights starts from weights")
         model, _ = build_from_published(NETWORK, checkpoint.state, resume)
         return model, checkpoint.description, checkpoint
-    input_hw = args.input_hw or network.input_shape[1:]
+    input_hw = settings.input_hw or network.input_shape[1:]
     check_input_hw(network, input_hw)
-    if args.init_weights:
-        model, description = load_network(NETWORK, args.init_weights)
+    if settings.init_weights:
+        model, description = load_network(NETWORK, settings.init_weights)
         return model, replace(description, input_hw=input_hw), None
-    model = network.build(width=args.width)
+    model = network.build(width=settings.width)
     initialise_decoder(model)
-    return model, Description(NETWORK, "fp32", args.width, input_hw, network.classes), None
+    return model, Description(NETWORK, "fp32", settings.width, input_hw, network.classes), None
 
 
 def initialise_decoder(model: SceneSegNetwork) -> None:

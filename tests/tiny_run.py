@@ -1,14 +1,15 @@
 """A training run as the scripts do it, on a network of two layers: what the tests of long runs start and kill."""
 
 import argparse
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import nn
 
-from common.cli.flags import make_parser, sample_source
+from common.cli.flags import make_parser
 from common.cli.main import resolve_device, run, seed_everything
-from common.cli.training import add_training_arguments
+from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width
 from common.data.bad_samples import usable_samples
 from common.data.labels import CLASSES
@@ -16,15 +17,31 @@ from common.data.pairs import BadSample
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.distributed import is_writer, join_ranks
 from common.training.fit import Trainee, fit, open_folder, save_trainee
-from common.training.resume import resolve_resume
+from common.training.settings import RunSettings, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TinySettings:
+    """The network."""
+
+    input_hw: tuple[int, int] = (16, 32)
+    dropout: float = 0.3
+    frozen_batch_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRunSettings(RunSettings):
+    training: TrainingSettings = TrainingSettings(epochs=3, learning_rate=1e-2, weight_decay=1e-2)
+    tiny: TinySettings = field(default_factory=TinySettings)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python tests/tiny_run.py -s out -r data")
-    add_training_arguments(parser, learning_rate=1e-2, weight_decay=1e-2, epochs=3)
-    parser.add_argument("--input_hw", type=height_width, default=(16, 32))
-    parser.add_argument("--dropout", type=float, default=0.3)
+    add_training_arguments(parser)
+    parser.add_argument("--input_hw", type=height_width)
+    parser.add_argument("--dropout", type=float)
     parser.add_argument("--frozen_batch_norm", action="store_true")
+    use_defaults(parser, TinyRunSettings())
     return parser
 
 
@@ -35,25 +52,27 @@ def make_model(dropout: float) -> nn.Module:
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
+    settings = settings_of(TinyRunSettings, args)
+    data, tiny = settings.data, settings.tiny
     bad: list[BadSample] = []
-    find = partial(usable_samples, sample_source(args, args.root), bad=bad)
+    find = partial(usable_samples, data.source, bad=bad)
     training, validation = find("train"), find("val")
-    folder = open_folder(args, "checkpoint", bad)
-    resume = resolve_resume(args, folder)
-    model = make_model(args.dropout)
+    folder = open_folder(settings.records.model_save_root_path, "checkpoint", bad)
+    resume = folder.resumed(settings.records.resume)
+    model = make_model(tiny.dropout)
     checkpoint = read_checkpoint(resume) if resume else None
     if checkpoint:
         model.load_state_dict(checkpoint.state)
 
     def train_mode(epoch: int) -> None:
         model.train()
-        model[2].train(not args.frozen_batch_norm)
+        model[2].train(not tiny.frozen_batch_norm)
 
-    description = Description("Tiny", "fp32", 1.0, args.input_hw, CLASSES)
+    description = Description("Tiny", "fp32", 1.0, tiny.input_hw, CLASSES)
     trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
-    fit(trainee, folder, training, validation, args, device, checkpoint)
+    fit(trainee, folder, training, validation, settings, device, checkpoint)
     if is_writer():
-        save_trainee(folder.path / "final.pth", trainee, {}, args)
+        save_trainee(folder.path / "final.pth", trainee, {}, settings)
     print(f"done {torch.distributed.is_initialized()}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from common.report.figures import written
 from common.report.sensitivity import sensitivity_parts
 from common.report.terms import TERMS
+from common.scoring.tables import score_row
 from common.system.markdown import inline, table
 
 Document = Mapping[str, object]
@@ -129,17 +130,6 @@ def _readable(row: Mapping[str, object]) -> dict[str, object]:
     cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
     cells = {key.replace("_", " "): "-" if value is None else value for key, value in cells.items()}
     return cells | {"result": row["result"].upper() if row["result"] in LOUD else row["result"]}
-
-
-def score_row(scores: Mapping[str, object]) -> dict[str, str]:
-    """The columns of one `IoUMeter.summary`."""
-    return {
-        "images": str(scores["images"]),
-        "mIoU": written(scores["miou"], "score"),
-        **{name: written(value, "score") for name, value in scores["iou"].items()},
-        "mIoU smoothed": written(scores["miou_smoothed"], "score"),
-        **{f"{name} smoothed": written(value, "score") for name, value in scores["iou_smoothed"].items()},
-    }
 
 
 def _with_range(change: Mapping[str, float | None]) -> str:

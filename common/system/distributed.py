@@ -1,21 +1,21 @@
-"""Several processes, one run: what `torchrun` starts, on PyTorch's own DistributedDataParallel.
+"""Several processes, one run: what `torchrun` starts, on PyTorch's own collective operations.
 
-Every rank trains on its share of each batch; a single process, without torchrun, is rank 0 of one. Batch norm cannot be
-synchronised inside an exported graph, so each rank's statistics are those of its own images; `synchronise` makes them
-equal before anything is scored or saved.
+Every rank trains on its share of each step; a single process, without torchrun, is rank 0 of one. Gradients are summed
+after the step's last part, not while it is computed, as DistributedDataParallel does: a rank that runs out of memory
+could not repeat its step while the others wait in the middle of theirs. Batch norm cannot be synchronised inside an
+exported graph, so each rank's statistics are those of its own images; `synchronise` makes them equal before anything
+is scored or saved.
 """
 
 import atexit
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 logger = logging.getLogger(__name__)
 
@@ -63,29 +63,33 @@ def is_writer() -> bool:
     return rank() == 0
 
 
-def shares(batch: Sequence[Item], parts: int) -> list[tuple[Sequence[Item], float]]:
-    """This rank's images of a batch, in `parts` that are computed one after the other, and each part's weight.
-
-    A part's weight is its share of the batch, so that the weighted sum of the parts' mean losses over all ranks is the
-    mean over the batch. Where the images do not go round, a part takes the first one with weight 0: every rank has to
-    compute as often as the others.
-    """
-    count = world_size() * parts
-    pieces = [batch[rank() * parts + part :: count] for part in range(parts)]
-    return [(piece or batch[:1], len(piece) / len(batch)) for piece in pieces]
+def share(batch: Sequence[Item]) -> Sequence[Item]:
+    """This rank's images of a batch; the first one where the images do not go round: every rank has to compute."""
+    return batch[rank() :: world_size()] or batch[:1]
 
 
-def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over the ranks; the model itself where there is one rank."""
+def share_counts(count: int) -> bool:
+    """Whether this rank's share of `count` images counts; where it does not, it is a stand-in."""
+    return rank() < count
+
+
+@torch.no_grad()
+def make_equal(model: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
     if world_size() == 1:
-        return model
-    devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return
+    for value in [*model.parameters(), *model.buffers()]:
+        if value.numel():
+            dist.broadcast(value, 0)
 
 
-def without_synchronisation(model: nn.Module) -> AbstractContextManager:
-    """Let gradients add up on this rank; they are averaged by the first backward pass outside of this context."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+def sum_gradients(model: nn.Module) -> None:
+    """Give every rank the sum of all ranks' gradients."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+        work.wait()
 
 
 def summed(values: Tensor) -> Tensor:
@@ -93,6 +97,20 @@ def summed(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def smallest(value: int, device: torch.device) -> int:
+    """The smallest value of all ranks."""
+    if world_size() > 1:
+        values = torch.tensor(value, dtype=torch.int64, device=device)
+        dist.all_reduce(values, op=dist.ReduceOp.MIN)
+        value = int(values)
+    return value
+
+
+def processes_here() -> int:
+    """How many of the processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
 
 
 def gathered(value: object) -> list:

@@ -1,6 +1,5 @@
 """A whole run: train, score at every moment, keep checkpoints, the best weights and the record, stop in order."""
 
-import argparse
 import logging
 import signal
 import sys
@@ -14,24 +13,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cli.flags import plain_arguments
 from common.data.bad_samples import record_bad
 from common.data.cache import open_cache, sample_loader
 from common.data.datasets import AugmentedDataset, Sample
 from common.data.pairs import BadSample
 from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
 from common.runtimes.predictors import TorchPredictor
-from common.system.distributed import is_writer, parallel, rank, synchronise, world_size
+from common.system.distributed import is_writer, make_equal, rank, synchronise, world_size
 from common.system.environment import versions
 from common.system.files import remove_leftovers, require_writable
 from common.system.lock import hold_folder
+from common.system.settings import flat
 from common.system.signals import EXIT_CODES, StopRequest
-from common.training.display import Moment
-from common.training.loop import Learner, make_optimizer, train
+from common.training.loop import Learner, Moment, make_optimizer, train
 from common.training.monitor import Monitor, entry
 from common.training.precision import keep_fake_quantization_in_float32, set_precision
 from common.training.resume import CheckpointFolder, fixed_settings, restore_training_state, training_state
 from common.training.schedule import WeightAverage
+from common.training.settings import RunSettings
 from common.training.steps import Position
 from common.training.validation import Scores, validate
 
@@ -48,11 +47,12 @@ class Trainee:
     eval_mode: Callable[[], object]
     state: Callable[[], StateDict]  # what a checkpoint saves
     best: str  # file of the weights with the best mIoU
-    teacher: nn.Module | None = None
+    teacher: nn.Module | None = None  # whose logits it learns, too
+    distill: float = 0.0  # with this weight in the loss
 
 
-def open_folder(args: argparse.Namespace, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
-    """The folder of the run's checkpoints, made where it is missing, without what killed writers left there.
+def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
+    """The folder `path` of a run's checkpoints, made where it is missing, without what killed writers left there.
 
     The samples `bad`, which the run leaves out, are listed in it.
 
@@ -60,7 +60,6 @@ def open_folder(args: argparse.Namespace, prefix: str, bad: Sequence[BadSample] 
         ValueError: another run holds it.
         OSError: it cannot be made or written to.
     """
-    path = args.model_save_root_path
     path.mkdir(parents=True, exist_ok=True)
     if is_writer():
         require_writable(path)
@@ -75,43 +74,55 @@ def fit(
     folder: CheckpointFolder,
     training: Sequence[Sample],
     validation: Sequence[Sample],
-    args: argparse.Namespace,
+    settings: RunSettings,
     device: torch.device,
-    resumed: Checkpoint | None,
+    resumed: Checkpoint | None = None,
 ) -> None:
     """Train to the end, from the start or from where `resumed` stands; the model then has its final weights.
+
+    `trainee.model` is on `device`, and has the weights of `resumed`.
 
     Raises:
         SystemExit: a signal stopped the run; its checkpoint is written, the code says which signal it was.
         ValueError: the loss is no longer a number, or `resumed` is of another run.
     """
-    input_hw = trainee.description.input_hw
-    set_precision(args.precision, device)
-    keep_fake_quantization_in_float32(trainee.model)
-    optimizer = make_optimizer(trainee.model, args)
-    average = WeightAverage(trainee.model, args.ema) if args.ema else None
-    fixed = fixed_settings(args, training, input_hw)
+    model, input_hw, recipe = trainee.model, trainee.description.input_hw, settings.training
+    set_precision(recipe.precision, device)
+    keep_fake_quantization_in_float32(model)
+    make_equal(model)
+    optimizer = make_optimizer(model, recipe)
+    average = WeightAverage(model, recipe.ema) if recipe.ema else None
+    fixed = fixed_settings(settings, training, input_hw)
     start, history = Position(), []
     if resumed:
-        start, history = restore_training_state(resumed.training, resumed.path, optimizer, average, fixed)
+        start, history = restore_training_state(resumed, optimizer, average, fixed)
     else:
-        torch.manual_seed(args.seed + rank())  # dropout differs between the ranks
-    if args.cache_dir:
-        open_cache(args.cache_dir)
-    load = sample_loader(args.cache_dir, reduced=args.reduced_decode)
-    dataset = AugmentedDataset(training, input_hw, args.augmentation, args.seed, load)
-    keeper = Keeper(trainee, folder, validation, args, device, average, Monitor(folder.path, args, start.step))
+        torch.manual_seed(recipe.seed + rank())  # dropout differs between the ranks
+    if settings.data.cache_dir:
+        open_cache(settings.data.cache_dir)
+    load = sample_loader(settings.data.cache_dir, reduced=settings.data.reduced_decode)
+    dataset = AugmentedDataset(training, input_hw, recipe.augmentation, recipe.seed, load)
+    keeper = Keeper(trainee, folder, validation, settings, device, average, _monitor(settings, folder, start))
     with StopRequest().listening() as stop:
-        model = parallel(trainee.model, device)
-        learner = Learner(model, optimizer, trainee.train_mode, trainee.teacher, average, stop)
+        learner = Learner(
+            model, optimizer, trainee.train_mode, trainee.teacher, trainee.distill, average=average, stop=stop
+        )
         state_at = partial(training_state, optimizer, average, fixed)
+        interval, workers = settings.records.checkpoint_interval, settings.data.workers
         try:
-            for moment in train(learner, dataset, args, device, start):
+            for moment in train(learner, dataset, recipe, device, start, checkpoint_interval=interval, workers=workers):
                 keeper.keep(moment, history, state_at, stop)
         except FloatingPointError as error:
             raise ValueError(f"{error}; {_how_to_go_on(folder)}") from error
     if average:
         average.apply()
+
+
+def _monitor(settings: RunSettings, folder: CheckpointFolder, start: Position) -> Monitor:
+    records = settings.records
+    return Monitor(
+        folder.path, pictures=records.validation_pictures, tensorboard=records.tensorboard, start_step=start.step
+    )
 
 
 def _how_to_go_on(folder: CheckpointFolder) -> str:
@@ -127,7 +138,7 @@ class Keeper:
     trainee: Trainee
     folder: CheckpointFolder
     validation: Sequence[Sample]
-    args: argparse.Namespace
+    settings: RunSettings
     device: torch.device
     average: WeightAverage | None
     monitor: Monitor
@@ -147,8 +158,8 @@ class Keeper:
         state = state_at(position, history)
         path = self.folder.name_of(position)
         if is_writer():
-            save_trainee(path, self.trainee, scores or {}, self.args, state)
-            self.folder.keep_last(self.args.keep_checkpoints)
+            save_trainee(path, self.trainee, scores or {}, self.settings, state)
+            self.folder.keep_last(self.settings.records.keep_checkpoints)
         if not scores:
             logger.info("stopped after step %d, wrote %s; go on with --resume auto", position.step, path)
             sys.exit(EXIT_CODES[stop.signal or signal.SIGTERM])
@@ -156,10 +167,9 @@ class Keeper:
     def score(self, moment: Moment, history: list, stop: StopRequest) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
         model, input_hw = self.trainee.model, self.trainee.description.input_hw
-        load = sample_loader(self.args.cache_dir)
         with self.average.applied() if self.average else nullcontext():
             self.trainee.eval_mode()
-            work = partial(validate, model, self.device, self.validation, input_hw, self.args, load)
+            work = partial(scores_of, self.trainee, self.validation, self.settings, self.device)
             scores = (
                 stop.unless_stopped(work) if world_size() == 1 else work()
             )  # the ranks score together or not at all
@@ -171,8 +181,21 @@ class Keeper:
                 predict = TorchPredictor(model, self.device)
                 self.monitor.draw(predict, self.validation, input_hw, moment.position.step)
                 if history[-1]["miou"] >= max(past["miou"] for past in history):
-                    save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, self.args)
+                    save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, self.settings)
         return scores
+
+
+def scores_of(trainee: Trainee, samples: Sequence[Sample], settings: RunSettings, device: torch.device) -> Scores:
+    """Score a trainee, which the caller has put into evaluation mode, as the settings of its run say."""
+    return validate(
+        trainee.model,
+        device,
+        samples,
+        trainee.description.input_hw,
+        batch_size=settings.training.batch_size,
+        workers=settings.data.workers,
+        load=sample_loader(settings.data.cache_dir),
+    )
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
@@ -183,9 +206,8 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
 
 
 def save_trainee(
-    path: Path, trainee: Trainee, scores: Scores, args: argparse.Namespace, training: dict[str, Any] | None = None
+    path: Path, trainee: Trainee, scores: Scores, settings: RunSettings, training: dict[str, Any] | None = None
 ) -> None:
     """Write the model as it stands, with what it scored; `training` is for a checkpoint to resume from."""
-    arguments = plain_arguments(args)
-    described = replace(trainee.description, metrics=scores, arguments=arguments, versions=versions())
+    described = replace(trainee.description, metrics=scores, arguments=flat(settings), versions=versions())
     save_checkpoint(path, trainee.state(), described, training)

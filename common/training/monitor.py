@@ -1,6 +1,5 @@
 """The record of a run: history.json, metrics.csv, a line in the log, and TensorBoard and pictures where asked for."""
 
-import argparse
 import csv
 import importlib.util
 import io
@@ -14,7 +13,7 @@ from common.data.drawing import save_prediction
 from common.data.transforms import to_tensor
 from common.runtimes.predictors import Predictor
 from common.system.files import write_json, write_text
-from common.training.display import Moment
+from common.training.loop import Moment
 from common.training.validation import Scores
 
 logger = logging.getLogger(__name__)
@@ -31,20 +30,25 @@ def require_tensorboard() -> None:
 
 
 class Monitor:
-    """Writes down every moment of a run, below `folder`."""
+    """Writes down every moment of a run, below `folder`.
 
-    def __init__(self, folder: Path, args: argparse.Namespace, start_step: int):
-        self.folder, self.pictures = folder, args.validation_pictures
-        self.events = _open_tensorboard(folder, start_step) if args.tensorboard else None
+    Args:
+        pictures: drawn of each dataset, at every moment.
+        tensorboard: write events for TensorBoard, too; those from step `start_step` on are of this run.
+    """
+
+    def __init__(self, folder: Path, *, pictures: int, tensorboard: bool, start_step: int):
+        self.folder, self.pictures = folder, pictures
+        self.events = _open_tensorboard(folder, start_step) if tensorboard else None
 
     def record(self, history: list[dict[str, Any]], moment: Moment, scores: Scores) -> None:
         """Write the last entry of `history`, made by `entry`, with what it took to get there."""
         write_json(self.folder / "history.json", history)
         row = {
             **_flat(history[-1]),
-            "learning_rate": moment.learning_rate,
-            "images_per_second": round(moment.images_per_second, 2),
-            "data_wait": round(moment.data_wait, 4),
+            "learning_rate": moment.pace.learning_rate,
+            "images_per_second": round(moment.pace.images_per_second, 2),
+            "data_wait": round(moment.pace.data_wait, 4),
         }
         add_row(self.folder / "metrics.csv", row)
         if self.events is not None:

@@ -1,6 +1,5 @@
 """What a run needs to go on as if it had never stopped, and the folder in which its checkpoints are kept."""
 
-import argparse
 import hashlib
 import logging
 import re
@@ -13,11 +12,14 @@ import torch
 from torch.optim import Optimizer
 
 from common.data.datasets import Sample
+from common.networks.checkpoints import Checkpoint
 from common.system.archives import is_intact
 from common.system.distributed import gathered, rank, world_size
 from common.system.failures import one_line
 from common.system.files import sha256
+from common.system.settings import flat
 from common.training.schedule import WeightAverage
+from common.training.settings import RunSettings
 from common.training.steps import Position
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # of a training state taken apart
 
-# flags that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
-FIXED_ARGUMENTS = (
+# settings that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
+FIXED = (
     "batch_size",
     "gradient_accumulation",
     "seed",
@@ -46,6 +48,7 @@ FIXED_ARGUMENTS = (
     "freeze_observers",
     "per_channel",
     "keep_float",
+    "fuse",
     "width",
 )
 
@@ -84,34 +87,41 @@ class CheckpointFolder:
             )
         return None
 
+    def resumed(self, resume: str | None) -> Path | None:
+        """The checkpoint to go on from, if any; `auto` in a folder without checkpoints starts anew.
+
+        Raises:
+            ValueError: as `newest`.
+        """
+        if resume != AUTO:
+            return None if resume is None else Path(resume)
+        path = self.newest()
+        if path:
+            logger.info("resuming from %s", path)
+        else:
+            logger.info("no checkpoint in %s, starting anew", self.path)
+        return path
+
     def keep_last(self, count: int | None) -> None:
         """Remove all but the newest `count` periodic checkpoints (None: keep all)."""
         for path in self.checkpoints()[:-count] if count else ():
             path.unlink()
 
 
-def resolve_resume(args: argparse.Namespace, folder: CheckpointFolder) -> Path | None:
-    """The checkpoint to go on from, if any; `--resume auto` in a folder without checkpoints starts anew."""
-    if args.resume != AUTO:
-        return None if args.resume is None else Path(args.resume)
-    path = folder.newest()
-    logger.info("resuming from %s", path) if path else logger.info("no checkpoint in %s, starting anew", folder.path)
-    return path
-
-
-def fixed_settings(args: argparse.Namespace, samples: Sequence[Sample], input_hw: tuple[int, int]) -> dict[str, Any]:
+def fixed_settings(settings: RunSettings, samples: Sequence[Sample], input_hw: tuple[int, int]) -> dict[str, Any]:
     """What makes a run this run and no other."""
+    values = flat(settings)
     listed = "\n".join(f"{sample.dataset} {sample.image.name}" for sample in samples)
-    settings = {
+    fixed = {
         "training images": f"{len(samples)} (sha256 of their names {hashlib.sha256(listed.encode()).hexdigest()[:12]})",
-        "input size": "{},{}".format(*(args.input_hw or input_hw)),
-        **{name: getattr(args, name, None) for name in FIXED_ARGUMENTS},
+        "input size": "{},{}".format(*(values.get("input_hw") or input_hw)),
+        **{name: values.get(name) for name in FIXED},
     }
-    if args.schedule != "constant":
-        settings["epochs"] = args.epochs
-    if getattr(args, "distill", None):
-        settings["teacher (sha256)"] = sha256(args.fp32_model)[:12]
-    return settings
+    if settings.training.schedule != "constant":
+        fixed["epochs"] = settings.training.epochs
+    if values.get("distill"):
+        fixed["teacher (sha256)"] = sha256(Path(values["fp32_model"]))[:12]
+    return fixed
 
 
 def training_state(
@@ -133,8 +143,7 @@ def training_state(
 
 
 def restore_training_state(
-    state: dict[str, Any] | None,
-    path: Path,
+    checkpoint: Checkpoint,
     optimizer: Optimizer,
     average: WeightAverage | None,
     fixed: dict[str, Any],
@@ -142,14 +151,16 @@ def restore_training_state(
     """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there.
 
     Raises:
-        ValueError: the checkpoint `path` holds no training state or a damaged one, or a setting differs that would make
-            it another run.
+        ValueError: the checkpoint holds no training state or a damaged one, or a setting differs that would make it
+            another run.
     """
+    state, path = checkpoint.training, checkpoint.path
     if state is None:
         raise ValueError(f"--resume {path}: no training state in it; resume from a periodic checkpoint of this script")
     damaged = f"--resume {path}: its training state is damaged, or of another version of this toolkit"
-    if not isinstance(state, dict) or missing_entries(state) or not isinstance(before := state["fixed"], dict):
+    if not isinstance(state, dict) or missing_entries(state) or not isinstance(state["fixed"], dict):
         raise ValueError(f"{damaged}; resume from an earlier checkpoint")
+    before = _fixed_before(checkpoint, state["fixed"], fixed)
     changed = [
         f"{key} was {before.get(key)}, is {fixed.get(key)}"
         for key in before | fixed
@@ -162,6 +173,13 @@ def restore_training_state(
     except DAMAGED as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise ValueError(f"{damaged} ({reason:.120}); resume from an earlier checkpoint") from error
+
+
+def _fixed_before(checkpoint: Checkpoint, stored: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
+    """What was fixed in the run of a checkpoint; what its version did not keep yet is among its flags."""
+    flags = checkpoint.description.arguments if checkpoint.description else {}
+    values = {**{key: flags[key] for key in fixed if key in flags}, **stored}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _restore(

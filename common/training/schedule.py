@@ -1,6 +1,5 @@
-"""The recipe of a run: learning rate by step, averaged weights, and named sets of such choices."""
+"""What changes from step to step beside the weights: the learning rate, and the average of the weights."""
 
-import argparse
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,39 +7,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-# flags whose default is the recipe's; each can still be given
-RECIPES = {
-    "original": {"learning_rate": 1e-5, "schedule": "constant", "warmup_steps": 0, "ema": 0.0, "distill": 0.0},
-    "extended": {"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 100, "ema": 0.0, "distill": 0.0},
-}
+from common.training.settings import TrainingSettings
 
 
-def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
-    """`--recipe`, from which the flags in `RECIPES` take what the command line does not say; see `apply_recipe`."""
-    parser.add_argument(
-        "--recipe", choices=sorted(RECIPES), default="original", help="defaults of the flags that say so"
-    )
-    parser.set_defaults(**dict.fromkeys(RECIPES["original"]))
-
-
-def apply_recipe(args: argparse.Namespace) -> None:
-    """Fill in the flags that were not given."""
-    for flag, value in RECIPES[args.recipe].items():
-        if getattr(args, flag) is None:
-            setattr(args, flag, value)
-
-
-def learning_rate(args: argparse.Namespace, step: int, total_steps: int) -> float:
+def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:
     """The learning rate of a step, from 0: a linear rise over `warmup_steps`, then constant or half a cosine down to 0.
 
     The last step of the cosine is one before the end, so that it still learns.
     """
-    if step < args.warmup_steps:
-        return args.learning_rate * (step + 1) / (args.warmup_steps + 1)
-    if args.schedule == "constant":
-        return args.learning_rate
-    passed = (step - args.warmup_steps) / max(total_steps - args.warmup_steps, 1)
-    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * min(passed, 1.0)))
+    highest, warmup = settings.learning_rate, settings.warmup_steps
+    if step < warmup:
+        return highest * (step + 1) / (warmup + 1)
+    if settings.schedule == "constant":
+        return highest
+    passed = (step - warmup) / max(total_steps - warmup, 1)
+    return highest * 0.5 * (1 + math.cos(math.pi * min(passed, 1.0)))
 
 
 class WeightAverage:

@@ -1,18 +1,33 @@
-"""The steps of a run: which images each of them takes, loaded by one pool of workers from its start to its end."""
+"""The steps of a run: one plan of which images each of them takes, and the loader that follows it."""
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from common.data.datasets import AugmentedDataset, EpochSampler, Example, worker_init
-from common.system.distributed import shares
+from common.data.datasets import EpochSampler, Example, worker_init
+from common.system.distributed import share
+from common.training.settings import TrainingSettings
 
 PREFETCHED_IMAGES = 64  # per worker, at least two batches: enough to bridge a checkpoint or a slow disk
+
+Draw = tuple[int, int]  # an epoch and an image's index: what an `AugmentedDataset` is indexed with
+
+
+class Step(NamedTuple):
+    """An optimizer step: the images that all processes together take, from the place `first` of an epoch's order on."""
+
+    epoch: int
+    first: int
+    draws: list[Draw]
+
+    @property
+    def count(self) -> int:
+        """How many images that are."""
+        return len(self.draws)
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Position:
     loss_count: int = field(default=0, compare=False)
     due: bool = field(default=False, compare=False)  # a moment was reached that is not scored yet
 
-    def after(self, step: "Step", loss: float, length: int, interval: int) -> "Position":
+    def after(self, step: Step, loss: float, length: int, interval: int) -> "Position":
         """The place after a step; a moment is due every `interval` images of an epoch and after its `length`."""
         images, epoch_ends = step.first + step.count, step.first + step.count >= length
         return Position(
@@ -51,71 +66,66 @@ class Position:
         return self.epoch - (self.samples == 0 and self.step > 0)
 
 
-class Step(NamedTuple):
-    """An optimizer step takes `count` images of an epoch's order, from the place `first` on."""
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run over a dataset of `images`; the settings are those of `TrainingSettings`."""
 
-    epoch: int
-    first: int
-    count: int
+    images: int
+    epochs: int
+    batch_size: int
+    samples_per_epoch: int | None
+    seed: int
 
+    @classmethod
+    def of(cls, settings: TrainingSettings, images: int) -> "Plan":
+        """The plan that the settings make for a dataset."""
+        return cls(images, settings.epochs, settings.batch_size, settings.samples_per_epoch, settings.seed)
 
-def epoch_length(dataset_length: int, args: argparse.Namespace) -> int:
-    """How many images an epoch takes."""
-    return min(dataset_length, args.samples_per_epoch or dataset_length)
+    @property
+    def epoch_length(self) -> int:
+        """How many images an epoch takes."""
+        return min(self.images, self.samples_per_epoch or self.images)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps from the start of the run to its end."""
+        return self.epochs * -(-self.epoch_length // self.batch_size)
 
-def planned_steps(length: int, start: Position, args: argparse.Namespace) -> Iterator[Step]:
-    """All steps from `start` to the end of the last epoch, for epochs of `length` images."""
-    for epoch in range(start.epoch, args.epochs):
-        begin = start.samples if epoch == start.epoch else 0
-        for first in range(begin, length, args.batch_size):
-            yield Step(epoch, first, min(args.batch_size, length - first))
-
-
-class RunSampler(Sampler[list[tuple[int, int]]]):
-    """The parts of this rank, lists of (epoch, index), for every step from `start` to the end of the run."""
-
-    def __init__(self, dataset_length: int, start: Position, args: argparse.Namespace):
-        self.dataset_length, self.start, self.args = dataset_length, start, args
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        length = epoch_length(self.dataset_length, self.args)
-        epoch, order = None, []
-        for step in planned_steps(length, self.start, self.args):
-            if step.epoch != epoch:
-                epoch = step.epoch
-                order = list(EpochSampler(self.dataset_length, epoch, self.args.seed, stop=length))
-            batch = order[step.first : step.first + step.count]
-            yield from (part for part, _ in shares(batch, self.args.gradient_accumulation))
+    def steps(self, start: Position) -> Iterator[Step]:
+        """All steps from `start` to the end of the last epoch."""
+        for epoch in range(start.epoch, self.epochs):
+            order = list(EpochSampler(self.images, epoch, self.seed, stop=self.epoch_length))
+            begin = start.samples if epoch == start.epoch else 0
+            for first in range(begin, self.epoch_length, self.batch_size):
+                yield Step(epoch, first, order[first : first + self.batch_size])
 
 
-def run_loader(
-    dataset: AugmentedDataset, start: Position, args: argparse.Namespace, device: torch.device
-) -> DataLoader:
-    """One loader for the whole run: its workers load ahead across epochs, and while a checkpoint is scored.
+class LoadedSteps:
+    """The steps of a plan from `start` on, each with this process's share of its images.
 
-    For a GPU the batches are in pinned memory, from which they are copied while it computes.
+    One pool of workers for the whole run: they load ahead across epochs, and while a checkpoint is scored. They are
+    started here, not with the first step.
     """
-    prefetch = max(2, PREFETCHED_IMAGES // args.batch_size) if args.workers else None
-    return DataLoader(
-        dataset,
-        batch_sampler=RunSampler(len(dataset), start, args),
-        num_workers=args.workers,
-        prefetch_factor=prefetch,
-        worker_init_fn=worker_init,
-        generator=torch.Generator().manual_seed(args.seed),  # a loader must not draw from the global random state
-        pin_memory=device.type == "cuda",
-    )
 
+    def __init__(self, dataset: Dataset, plan: Plan, start: Position, workers: int, device: torch.device):
+        loader = DataLoader(
+            dataset,
+            batch_sampler=(share(step.draws) for step in plan.steps(start)),
+            num_workers=workers,
+            prefetch_factor=max(2, PREFETCHED_IMAGES // plan.batch_size) if workers else None,
+            worker_init_fn=worker_init,
+            generator=torch.Generator().manual_seed(plan.seed),  # a loader must not draw from the global random state
+            pin_memory=device.type == "cuda",
+        )
+        self.seconds = 0.0  # spent waiting for images
+        self._steps = zip(plan.steps(start), loader, strict=True)
+        self._loader = loader
 
-class Waiting:
-    """Iterate over batches and sum up the seconds spent waiting for them."""
+    def __iter__(self) -> "LoadedSteps":
+        return self
 
-    def __init__(self, batches: Iterator[Example]):
-        self.batches, self.seconds = batches, 0.0
-
-    def __next__(self) -> Example:
+    def __next__(self) -> tuple[Step, Example]:
         begin = time.perf_counter()
-        batch = next(self.batches)
+        step, batch = next(self._steps)
         self.seconds += time.perf_counter() - begin
-        return batch
+        return step, Example(*batch)

@@ -1,6 +1,5 @@
 """Scoring a network while it is trained: each rank scores its share of the images, the counts are added up."""
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +8,10 @@ from torch import nn
 
 from common.data.datasets import Loader, Sample, load_sample
 from common.data.labels import CLASSES
-from common.report.text import score_row
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import Evaluation, evaluate_datasets, together
 from common.scoring.metrics import IoUMeter
 from common.system.distributed import rank, summed, world_size
-from common.system.markdown import table
 
 Scores = dict[str, dict[str, Any]]
 VALIDATION_BATCH = 8  # images; larger batches only cost memory
@@ -25,17 +22,20 @@ def validate(
     device: torch.device,
     samples: Sequence[Sample],
     input_hw: tuple[int, int],
-    args: argparse.Namespace,
+    *,
+    batch_size: int = VALIDATION_BATCH,
+    workers: int = 0,
     load: Loader = load_sample,
 ) -> Scores:
     """Score `model`, which the caller has put into evaluation mode: `IoUMeter.summary` by dataset and `together`.
 
-    Every rank has to take part, and gets the scores over all images.
+    Every rank has to take part, and gets the scores over all images. Batches are of at most VALIDATION_BATCH images.
     """
     predict = TorchPredictor(model, device)
-    batch_size = min(args.batch_size, VALIDATION_BATCH)
     own = samples[rank() :: world_size()]
-    evaluations = evaluate_datasets(predict, own, input_hw, batch_size, args.workers, "validate", load)
+    evaluations = evaluate_datasets(
+        predict, own, input_hw, min(batch_size, VALIDATION_BATCH), workers, "validate", load
+    )
     whole = {name: evaluations.get(name, Evaluation()) for name in dict.fromkeys(sample.dataset for sample in samples)}
     for evaluation in whole.values():
         _add_up(evaluation.meter, device)
@@ -52,8 +52,3 @@ def _add_up(meter: IoUMeter, device: torch.device) -> None:
     confusion, meter.smoothed_sum, images = counts.split([meter.num_classes**2, 1 + meter.num_classes, 1])
     meter.confusion = confusion.long().reshape_as(meter.confusion)
     meter.images = int(images)
-
-
-def score_table(scores: Scores) -> str:
-    """One row a dataset."""
-    return table([{"dataset": name, **score_row(summary)} for name, summary in scores.items()])

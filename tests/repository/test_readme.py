@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = re.findall(r"```bash\n(.*?)```", "\n".join(page.read_text() for page in PAGES), re.DOTALL)
-COMMANDS = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip().startswith("python ")]
+COMMANDS = [
+    line.strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip().startswith("python ")
+]
 DEMO = [line.removeprefix("step ") for line in (ROOT / "examples" / "demo.sh").read_text().splitlines()]
 DEMO = [line for line in DEMO if line.startswith("python ")]
 

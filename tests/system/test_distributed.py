@@ -13,18 +13,15 @@ from models.scene_seg import SceneSegNetwork
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_every_image_of_a_batch_is_computed_once_with_its_weight(count, ranks, parts, monkeypatch):
+def test_every_image_of_a_batch_is_of_one_rank_and_every_rank_has_one(count, ranks, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: ranks)
-    weights = torch.zeros(count)
+    counted = []
     for rank in range(ranks):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        own = distributed.shares(list(range(count)), parts)
-        assert len(own) == parts and all(len(images) > 0 for images, _ in own)
-        for images, weight in own:
-            for image in images:
-                weights[image] += weight / len(images)
-    torch.testing.assert_close(weights, torch.full((count,), 1 / count))
+        own = distributed.share(list(range(count)))
+        assert own
+        counted += own if distributed.share_counts(count) else []
+    assert sorted(counted) == list(range(count))
 
 
 def _train_one_batch(rank, results):
@@ -32,11 +29,15 @@ def _train_one_batch(rank, results):
     dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
     prepared = prepare_qat(SceneSegNetwork(1 / 32), (32, 64), QuantizationSettings())
-    model = distributed.parallel(prepared, torch.device("cpu"))
+    with torch.no_grad():
+        next(prepared.parameters()).add_(rank)
+    distributed.make_equal(prepared)
     torch.manual_seed(rank)
     set_mode(prepared, dropout=True, batch_norm=True, observers=True)
-    model(torch.randn(2, 3, 32, 64)).square().mean().backward()
-    gradients = {name: each.grad.clone() for name, each in prepared.named_parameters()}
+    prepared(torch.randn(2, 3, 32, 64)).square().mean().backward()
+    own = {name: each.grad.clone() for name, each in prepared.named_parameters()}
+    distributed.sum_gradients(prepared)
+    gradients = {name: (own[name], each.grad.clone()) for name, each in prepared.named_parameters()}
     before = {key: value.clone() for key, value in prepared.state_dict().items()}
     distributed.synchronise(prepared)
     after = {key: value.clone() for key, value in prepared.state_dict().items()}
@@ -44,7 +45,7 @@ def _train_one_batch(rank, results):
     dist.destroy_process_group()
 
 
-def test_a_prepared_graph_has_the_same_gradients_statistics_and_ranges_on_every_rank(tmp_path):
+def test_a_prepared_graph_has_the_sum_of_gradients_the_same_statistics_and_ranges_on_every_rank(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_train_one_batch, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
@@ -55,7 +56,11 @@ def test_a_prepared_graph_has_the_same_gradients_statistics_and_ranges_on_every_
     (gradients, before, after), (gradients_1, before_1, after_1) = (
         torch.load(tmp_path / f"{rank}.pth") for rank in range(2)
     )
-    assert all(torch.equal(value, gradients_1[key]) for key, value in gradients.items())
+    for key, (own, total) in gradients.items():
+        own_1, total_1 = gradients_1[key]
+        assert torch.equal(total, total_1)
+        torch.testing.assert_close(total, own + own_1)
+    assert sum(not torch.equal(own, gradients_1[key][0]) for key, (own, _) in gradients.items()) > 100
     assert all(torch.equal(value, after_1[key]) for key, value in after.items())
     differing = [key for key, value in before.items() if not torch.equal(value, before_1[key])]
     averaged = [key for key in differing if key.endswith(distributed.AVERAGED)]

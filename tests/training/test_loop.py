@@ -1,5 +1,6 @@
-import argparse
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,11 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.data.datasets import Sample
+from common.networks.checkpoints import Checkpoint, Description
 from common.system.signals import StopRequest
-from common.training.loop import Learner, distillation, make_optimizer, train, weighted_cross_entropy
+from common.training.loop import Learner, make_optimizer, train
+from common.training.losses import distillation, weighted_cross_entropy
 from common.training.precision import keep_fake_quantization_in_float32
 from common.training.resume import fixed_settings, restore_training_state, training_state
 from common.training.schedule import WeightAverage
+from common.training.settings import DataSettings, QatRunSettings, QatSettings, TrainingSettings
 from common.training.steps import Position
 
 
@@ -31,27 +35,8 @@ class ToyData(torch.utils.data.Dataset):
 CPU = torch.device("cpu")
 
 
-def make_args(**changes):
-    flags = {
-        "epochs": 3,
-        "batch_size": 4,
-        "gradient_accumulation": 1,
-        "precision": "fp32",
-        "learning_rate": 1e-2,
-        "weight_decay": 1e-5,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "ema": 0.0,
-        "distill": 0.0,
-        "unweighted_loss": False,
-        "augmentation": 0.5,
-        "samples_per_epoch": None,
-        "checkpoint_interval": 4,
-        "seed": 0,
-        "workers": 0,
-        "input_hw": None,
-    }
-    return argparse.Namespace(**{**flags, **changes})
+SETTINGS = TrainingSettings(epochs=3, batch_size=4, learning_rate=1e-2)
+INTERVAL = 4  # images between checkpoints
 
 
 def make_model(dropout=0.5):
@@ -59,16 +44,20 @@ def make_model(dropout=0.5):
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Dropout(dropout), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
 
 
-def make_learner(model, args, **parts):
-    return Learner(model, make_optimizer(model, args), lambda epoch: model.train(), **parts)
+def make_learner(model, settings=SETTINGS, **parts):
+    return Learner(model, make_optimizer(model, settings), lambda epoch: model.train(), **parts)
 
 
-def moments_of(model, args, start=None, **parts):
-    return train(make_learner(model, args, **parts), ToyData(), args, CPU, start or Position())
+def moments_of(model, settings=SETTINGS, start=None, interval=INTERVAL, **parts):
+    return moments_with(make_learner(model, settings, **parts), settings, start, interval)
 
 
-def trained(model, args, **parts):
-    for _ in moments_of(model, args, **parts):
+def moments_with(learner, settings=SETTINGS, start=None, interval=INTERVAL):
+    return train(learner, ToyData(), settings, CPU, start or Position(), checkpoint_interval=interval, workers=0)
+
+
+def trained(model, settings=SETTINGS, **parts):
+    for _ in moments_of(model, settings, **parts):
         pass
     return {key: value.clone() for key, value in model.state_dict().items()}
 
@@ -96,14 +85,14 @@ def test_a_teacher_is_learned():
     for weight in (0.0, 30.0):
         student = make_model(dropout=0.0)
         nn.init.normal_(student[3].weight)
-        trained(student, make_args(epochs=10, distill=weight), teacher=teacher)
+        trained(student, replace(SETTINGS, epochs=10), teacher=teacher, distill=weight)
         with torch.no_grad():
             distances.append(distillation(student.eval()(images), teacher(images)))
     assert distances[1] < 0.5 * distances[0]
 
 
 def test_checkpoints_are_due_within_and_after_each_epoch():
-    positions = [moment.position for moment in moments_of(make_model(), make_args(epochs=2))]
+    positions = [moment.position for moment in moments_of(make_model(), replace(SETTINGS, epochs=2))]
     assert positions == [
         Position(0, 4, 1),
         Position(0, 8, 2),
@@ -115,12 +104,12 @@ def test_checkpoints_are_due_within_and_after_each_epoch():
 
 
 def test_samples_per_epoch_bounds_the_epoch():
-    positions = [m.position for m in moments_of(make_model(), make_args(epochs=1, samples_per_epoch=5))]
+    positions = [m.position for m in moments_of(make_model(), replace(SETTINGS, epochs=1, samples_per_epoch=5))]
     assert positions == [Position(0, 4, 1), Position(1, 0, 2)]
 
 
 def test_training_learns():
-    losses = [moment.loss for moment in moments_of(make_model(), make_args(epochs=40, checkpoint_interval=1000))]
+    losses = [moment.loss for moment in moments_of(make_model(), replace(SETTINGS, epochs=40), interval=1000)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -134,9 +123,9 @@ def test_a_step_in_parts_is_the_step(parts):
     def weights(parts):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 3, 1))
-        args = make_args(gradient_accumulation=parts, epochs=2)
+        settings = replace(SETTINGS, gradient_accumulation=parts, epochs=2)
         learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda epoch: None)
-        losses = [moment.loss for moment in train(learner, ToyData(), args, CPU, Position())]
+        losses = [moment.loss for moment in moments_with(learner, settings)]
         return losses, model.state_dict()
 
     (losses, whole), (losses_in_parts, in_parts) = weights(1), weights(parts)
@@ -146,7 +135,7 @@ def test_a_step_in_parts_is_the_step(parts):
 
 def test_a_signal_ends_the_run_after_its_step():
     stop = StopRequest()
-    moments = moments_of(make_model(), make_args(checkpoint_interval=1000), stop=stop)
+    moments = moments_of(make_model(), interval=1000, stop=stop)
     stop.signal = 15
     (moment,) = moments
     assert moment.stopped
@@ -156,7 +145,7 @@ def test_a_signal_ends_the_run_after_its_step():
 
 def test_a_loss_that_is_no_number_stops_the_run():
     model = make_model()
-    moments = moments_of(model, make_args())
+    moments = moments_of(model)
     next(moments)
     nn.init.constant_(model[3].bias, torch.inf)
     with pytest.raises(FloatingPointError, match="step 2: the loss is nan"):
@@ -194,37 +183,46 @@ def test_bf16_computes_convolutions_in_bfloat16_and_fake_quantization_in_float32
     model = nn.Sequential(nn.Conv2d(3, 8, 1), recorder, nn.Conv2d(8, 3, 1))
     model[2].register_forward_hook(lambda module, inputs, output: inner.append(output.dtype))
     keep_fake_quantization_in_float32(model)
-    (moment,) = moments_of(model, make_args(precision="bf16", epochs=1, checkpoint_interval=100))
+    (moment,) = moments_of(model, replace(SETTINGS, precision="bf16", epochs=1), interval=100)
     assert recorder.seen == torch.float32
     assert set(inner) == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert 0 < moment.loss < 10
 
 
+def checkpoint_with(state, arguments=None):
+    """A checkpoint as it is read again; the weights are not looked at."""
+    description = Description("Tiny", "fp32", 1.0, (4, 6), arguments=arguments or {})
+    return Checkpoint(Path("c.pth"), {}, description, state)
+
+
+def fixed(settings=SETTINGS, samples=(), input_hw=(4, 6), **run):
+    return fixed_settings(QatRunSettings(training=settings, **run), samples, input_hw)
+
+
 @pytest.mark.parametrize("stop_at", range(9))
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
-    args = make_args(ema=ema, schedule="cosine", warmup_steps=2)
-    fixed = fixed_settings(args, [], (4, 6))
+    settings = replace(SETTINGS, ema=ema, schedule="cosine", warmup_steps=2)
     model = make_model()
     unbroken_average = WeightAverage(model, 0.9)
-    unbroken = trained(model, args, average=unbroken_average)
+    unbroken = trained(model, settings, average=unbroken_average)
 
     model = make_model()
-    learner = make_learner(model, args, average=WeightAverage(model, 0.9))
-    for number, moment in enumerate(train(learner, ToyData(), args, CPU, Position())):
+    learner = make_learner(model, settings, average=WeightAverage(model, 0.9))
+    for number, moment in enumerate(moments_with(learner, settings)):
         if number == stop_at:
             weights = {key: value.clone() for key, value in model.state_dict().items()}
-            state = training_state(learner.optimizer, learner.average, fixed, moment.position.scored(), [])
+            state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position.scored(), [])
             break
 
     torch.manual_seed(99)
     resumed = make_model()
     resumed.load_state_dict(weights)
-    learner = make_learner(resumed, args, average=WeightAverage(resumed, 0.9))
+    learner = make_learner(resumed, settings, average=WeightAverage(resumed, 0.9))
     torch.randn(5)  # the random state of the new process is another one
-    start, _ = restore_training_state(state, "c.pth", learner.optimizer, learner.average, fixed)
-    for _ in train(learner, ToyData(), args, CPU, start):
+    start, _ = restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings))
+    for _ in moments_with(learner, settings, start):
         pass
     for key, value in unbroken.items():
         assert torch.equal(value, resumed.state_dict()[key]), key
@@ -232,33 +230,60 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
         assert torch.equal(value, learner.average.averages[key]), key
 
 
-def test_resuming_another_run_is_refused(tmp_path):
-    args, model = make_args(), make_model()
-    optimizer = make_optimizer(model, args)
+@pytest.fixture
+def run_at_its_first_checkpoint(tmp_path):
+    """A function that resumes it with other settings; it ends where the restoring does."""
+    optimizer = make_optimizer(make_model(), SETTINGS)
     samples = [Sample("Town", tmp_path / f"{index}.png", tmp_path) for index in range(10)]
-    state = training_state(optimizer, None, fixed_settings(args, samples, (4, 6)), Position(1, 0, 3), [])
+    state = training_state(optimizer, None, fixed(samples=samples), Position(1, 0, 3), [])
 
-    def restore(state, args=args, samples=samples, input_hw=(4, 6)):
-        restore_training_state(state, "c.pth", optimizer, None, fixed_settings(args, samples, input_hw))
+    def resume(*, forget=(), arguments=None, samples=samples, **changes):
+        kept = {**state, "fixed": {key: value for key, value in state["fixed"].items() if key not in forget}}
+        now = fixed(**{"samples": samples, **changes})
+        restore_training_state(checkpoint_with(kept, arguments), optimizer, None, now)
 
-    restore(state)
-    restore(state, make_args(epochs=9))  # with a constant learning rate a run can be made longer
-    for changes in (
-        {"batch_size": 8},
-        {"learning_rate": 0.1},
-        {"precision": "bf16"},
-        {"gradient_accumulation": 2},
-        {"freeze_observers": 5},
-    ):
-        ((flag, value),) = changes.items()
-        with pytest.raises(ValueError, match=f"another run: {flag} was .*, is {value}$"):
-            restore(state, make_args(**changes))
-    with pytest.raises(ValueError, match="training images was 10 .*, is 9"):
-        restore(state, samples=samples[1:])
+    return resume
+
+
+def test_resuming_the_same_run_longer_is_allowed(run_at_its_first_checkpoint):
+    run_at_its_first_checkpoint()
+    run_at_its_first_checkpoint(settings=replace(SETTINGS, epochs=9))  # with a constant learning rate
+
+
+OTHER_RUNS = {
+    "batch_size": (replace(SETTINGS, batch_size=8), {}),
+    "learning_rate": (replace(SETTINGS, learning_rate=0.1), {}),
+    "precision": (replace(SETTINGS, precision="bf16"), {}),
+    "gradient_accumulation": (replace(SETTINGS, gradient_accumulation=2), {}),
+    "reduced_decode": (SETTINGS, {"data": DataSettings(reduced_decode=True)}),
+    "freeze_observers": (SETTINGS, {"qat": QatSettings(freeze_observers=5)}),
+    "per_channel": (SETTINGS, {"qat": QatSettings(per_channel=True)}),
+    "fuse": (SETTINGS, {"qat": QatSettings(fuse=False)}),
+    "keep_float": (SETTINGS, {"qat": QatSettings(keep_float=("head",))}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_RUNS)
+def test_resuming_another_run_is_refused(name, run_at_its_first_checkpoint):
+    settings, run = OTHER_RUNS[name]
+    with pytest.raises(ValueError, match=rf"^--resume c\.pth: this would be another run: {name} was [^;]*, is [^;]*$"):
+        run_at_its_first_checkpoint(settings=settings, **run)
+
+
+def test_resuming_on_other_images_or_from_weights_alone_is_refused(run_at_its_first_checkpoint):
+    with pytest.raises(ValueError, match="training images was 10 .*, is 0"):
+        run_at_its_first_checkpoint(samples=[])
     with pytest.raises(ValueError, match="input size was 4,6, is 8,8"):
-        restore(state, make_args(input_hw=(8, 8)))
+        run_at_its_first_checkpoint(qat=QatSettings(input_hw=(8, 8)))
     with pytest.raises(ValueError, match="no training state"):
-        restore(None)
+        restore_training_state(checkpoint_with(None), None, None, fixed())
+
+
+def test_what_an_earlier_version_did_not_compare_is_taken_from_its_flags(run_at_its_first_checkpoint):
+    """Before `--fuse` was compared, it was among the flags that a checkpoint keeps."""
+    run_at_its_first_checkpoint(forget=["fuse"], arguments={"fuse": True})
+    with pytest.raises(ValueError, match="fuse was False, is True$"):
+        run_at_its_first_checkpoint(forget=["fuse"], arguments={"fuse": False})
 
 
 def misshapen(state):
@@ -281,12 +306,15 @@ DAMAGES = {
     ("name", "number"), [(name, number) for name in DAMAGES for number in range(len(DAMAGES[name]))]
 )
 def test_a_damaged_training_state_is_refused_before_the_first_step(name, number):
-    args, model = make_args(ema=0.9, epochs=1), make_model()
-    learner = make_learner(model, args, average=WeightAverage(model, 0.9))
-    fixed = fixed_settings(args, [], (4, 6))
-    *_, moment = train(learner, ToyData(), args, CPU, Position())
-    state = training_state(learner.optimizer, learner.average, fixed, moment.position, [{"miou": 0.5}])
-    restore_training_state(copy.deepcopy(state), "c.pth", learner.optimizer, learner.average, fixed)
+    settings, model = replace(SETTINGS, ema=0.9, epochs=1), make_model()
+    learner = make_learner(model, settings, average=WeightAverage(model, 0.9))
+    *_, moment = moments_with(learner, settings)
+    state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position, [{"miou": 0.5}])
+
+    def restore(state):
+        restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings))
+
+    restore(copy.deepcopy(state))
     state[name] = DAMAGES[name][number](copy.deepcopy(state[name]))
     with pytest.raises(ValueError, match=r"^--resume c\.pth: its training state is damaged.* earlier checkpoint$"):
-        restore_training_state(state, "c.pth", learner.optimizer, learner.average, fixed)
+        restore(state)

@@ -1,15 +1,17 @@
-import argparse
 import math
 
 import pytest
 
 import quantize_model_sceneseg
-from common.training.schedule import RECIPES, apply_recipe, learning_rate
+from common.cli.training import settings_of
+from common.system.settings import flat
+from common.training.schedule import learning_rate
+from common.training.settings import RECIPES, QatRunSettings, TrainingSettings
 
 
 def rates(schedule, warmup, total=10):
-    args = argparse.Namespace(schedule=schedule, warmup_steps=warmup, learning_rate=1.0)
-    return [learning_rate(args, step, total) for step in range(total)]
+    settings = TrainingSettings(schedule=schedule, warmup_steps=warmup, learning_rate=1.0)
+    return [learning_rate(settings, step, total) for step in range(total)]
 
 
 def test_constant():
@@ -31,8 +33,7 @@ def test_cosine_falls_from_the_full_rate_to_above_0():
 def parsed(*flags):
     required = ["-s", "out", "-r", "data"]
     args = quantize_model_sceneseg.get_args_parser().parse_args([*required, *flags])
-    apply_recipe(args)
-    return vars(args)
+    return flat(settings_of(QatRunSettings, args))
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

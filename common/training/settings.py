@@ -1,0 +1,192 @@
+"""The settings of a training run, made once from flags or in Python: what its checkpoints keep as `arguments`.
+
+A field has the name of its flag. "The original's" is a default of the recipe by which the published networks were
+quantized; the others are this toolkit's own choice.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from common.data.bad_samples import SampleSource
+from common.quantization.pt2e import QatSchedule, QuantizationSettings
+from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
+from common.training.precision import PRECISIONS
+
+SCHEDULES = ("constant", "cosine")
+QAT_SCRIPT = "quantize_model_sceneseg.py"
+PLACES = ("model_save_root_path", "root")  # the flags that the script asks for
+
+# settings whose default is the recipe's; each can still be given
+RECIPES: dict[str, dict[str, Any]] = {
+    "original": {"learning_rate": 1e-5, "schedule": "constant", "warmup_steps": 0, "ema": 0.0, "distill": 0.0},
+    "extended": {"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 100, "ema": 0.0, "distill": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """The folder of a run: its checkpoints, and what is written down at each of them."""
+
+    model_save_root_path: Path = Path("checkpoints")  # the folder
+    checkpoint_interval: int = 8000  # images between checkpoints within an epoch; the original's
+    keep_checkpoints: int | None = None  # how many of the last ones; None: all
+    resume: str | None = field(default=None, metadata=UNREPEATED)  # a checkpoint to go on from; auto: the newest
+    num_val_samples: int | None = None  # validation images of each dataset at each checkpoint; None: all
+    validation_pictures: int = 0  # pictures of each dataset at each checkpoint
+    tensorboard: bool = False  # write events for TensorBoard, too
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where images come from, and how they are loaded."""
+
+    root: Path = Path("data")  # the datasets are below it, as README.md shows
+    datasets: tuple[str, ...] | None = None  # names below the root; None: all known ones that are found
+    workers: int = 2  # processes that decode images; 0: the one that trains
+    skip_bad: bool = False  # read every sample once first; leave bad ones out and list them
+    cache_dir: Path | None = None  # keeps prepared images, 0.8 MB each at 320,640; None: no cache
+    reduced_decode: bool = False  # decode large JPEG training images at half their size
+    image_bits: int | None = None  # bits of data in images stored with 16; None: as the images show
+
+    @property
+    def source(self) -> SampleSource:
+        """Where the samples are, and how they are read."""
+        return SampleSource(self.root, self.datasets, self.skip_bad, self.workers, self.image_bits)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What decides, with the images and the weights at the start, which weights are learned.
+
+    Raises:
+        ValueError: a value that no run can have; names the field.
+    """
+
+    epochs: int = 5  # passes over the training images; the original's
+    batch_size: int = 32  # images of an optimizer step, over all processes; the original's
+    gradient_accumulation: int = 1  # parts of a step, computed one after another
+    precision: str = "fp32"  # one of PRECISIONS: arithmetic outside fake quantization
+    learning_rate: float = 1e-5  # of AdamW, at its highest; the original's
+    weight_decay: float = 1e-5  # of AdamW; the original's
+    schedule: str = "constant"  # one of SCHEDULES: of the learning rate
+    warmup_steps: int = 0  # optimizer steps of a rising learning rate
+    ema: float = 0.0  # decay of the averaged weights by step, below 1; 0: no average
+    unweighted_loss: bool = False  # cross-entropy without the class weights of each image
+    augmentation: float = 0.5  # strength, 0 to 1
+    samples_per_epoch: int | None = None  # images of each epoch's order that are trained on; None: all
+    seed: int = 0  # of every random choice
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES))
+        _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r:.60}, wanted {wanted}")
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """On what a run computes."""
+
+    device: str = "auto"  # cpu, cuda, or auto: CUDA where there is one
+    threads: int | None = None  # of each process, on the CPU; None: PyTorch's own number
+    processes: int = field(default=1, metadata=UNREPEATED)  # that share the run, started by torchrun
+    debug: bool = field(default=False, metadata=UNREPEATED)  # show the traceback of an error
+
+    def __post_init__(self) -> None:
+        _require(self.processes > 0, "processes", self.processes, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every training run has."""
+
+    records: RecordSettings = field(default_factory=RecordSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+
+
+@dataclass(frozen=True)
+class QatSettings:
+    """What quantization-aware training has beside that."""
+
+    fp32_model: Path = Path("best_model.pth")  # FP32 weights to start from; the original's
+    recipe: str = "original"  # one of RECIPES, which gives defaults
+    distill: float = 0.0  # weight of the FP32 network's logits in the loss; 0: they are not learned
+    per_channel: bool = False  # one weight scale per output channel; one per tensor is the original's
+    keep_float: tuple[str, ...] = field(default=(), metadata=REPEATED)  # patterns of modules that are not quantized
+    input_hw: tuple[int, int] | None = None  # height and width in pixels; None: those of the FP32 weights
+    fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
+    freeze_batch_norm: int = 1  # epochs after which batch norm's statistics stay; the original's
+    freeze_observers: int = 2  # epochs after which the quantization ranges stay; the original's
+    num_calibration_samples: int = 200  # training images for the last calibration; the original's
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """The choices that shape the prepared graph."""
+        return QuantizationSettings(self.per_channel, self.fuse, self.keep_float)
+
+    @property
+    def schedule(self) -> QatSchedule:
+        """When statistics freeze; ValueError where ranges would freeze before what they depend on."""
+        return QatSchedule(self.freeze_batch_norm, self.freeze_observers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatRunSettings(RunSettings):
+    """The settings of quantize_model_sceneseg.py."""
+
+    qat: QatSettings = field(default_factory=QatSettings)
+
+
+def retraining_command(stored: Mapping[str, Any], keep_float: Sequence[str]) -> str:
+    """The quantization-aware training that a checkpoint is of, once more, with more modules in float.
+
+    Args:
+        stored: `Description.arguments` of the checkpoint; empty for one that does not describe itself.
+        keep_float: patterns for the modules, which join those that were in float already.
+
+    Raises:
+        ValueError: a stored setting that no run can have.
+    """
+    settings = from_flat(QatRunSettings, stored)
+    folder = Path(f"{settings.records.model_save_root_path}_keep_float")  # beside the first run's
+    patterns = tuple(dict.fromkeys([*settings.qat.keep_float, *keep_float]))
+    settings = replace(
+        settings,
+        records=replace(settings.records, model_save_root_path=folder),
+        qat=replace(settings.qat, keep_float=patterns),
+    )
+    processes = settings.machine.processes
+    launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
+    usual = from_flat(QatRunSettings, RECIPES.get(settings.qat.recipe, {}))
+    return shlex.join([*launcher, QAT_SCRIPT, *as_flags(settings, usual, always=PLACES)])
+
+
+def observed_images(stored: Mapping[str, Any]) -> int | None:
+    """How many images the observers of a checkpoint saw at a time in its training; None where it does not say.
+
+    Args:
+        stored: `Description.arguments` of the checkpoint.
+
+    Raises:
+        ValueError: a stored setting that no run can have.
+    """
+    if "batch_size" not in stored:
+        return None
+    training, machine = from_flat(TrainingSettings, stored), from_flat(MachineSettings, stored)
+    return images_of_a_part(training.batch_size, machine.processes, training.gradient_accumulation)
+
+
+def images_of_a_part(count: int, processes: int, parts: int) -> int:
+    """How many of a step's images are computed at a time: processes share them, and divide their shares into parts."""
+    return -(-count // (processes * parts))
