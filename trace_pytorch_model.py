@@ -9,11 +9,12 @@ import torch
 
 from common.cli.flags import add_network_arguments, make_parser
 from common.cli.main import resolve_device, run, seed_everything
+from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.metadata import describe
 from common.networks.opening import open_network
 from common.runtimes.parity import compare, example_inputs, require_agreement
 from common.runtimes.predictors import TorchPredictor
-from common.runtimes.traced import read_exported, read_torchscript, write_exported, write_torchscript
+from common.runtimes.traced import read_exported, read_torchscript
 from common.system.environment import versions
 from common.system.files import atomic_path, require_output
 from models.fuse import fuse_upsampling

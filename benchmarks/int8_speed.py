@@ -29,12 +29,13 @@ from common.cli.main import run, seed_everything
 from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_onnx_runtime, for_xnnpack
 from common.export.onnx_writer import export_onnx
+from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.metadata import as_metadata, describe
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
-from common.runtimes.pte import PtePredictor, export_pte
+from common.runtimes.pte import PtePredictor
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent

@@ -19,9 +19,10 @@ from common.benchmark.results import SCHEMA
 from common.data.datasets import Sample, load_ids
 from common.data.decoding import read_rgb
 from common.data.image_header import read_header
+from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.checkpoints import Description, read_checkpoint
 from common.runtimes.onnx_files import read_graph, require_image_input
-from common.runtimes.traced import read_exported, read_torchscript, write_exported, write_torchscript
+from common.runtimes.traced import read_exported, read_torchscript
 from common.system.archives import is_intact
 
 OURS = (ValueError, OSError)  # the errors that become one line on stderr

@@ -152,7 +152,7 @@ def _time(
     with no_garbage_collection():
         for index, one in zip(block, prepared, strict=True):
             logits, seconds = timed(partial(predict, one.image))
-            require_class_map(logits, one.target.shape[1:], label)
+            require_class_map(logits, len(CLASSES), one.target.shape[1:], label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
             recording.seconds[index].append(seconds)
             recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
 from common.export.int8_graph import for_onnx_runtime
-from common.export.onnx_writer import OPSET, Check, HalfPrecision, export_onnx
+from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.metadata import as_metadata, describe
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
-from common.runtimes.parity import TOLERANCE, Agreement, compare, example_inputs, require_agreement
+from common.runtimes.parity import TOLERANCE, Agreement, Check, compare, example_inputs, require_agreement
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.scoring.latency import interleaved_latency
 from common.system.environment import versions

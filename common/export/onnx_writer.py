@@ -1,6 +1,6 @@
 """ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -9,13 +9,11 @@ from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
-from common.runtimes.onnx_files import read_graph
-from common.runtimes.parity import Agreement
-from common.runtimes.predictors import OnnxPredictor, Predictor
+from common.runtimes.parity import Agreement, Check
+from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
 
 OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
-Check = Callable[[Predictor], Sequence[Agreement]]
 
 
 class HalfPrecision(nn.Module):
@@ -111,20 +109,3 @@ def separate_weights(proto: onnx.ModelProto) -> int:
             taken.add(name)
     proto.graph.initializer.extend(copies)
     return len(copies)
-
-
-def precision_of(path: Path) -> str:
-    """`stored_precision` of a file.
-
-    Raises:
-        ValueError: the file is no ONNX model.
-    """
-    return stored_precision(read_graph(path))
-
-
-def stored_precision(model: onnx.ModelProto) -> str:
-    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights, half weights, or neither."""
-    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    if types & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
-        return "int8"
-    return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
-from common.export.onnx_writer import Check, export_onnx
+from common.export.onnx_writer import export_onnx
+from common.export.pte_writer import export_pte
 from common.networks.checkpoints import Description
 from common.networks.metadata import as_metadata, describe
 from common.quantization.integer_reference import as_integer_kernels
 from common.runtimes.candidates import Candidate
-from common.runtimes.parity import Agreement, compare, require_equal_pixels
+from common.runtimes.parity import Agreement, Check, compare, require_equal_pixels
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
-from common.runtimes.pte import PtePredictor, export_pte
+from common.runtimes.pte import PtePredictor
 from common.system.environment import versions
 from models import find_network
 

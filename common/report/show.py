@@ -11,6 +11,7 @@ import torch
 
 from common.data.decoding import read_rgb
 from common.data.drawing import save_png, strip
+from common.data.labels import CLASSES
 from common.data.pairs import IMAGE_SUFFIXES
 from common.data.transforms import resize_image, to_tensor
 from common.export.calibration import find_images
@@ -90,7 +91,7 @@ def compose(rgb: np.ndarray, predictors: Mapping[str, Predictor], candidates: Ma
     for label, predict in predictors.items():
         image = to_tensor(resize_image(rgb, candidates[label].input_hw))[None]
         logits, seconds = timed(partial(predict, image))
-        require_class_map(logits, candidates[label].input_hw, label)
+        require_class_map(logits, len(CLASSES), candidates[label].input_hw, label)
         ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
         ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))

@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data.transforms import INPUT_HW
-from common.export.onnx_writer import stored_precision
 from common.networks.checkpoints import load_network
-from common.runtimes.onnx_files import read_graph, require_image_input
+from common.runtimes.onnx_files import read_graph, require_image_input, stored_precision
 from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
 from models import check_input_hw, find_network
 
 NETWORK = "SceneSeg"
+INPUT_HW = find_network(NETWORK)[1].input_shape[1:]  # where neither a file nor a flag says another size
 SHORT_FORMS = {
     "PyTorch": ".pth",
     "ONNX FP32": ".onnx",

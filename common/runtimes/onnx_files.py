@@ -40,6 +40,14 @@ def read_graph(path: Path) -> onnx.ModelProto:
     return model
 
 
+def stored_precision(model: onnx.ModelProto) -> str:
+    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights, half weights, or neither."""
+    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    if types & {TensorProto.INT8, TensorProto.UINT8}:
+        return "int8"
+    return "fp16" if TensorProto.FLOAT16 in types else "fp32"
+
+
 def require_image_input(model: onnx.ModelProto, path: Path) -> None:
     """Refuse a network that does not take one batch of float32 RGB images.
 

@@ -1,7 +1,7 @@
 """Parity: how far two forms of one network are apart on the same inputs, and how far they may be."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,10 @@ class Agreement:
             f"largest difference {self.largest_difference:.2e} ({self.relative:.1e} of the output range), "
             f"SQNR {self.sqnr_db:.1f} dB{pixels}"
         )
+
+
+# takes a file as a predictor; ValueError where it does not compute what it should, and then it is not kept
+Check = Callable[[Predictor], Sequence[Agreement]]
 
 
 def compare(reference: Predictor, candidate: Predictor, batches: Sequence[Tensor]) -> list[Agreement]:

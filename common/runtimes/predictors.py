@@ -9,7 +9,6 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from common.data.labels import CLASSES
 from common.runtimes.int8_kernels import sums_saturate
 
 logger = logging.getLogger(__name__)
@@ -103,10 +102,10 @@ class OnnxPredictor:
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def require_class_map(logits: Tensor, hw: tuple[int, int], label: str) -> None:
-    """Raise ValueError where the output of the model `label` for one image is no map of the classes in its size, or
-    holds what no class can be read from."""
-    wanted = (1, len(CLASSES), *hw)
+def require_class_map(logits: Tensor, classes: int, hw: tuple[int, int], label: str) -> None:
+    """Raise ValueError where the output of the model `label` for one image is no map of so many classes in its size,
+    or holds what no class can be read from."""
+    wanted = (1, classes, *hw)
     if logits.shape != wanted:
         raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")
     if bool(logits.isnan().any()):

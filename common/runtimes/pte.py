@@ -1,20 +1,12 @@
-"""ExecuTorch programs (.pte): lowering an INT8 network to XNNPACK, and running one.
+"""ExecuTorch programs (.pte) called like a model; export/pte_writer.py writes them.
 
 ExecuTorch is imported where it is used: that takes seconds, in every process in which a benchmark measures a model.
 """
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule
-
-from common.export.onnx_writer import Check
-from common.runtimes.parity import Agreement
-from common.system.files import atomic_path
 
 MAGIC = b"ET"  # from the fifth byte of a program on
 BACKEND = "XnnpackBackend"
@@ -71,29 +63,3 @@ class PtePredictor:
             return {}
         (text,) = self.program.load_method(DESCRIPTION).execute([])
         return json.loads(text)
-
-
-def export_pte(
-    int8: GraphModule,
-    path: Path,
-    input_shape: tuple[int, int, int],
-    description: Mapping[str, object],
-    check: Check,
-    threads: int,
-) -> Sequence[Agreement]:
-    """Lower a converted INT8 network to XNNPACK for one image at a time, (1, *input_shape); whole or not at all.
-
-    XNNPACK computes with signed activations, as `convert_pt2e` leaves them. What it does not take (GELU among others)
-    stays with ExecuTorch's own kernels. The file gets its name only when `check` accepts it.
-    """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    logging.getLogger("executorch").setLevel(logging.ERROR)
-    program = torch.export.export(int8, (torch.zeros(1, *input_shape),))
-    lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={DESCRIPTION: json.dumps(description)}
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(lowered.to_executorch().buffer)
-        return check(PtePredictor(temporary, threads))

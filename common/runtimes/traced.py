@@ -1,10 +1,12 @@
-"""Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
+"""Reading networks that run without this repository: TorchScript (.pt) and torch.export (.pt2).
 
-import io
+export/traced_writer.py writes them.
+"""
+
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,17 +17,6 @@ from common.networks.metadata import TORCH_FILE
 from common.system.archives import TORCHSCRIPT_CODE, require_no_code, require_plain_archive
 
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-
-Description = Mapping[str, object]  # of common.networks.metadata
-
-
-def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, description: Description) -> None:
-    """Any batch size; the image size is that of `example` (N, C, H, W); the file holds `description`."""
-    with torch.inference_mode():
-        traced = torch.jit.trace(model, example, check_trace=False)
-        content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
-        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(description)})
-    path.write_bytes(content.getbuffer())
 
 
 def read_torchscript(path: Path, device: torch.device) -> nn.Module:
@@ -61,15 +52,6 @@ def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -
     except Exception as error:  # noqa: BLE001 - what a damaged file raises has no common base
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: not a TorchScript file ({reason}); weights alone have the suffix .pth") from error
-
-
-def write_exported(model: nn.Module, example: torch.Tensor, path: Path, description: Description) -> None:
-    """Any batch size; the image size is that of `example`; the file holds `description`."""
-    dynamic = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
-    content = io.BytesIO()
-    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(description)})
-    path.write_bytes(content.getbuffer())
 
 
 def read_exported(path: Path) -> nn.Module:

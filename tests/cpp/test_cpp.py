@@ -21,11 +21,12 @@ from common.data.decoding import read_rgb
 from common.data.drawing import overlay
 from common.data.labels import colourise
 from common.export.calibration import image_preparer
+from common.export.pte_writer import export_pte
 from common.networks.checkpoints import published_state
 from common.networks.metadata import TORCH_FILE, describe
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
-from common.runtimes.pte import PtePredictor, export_pte
+from common.runtimes.pte import PtePredictor
 from examples.make_scenes import write_dataset, write_image
 from models import NETWORKS
 

@@ -21,10 +21,11 @@ from common.export.conversion import (
     convert_half,
     convert_int8,
 )
-from common.export.onnx_writer import precision_of, separate_weights
+from common.export.onnx_writer import separate_weights
 from common.networks.checkpoints import published_state
 from common.networks.opening import OpenedNetwork, network_table, open_network
 from common.quantization.pt2e import QuantizationSettings
+from common.runtimes.onnx_files import read_graph, stored_precision
 from models import NETWORKS, find_network
 
 SHAPE = (3, 64, 64)
@@ -55,7 +56,7 @@ def test_a_fixed_batch_is_written_into_the_file(tiny, tmp_path):
 
 def test_half_stores_and_computes_in_fp16_and_is_fed_fp32(tiny, tmp_path):
     (agreement,) = convert_half(tiny, tmp_path / "half.onnx", ExportOptions(threads=1))
-    assert precision_of(tmp_path / "half.onnx") == "fp16"
+    assert stored_precision(read_graph(tmp_path / "half.onnx")) == "fp16"
     assert 0 < agreement.relative < 2e-2
     session = ort.InferenceSession(tmp_path / "half.onnx")
     assert (session.get_inputs()[0].type, session.get_outputs()[0].type) == ("tensor(float)", "tensor(float)")
@@ -68,7 +69,7 @@ def test_int8_of_any_network_keeps_the_network_and_its_float_model(lanes, tmp_pa
     path, options = tmp_path / "int8.onnx", ExportOptions(threads=1)
     (agreement,) = convert_int8(lanes, path, options, QuantizationSettings(), images[:2], images[2:])
     assert agreement.sqnr_db > 15
-    assert precision_of(path) == "int8"
+    assert stored_precision(read_graph(path)) == "int8"
     assert torch.equal(lanes.model(images[0]), before)
     fp32, int8 = compare_with_fp32(lanes, path, images[2], options)
     assert float(int8["of FP32"]) < 0.5 < float(fp32["of FP32"])

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from common.export.int8_graph import for_onnx_runtime
+from common.export.pte_writer import export_pte
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
-from common.runtimes.pte import PtePredictor, export_pte
+from common.runtimes.pte import PtePredictor
 
 SHAPE = (3, 64, 64)
 

@@ -16,8 +16,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.checkpoints import Description, read_checkpoint, save_checkpoint
-from common.runtimes.traced import write_exported, write_torchscript
 from common.system.failures import explain, one_line
 from common.system.files import atomic_path, new_folder, require_parent, short_stem, write_text
 from common.system.lock import hold_folder

@@ -15,13 +15,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from common.export.onnx_writer import precision_of
+from common.export.traced_writer import write_exported
 from common.networks.checkpoints import Description, load_network, published_state, read_checkpoint, save_checkpoint
 from common.quantization.checkpoints import load_qat
 from common.report.text import table
 from common.runtimes.candidates import OpenOptions, open_candidates
+from common.runtimes.onnx_files import read_graph
 from common.runtimes.predictors import OnnxPredictor, require_class_map
-from common.runtimes.traced import read_exported, write_exported
+from common.runtimes.traced import read_exported
 from common.system.archives import is_intact, require_no_code
 from common.system.csv_text import csv_text
 from models.scene_seg import SceneSegNetwork
@@ -305,7 +306,7 @@ def test_what_fails_when_it_runs_or_gives_no_number_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"a\.onnx: ONNX Runtime fails on images \(1, 3, 32, 64\)"):
         OnnxPredictor(tmp_path / "a.onnx", 1)(torch.zeros(1, 3, 32, 64))
     with pytest.raises(ValueError, match="A: its output holds NaN"):
-        require_class_map(torch.full((1, 3, 2, 2), torch.nan), (2, 2), "A")
+        require_class_map(torch.full((1, 3, 2, 2), torch.nan), 3, (2, 2), "A")
 
 
 def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_taken(tmp_path):
@@ -321,7 +322,7 @@ def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_tak
 def test_what_is_no_onnx_file_is_said_to_be_none(content, tmp_path):
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.onnx: not an ONNX file"):
-        precision_of(tmp_path / "a.onnx")
+        read_graph(tmp_path / "a.onnx")
 
 
 def test_names_of_files_are_neither_formulas_nor_tags():

@@ -1,0 +1,29 @@
+"""Networks as files that run without this repository: TorchScript (.pt) and torch.export (.pt2)."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.networks.metadata import TORCH_FILE
+
+
+def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, description: Mapping[str, object]) -> None:
+    """Any batch size; the image size is that of `example` (N, C, H, W); the file holds `description`."""
+    with torch.inference_mode():
+        traced = torch.jit.trace(model, example, check_trace=False)
+        content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
+
+
+def write_exported(model: nn.Module, example: torch.Tensor, path: Path, description: Mapping[str, object]) -> None:
+    """Any batch size; the image size is that of `example`; the file holds `description`."""
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
