@@ -4,9 +4,17 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from common.benchmark.gate import add_gate_arguments, check_calls, check_gate, limits_of
-from common.benchmark.run import benchmark, leave_by_gate
-from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser, sample_source
+from common.benchmark.gate import open_gate
+from common.benchmark.run import keep_to_processors
+from common.cli.benchmark import (
+    add_benchmark_arguments,
+    add_gate_arguments,
+    benchmark_settings,
+    gate_settings,
+    leave_by_gate,
+    run_benchmark,
+)
+from common.cli.flags import add_dataset_arguments, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
@@ -15,7 +23,6 @@ from common.data.pairs import BadSample
 from common.report.show import show
 from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.runtimes.predictors import CPU, PROVIDERS
-from common.scoring.latency import pin, require_processors
 from common.system.files import new_folder
 
 
@@ -73,26 +80,26 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if not (args.dataset_root or args.show):
         get_args_parser().error("the following arguments are required: --dataset_root")  # leaves with exit code 2
-    if args.show and (unused := [*limits_of(args), *["baseline"] * bool(args.baseline)]):
+    settings, limits = benchmark_settings(args), gate_settings(args)
+    if args.show and (unused := [*limits.limits.given(), *["baseline"] * bool(limits.baseline)]):
         get_args_parser().error(f"argument --show: makes no benchmark to check; leave --{unused[0]} out")
     seed_everything(args.seed)
-    if args.pin:
-        pin(args.pin)
-    require_processors(args.thread_counts)
+    keep_to_processors(settings)
     options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
     candidates = open_candidates(named_models(args), options, args.providers)
-    baselines = check_gate(args, list(candidates))
+    gate = open_gate(limits, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, args.threads, folder, args.image_bits)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
     bad: list[BadSample] = []
-    source = sample_source(args, args.dataset_root)
-    samples = spread(usable_samples(source, "val", bad), args.num_samples_per_dataset)
-    check_calls(args, len(samples))
-    folder = new_folder(folder)
-    leave_by_gate(benchmark("Comparison of models", candidates, samples, folder, args, bad=bad, baselines=baselines))
+    found = usable_samples(sample_source(args, args.dataset_root), "val", bad)
+    samples = spread(found, args.num_samples_per_dataset)
+    gate.require_calls(len(samples), args.timed_runs)
+    folder, title = new_folder(folder), "Comparison of models"
+    document = run_benchmark(args, folder, title, candidates, samples, gate, bad=bad, save_outputs=args.save_outputs)
+    leave_by_gate(document)
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

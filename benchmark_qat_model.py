@@ -5,22 +5,30 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from common.benchmark.gate import add_gate_arguments, check_calls, check_gate
+from common.benchmark.gate import open_gate
 from common.benchmark.ptq import LABELS as PTQ_LABELS
-from common.benchmark.ptq import open_baseline, ptq_baseline
-from common.benchmark.run import benchmark, leave_by_gate
+from common.benchmark.ptq import open_untrained, without_training
+from common.benchmark.run import keep_to_processors
 from common.benchmark.sensitivity_analysis import analyse
-from common.cli.flags import add_benchmark_arguments, add_dataset_arguments, make_parser, sample_source
+from common.cli.benchmark import (
+    add_benchmark_arguments,
+    add_gate_arguments,
+    benchmark_settings,
+    gate_settings,
+    leave_by_gate,
+    run_benchmark,
+)
+from common.cli.flags import add_dataset_arguments, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
 from common.data.datasets import SceneSegDataset, evenly_spaced, spread
 from common.data.pairs import BadSample
+from common.export.conversion import ExportOptions
 from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.scoring.evaluate import calibration_batches
-from common.scoring.latency import pin, require_processors
 from common.system.lock import hold_folder
 
 logger = logging.getLogger(__name__)
@@ -83,18 +91,19 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    baselines = check_gate(args, [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte])
+    labels = [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte]
+    settings, gate = benchmark_settings(args), open_gate(gate_settings(args), labels)
     seed_everything(args.seed)
-    if args.pin:
-        pin(args.pin)
-    require_processors(args.thread_counts)
+    keep_to_processors(settings)
     device = resolve_device(args.device)
     prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
-    untrained = open_baseline(description, args) if args.compare_ptq else None
+    untrained = None
+    if args.compare_ptq:
+        untrained = open_untrained(description, args.compare_ptq, args.num_calibration_samples)
     bad: list[BadSample] = []
     find = partial(usable_samples, sample_source(args, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
-    check_calls(args, len(validation))
+    gate.require_calls(len(validation), args.timed_runs)
     folder = args.qat_checkpoint_path.parent / FOLDER
     folder.mkdir(exist_ok=True)
     hold_folder(folder, "wait for its end")
@@ -119,8 +128,11 @@ def main(args: argparse.Namespace) -> None:
     )
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
-        candidates = ptq_baseline(description, untrained, folder, list(draw(1)), compared, args) | candidates
-    document = benchmark("INT8 from QAT", candidates, validation, folder, args, notes, bad, sensitivity, baselines)
+        options = ExportOptions(args.threads, args.seed)
+        candidates = without_training(description, untrained, folder, list(draw(1)), compared, options) | candidates
+    document = run_benchmark(
+        args, folder, "INT8 from QAT", candidates, validation, gate, notes=notes, bad=bad, sensitivity=sensitivity
+    )
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
     leave_by_gate(document)

@@ -16,7 +16,9 @@ SCRIPTS = (
     "examples.make_scenes",
     "examples.picture",
 )
-OF_THE_MACHINE = {"threads": "physical cores"}  # defaults that another machine would print differently
+OF_THE_MACHINE = {
+    "threads": "one a core that the process may use"
+}  # defaults that another machine would print differently
 HEAD = """# Flags
 
 Made by `python -m docs.flags` from the scripts' parsers; `--help` of each says the same."""

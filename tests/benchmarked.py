@@ -8,6 +8,7 @@ from common.benchmark.measure import Measurement, measure
 from common.benchmark.memory import PeakMemory
 from common.benchmark.results import results_document
 from common.benchmark.sensitivity import BlockGain, LayerError, Sensitivity
+from common.benchmark.settings import BenchmarkSettings
 from common.data.datasets import Sample, find_samples
 from common.runtimes.candidates import Candidate
 from examples.make_scenes import write_dataset
@@ -50,13 +51,13 @@ def samples(folder, names=("Town", "Country"), images=30) -> list[Sample]:
 def measured(folder, **wrongs) -> Measurement:
     """Real scores and times of guesses, with memory figures made up."""
     models = candidates(folder, **wrongs)
-    measurement = measure(models, samples(folder), warmup_runs=1, threads=1, workers=0)
+    measurement = measure(models, samples(folder), BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
     measurement.memory = {label: PeakMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
     return measurement
 
 
 def document_of(measurement, title="A title", notes=(), sensitivity=None):
-    return results_document(title, measurement, {"seed": 0}, threads=1, seed=0, notes=notes, sensitivity=sensitivity)
+    return results_document(title, measurement, BenchmarkSettings(threads=1), notes, sensitivity)
 
 
 def sensitivity() -> Sensitivity:

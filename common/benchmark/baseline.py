@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.benchmark.results import SCHEMA
+from common.benchmark.results import SCHEMA, Document
 from common.scoring.statistics import difference_intervals
 
 SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
@@ -16,19 +16,18 @@ SIZE_NOISE = 0.01  # share of the file; metadata and versions
 
 DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
 
-Document = Mapping[str, object]
 Row = dict[str, object]  # model, what, before, now, noise, result, why
 
 
-def read_baselines(paths: Sequence[Path], labels: Iterable[str]) -> list[Document]:
-    """Earlier results.json files that are to be compared with a run of the models `labels`.
+def read_baselines(paths: Sequence[Path], labels: Iterable[str]) -> list[tuple[Path, Document]]:
+    """Earlier results.json files, with their paths, that are to be compared with a run of the models `labels`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: one is no such document, or one of another schema, or has none of the models.
     """
-    baselines = [read_baseline(path) for path in paths]
-    for baseline in baselines:
+    baselines = [(path, read_baseline(path)) for path in paths]
+    for _, baseline in baselines:
         _require_common_model(baseline, labels)
     return baselines
 

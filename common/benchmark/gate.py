@@ -1,12 +1,12 @@
 """A gate for batch jobs: limits that a model has to keep, and the decision that they and a baseline come to."""
 
-import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.benchmark.baseline import Document, read_baselines
-from common.cli.types import fraction, non_negative_float, positive_float
+from common.benchmark.baseline import compare_with_baselines, read_baselines
+from common.benchmark.results import Document
+from common.benchmark.settings import GateSettings
 from common.scoring.latency import CALLS_FOR_P99
 from common.scoring.statistics import Interval
 
@@ -17,10 +17,8 @@ BASELINE_RESULTS = {"regression": FAILED, "not comparable": UNDECIDED, "not in t
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: its flag's type and help, and the figures that have to keep it."""
+    """The figures that have to keep one of the GateLimits."""
 
-    kind: Callable[[str], float]
-    help: str
     find: Callable[[Document, str], Mapping[str, Interval]]  # of the document and a model's name
     relative: bool  # to the reference
     at_most: bool  # or at least
@@ -38,15 +36,11 @@ def _loss(change: Mapping[str, float | None]) -> Interval:
 
 LIMITS = {
     "max_miou_drop": Limit(
-        fraction,
-        "largest loss of mIoU against the first model, for example 0.01",
         lambda document, label: {"mIoU": _loss(document["differences"][label]["miou"])},
         relative=True,
         at_most=True,
     ),
     "max_class_drop": Limit(
-        fraction,
-        "largest loss of IoU of any class against the first model",
         lambda document, label: {
             name: _loss(change)
             for name, change in document["differences"][label]["iou"].items()
@@ -56,36 +50,26 @@ LIMITS = {
         at_most=True,
     ),
     "min_speedup": Limit(
-        positive_float,
-        "least speed against the first model: its p50 / this p50",
         lambda document, label: {"p50": Interval(**document["differences"][label]["speedup"])},
         relative=True,
         at_most=False,
     ),
     "max_size_ratio": Limit(
-        positive_float,
-        "largest size against the first model's file",
         lambda document, label: {"file": _exactly(document["differences"][label]["size_ratio"])},
         relative=True,
         at_most=True,
     ),
     "min_miou": Limit(
-        fraction,
-        "least mIoU over all images",
         lambda document, label: {"mIoU": _miou(document["models"][label]["overall"])},
         relative=False,
         at_most=False,
     ),
     "max_latency_p99_ms": Limit(
-        positive_float,
-        f"largest 99th percentile of the latency, ms; takes {CALLS_FOR_P99} timed calls",
         lambda document, label: {"p99": _exactly(document["models"][label]["latency_ms"]["p99"])},
         relative=False,
         at_most=True,
     ),
     "max_peak_memory_mb": Limit(
-        non_negative_float,
-        "largest peak memory of a process with the model alone, MB",
         lambda document, label: {"process": _exactly(document["models"][label]["peak_memory_bytes"] / 1e6)},
         relative=False,
         at_most=True,
@@ -97,60 +81,51 @@ def _miou(scores: Mapping[str, object]) -> Interval:
     return Interval(scores["miou"], *scores["miou_interval"])
 
 
-def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
-    """A flag for each of LIMITS, and `--baseline`."""
-    group = parser.add_argument_group("gate", "limits, with exit code 3 where one is missed")
-    group.add_argument(
-        "--gate_models",
-        nargs="+",
-        metavar="NAME",
-        help="models that the limits hold for (default: all but the first, or the only one)",
-    )
-    group.add_argument(
-        "--gate_by",
-        choices=("estimate", "bound"),
-        default="estimate",
-        help="what has to keep a limit: the figure, or the worse end of its 95 %% interval where it has one",
-    )
-    for name, limit in LIMITS.items():
-        group.add_argument(f"--{name}", type=limit.kind, metavar="X", help=limit.help)
-    group.add_argument(
-        "--baseline",
-        nargs="+",
-        type=Path,
-        metavar="JSON",
-        help="results.json of earlier runs; a regression beyond the noise fails, and what cannot be compared, too",
-    )
+@dataclass(frozen=True)
+class Gate:
+    """Limits for the models of a run, and the earlier runs that it is compared with; `open_gate` makes it."""
+
+    settings: GateSettings
+    models: Sequence[str]  # that the limits hold for
+    baselines: Sequence[tuple[Path, Document]]
+
+    def require_calls(self, images: int, timed_runs: int) -> None:
+        """Raise ValueError where the timed calls of so many images are too few for `max_latency_p99_ms`."""
+        calls = images * timed_runs
+        if self.settings.limits.max_latency_p99_ms is not None and calls < CALLS_FOR_P99:
+            raise ValueError(
+                f"--max_latency_p99_ms: a 99th percentile takes {CALLS_FOR_P99} timed calls, and {images} images make "
+                f"{calls}; give --timed_runs {-(-CALLS_FOR_P99 // images)}"
+            )
+
+    def check(self, document: Document, seed: int) -> Document:
+        """What is checked of a run, and what that comes to, as parts of its document; nothing where nothing is."""
+        parts: Document = {}
+        if limits := self.settings.limits.given():
+            parts["gate"] = check_limits(document, limits, self.models, self.settings.gate_by)
+        if self.baselines:
+            runs = [{"path": str(path), "created": one["created"]} for path, one in self.baselines]
+            rows = compare_with_baselines(document, [one for _, one in self.baselines], seed)
+            parts["baseline"] = {"runs": runs, "rows": rows}
+        if parts:
+            parts["decision"] = decide(parts.get("gate", ()), parts.get("baseline", {}).get("rows", ()))
+        return parts
 
 
-def limits_of(args: argparse.Namespace) -> dict[str, float]:
-    """The limits that the command line sets."""
-    return {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
-
-
-def check_gate(args: argparse.Namespace, labels: Sequence[str]) -> list[Document]:
-    """Fail before the work, not after it, where the limits cannot be checked on the models `labels`; the earlier runs
-    of `--baseline`, whose files need not be there after it.
+def open_gate(settings: GateSettings, labels: Sequence[str]) -> Gate:
+    """The gate for the models `labels`, the first of which is the reference; what cannot be checked fails here, before
+    the work. The files of the earlier runs need not be there afterwards.
 
     Raises:
         FileNotFoundError, ValueError: a limit against the first model and no second one, no model of a name in
-            `--gate_models`, or no usable baseline.
+            `gate_models`, or no usable baseline.
     """
-    relative = [name for name in limits_of(args) if LIMITS[name].relative]
+    limits = settings.limits.given()
+    relative = [name for name in limits if LIMITS[name].relative]
     if relative and len(labels) < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
-    gated_models(args.gate_models, labels, limits_of(args))
-    return read_baselines(args.baseline or (), labels)
-
-
-def check_calls(args: argparse.Namespace, images: int) -> None:
-    """Raise ValueError where the timed calls of `images` images are too few for `--max_latency_p99_ms`."""
-    calls = images * args.timed_runs
-    if args.max_latency_p99_ms is not None and calls < CALLS_FOR_P99:
-        raise ValueError(
-            f"--max_latency_p99_ms: a 99th percentile takes {CALLS_FOR_P99} timed calls, and {images} images make "
-            f"{calls}; give --timed_runs {-(-CALLS_FOR_P99 // images)}"
-        )
+    models = gated_models(settings.gate_models, labels, limits)
+    return Gate(settings, models, read_baselines(settings.baseline or (), labels))
 
 
 def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.benchmark.memory import PeakMemory, peak_memory
+from common.benchmark.settings import BenchmarkSettings
 from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
 from common.data.decoding import read_bytes
 from common.data.labels import CLASSES
@@ -30,8 +31,8 @@ SWEEP_RUNS = 10  # timed runs of each model for each number of threads, on as ma
 Size = tuple[int, int]  # height, width
 
 
-class Prepared(NamedTuple):
-    """One sample, ready for a model of one input size."""
+class Input(NamedTuple):
+    """One sample as models of one input size take it."""
 
     image: Tensor  # float32 (1, 3, H, W)
     target: Tensor  # int64 (1, H, W)
@@ -44,7 +45,7 @@ class Recording:
 
     provider: str
     warm_up: WarmUp
-    seconds: list[list[float]]  # prepared image -> logits
+    seconds: list[list[float]]  # input tensor -> logits
     end_to_end: list[list[float]]  # image file -> class map
     meters: list[IoUMeter] = field(default_factory=list)  # one an image
     maps: list[np.ndarray] = field(default_factory=list)  # class ids as the bytes of a PNG: a hundredth of the memory
@@ -67,37 +68,30 @@ class Measurement:
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
 
-def measure(
-    candidates: Mapping[str, Candidate],
-    samples: Sequence[Sample],
-    warmup_runs: int,
-    threads: int,
-    workers: int,
-    timed_runs: int = 1,
-) -> Measurement:
-    """Score every model on every sample, one image at a time, and time it `timed_runs` times.
+def measure(candidates: Mapping[str, Candidate], samples: Sequence[Sample], settings: BenchmarkSettings) -> Measurement:
+    """Score every model on every sample, one image at a time, and time it.
 
-    The samples go by in blocks: a block is prepared, then each model takes all of it, another one first every time.
-    Only the model's call is inside its clock; `workers` threads read the masks while no clock runs.
+    The samples go by in blocks: a block is loaded, then each model takes all of it, another one first every time.
+    Only the model's call is inside its clock.
 
     Raises:
         ValueError: an output that is no map of the classes in the size of the input.
     """
-    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
+    predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
     recordings = {}
     for label, predict in predictors.items():
-        warm = _warm(predict, samples[0], candidates[label].input_hw, warmup_runs)
+        warm = _warm(predict, samples[0], candidates[label].input_hw, settings.warmup_runs)
         recordings[label] = Recording(predict.provider, warm, [[] for _ in samples], [[] for _ in samples])
     measurement = Measurement(candidates, samples, blocks_of(len(samples)), recordings)
     sizes = list(dict.fromkeys(candidate.input_hw for candidate in candidates.values()))
     orders = _rotations(list(candidates))
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, settings.workers)) as pool:
         for block in progress(measurement.blocks, "measure", unit="block"):
-            prepared, seconds = timed(partial(prepare, [samples[index] for index in block], sizes, pool))
+            inputs, seconds = timed(partial(load_inputs, [samples[index] for index in block], sizes, pool))
             measurement.preparation_seconds += seconds
-            for run in range(timed_runs):
+            for run in range(settings.timed_runs):
                 for label in next(orders):
-                    mine, recording = prepared[candidates[label].input_hw], recordings[label]
+                    mine, recording = inputs[candidates[label].input_hw], recordings[label]
                     maps = _time(label, predictors[label], block, mine, recording)
                     if run == 0:
                         _score(maps, mine, recording)
@@ -122,7 +116,7 @@ def _warm(predict: Predictor, sample: Sample, hw: Size, runs: int) -> WarmUp:
         return warm_up(lambda: predict(image), runs)
 
 
-def prepare(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Prepared]]:
+def load_inputs(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Input]]:
     """Images and masks of some samples in every size; the images one after the other, because they are timed."""
     for sample in samples:
         read_bytes(sample.image)  # from the disk; else the first size alone would wait for it
@@ -132,7 +126,7 @@ def prepare(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolEx
     masks = list(pool.map(load_ids, samples, file_sizes))
     return {
         size: [
-            Prepared(image[None], torch.from_numpy(resize_mask(ids, size)).long()[None], seconds)
+            Input(image[None], torch.from_numpy(resize_mask(ids, size)).long()[None], seconds)
             for ((image, _), seconds), ids in zip(read[size], masks, strict=True)
         ]
         for size in sizes
@@ -144,13 +138,11 @@ def _image(sample: Sample, size: Size) -> tuple[Tensor, Size]:
     return to_tensor(rgb), file_hw
 
 
-def _time(
-    label: str, predict: Predictor, block: range, prepared: Sequence[Prepared], recording: Recording
-) -> list[Tensor]:
+def _time(label: str, predict: Predictor, block: range, inputs: Sequence[Input], recording: Recording) -> list[Tensor]:
     """Run the images of a block once, record their times, and give their class maps."""
     maps = []
     with no_garbage_collection():
-        for index, one in zip(block, prepared, strict=True):
+        for index, one in zip(block, inputs, strict=True):
             logits, seconds = timed(partial(predict, one.image))
             require_class_map(logits, len(CLASSES), one.target.shape[1:], label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
@@ -160,8 +152,8 @@ def _time(
     return maps
 
 
-def _score(maps: Sequence[Tensor], prepared: Sequence[Prepared], recording: Recording) -> None:
-    for ids, one in zip(maps, prepared, strict=True):
+def _score(maps: Sequence[Tensor], inputs: Sequence[Input], recording: Recording) -> None:
+    for ids, one in zip(maps, inputs, strict=True):
         recording.meters.append(IoUMeter(len(CLASSES)))
         recording.meters[-1].update(ids, one.target)
         recording.maps.append(cv2.imencode(".png", ids[0].numpy(), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1])

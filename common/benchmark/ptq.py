@@ -1,6 +1,5 @@
 """What the training was worth: FP32 weights as they are and quantized without training, as models to compare with."""
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,36 +17,35 @@ LABELS = ("ONNX FP32", "ONNX INT8 PTQ")
 FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onnx"
 
 
-def open_baseline(trained: Description, args: argparse.Namespace) -> OpenedNetwork:
+def open_untrained(trained: Description, weights: Path, num_calibration_samples: int) -> OpenedNetwork:
     """The network of `--compare_ptq` in the input size of the trained one; what cannot be done fails before the work.
 
     Raises:
         FileNotFoundError, ValueError: not FP32 weights of the network, or no image to calibrate on.
     """
-    if not args.num_calibration_samples:
+    if not num_calibration_samples:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
-    return open_network(trained.network, args.compare_ptq, trained.input_hw)
+    return open_network(trained.network, weights, trained.input_hw)
 
 
-def ptq_baseline(
+def without_training(
     trained: Description,
     source: OpenedNetwork,
     folder: Path,
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
-    args: argparse.Namespace,
+    options: ExportOptions,
 ) -> dict[str, Candidate]:
     """Write the network `source` to `folder` in FP32 and in INT8 by post-training quantization.
 
     Args:
         trained: what the QAT checkpoint says of itself: its input size and settings are taken.
         calibration, held_out: images (1, 3, H, W); the former give the ranges, the latter judge the file.
-        args: the flags `threads` and `seed`.
 
     Raises:
         ValueError: an INT8 file that lost the network.
     """
-    settings, options = QuantizationSettings(**trained.quantization or {}), ExportOptions(args.threads, args.seed)
+    settings = QuantizationSettings(**trained.quantization or {})
     fp32, int8 = folder / FP32_FILE, folder / PTQ_FILE
     convert_fp32(source, fp32, options)
     convert_int8(source, int8, options, settings, calibration, held_out)

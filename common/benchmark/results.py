@@ -4,12 +4,11 @@ Every report is made from this document alone. Its keys are described in docs/re
 """
 
 import math
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from common import STARTED
 from common.benchmark.measure import Measurement
 from common.benchmark.sensitivity import Sensitivity
+from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.benchmark.verdict import verdict
 from common.data.labels import CLASSES
 from common.scoring.latency import latency
@@ -24,10 +24,11 @@ from common.scoring.metrics import IoUMeter, iou_of_targets, mean_of_known
 from common.scoring.statistics import Interval, difference_intervals, iou_intervals, speedup_interval
 from common.system.environment import environment
 from common.system.files import sha256
+from common.system.settings import flat
 
 SCHEMA = 3
 WORST_IMAGES = 6  # listed by loss of IoU
-Document = dict[str, object]
+Document = dict[str, Any]  # results.json in memory
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,21 @@ class Difference:
 def results_document(
     title: str,
     measurement: Measurement,
-    settings: Mapping[str, object],
-    threads: int,
-    seed: int,
+    settings: BenchmarkSettings,
     notes: Sequence[str] = (),
     sensitivity: Sensitivity | None = None,
+    asked: CommandLine | None = None,
 ) -> Document:
     """The whole of results.json, as JSON takes it; the first model is the reference of all differences."""
-    labels = list(measurement.candidates)
-    models = {label: model_result(label, measurement, threads, seed) for label in labels}
+    labels, seed, asked = list(measurement.candidates), settings.seed, asked or CommandLine()
+    models = {label: model_result(label, measurement, settings.threads, seed) for label in labels}
     reference, *others = labels
     return {
         "schema": SCHEMA,
         "title": title,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "settings": dict(settings),
+        "command": asked.command,
+        "settings": plain({**asked.flags, **flat(settings)}),
         "notes": list(notes),
         "duration_s": _durations(measurement),
         "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],

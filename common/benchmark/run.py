@@ -1,101 +1,78 @@
-"""What both benchmark scripts do with models and images: measure, write the report, print it."""
+"""A whole benchmark: models and images in, the results document out; writing and showing it is the report's."""
 
-import argparse
 import logging
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from common.benchmark.baseline import compare_with_baselines
-from common.benchmark.gate import check_limits, decide, gated_models, has_failed, limits_of
+from common.benchmark.gate import Gate
 from common.benchmark.measure import Measurement, measure, measure_memory, measure_threads
-from common.benchmark.results import Document, results_document
+from common.benchmark.results import Document, plain, results_document
 from common.benchmark.sensitivity import Sensitivity
-from common.cli.flags import plain_arguments
-from common.cli.main import EXIT_GATE
+from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.data.bad_samples import as_records, report_bad
 from common.data.datasets import Sample
 from common.data.pairs import BadSample
-from common.report.sensitivity import sensitivity_tables
-from common.report.text import accuracy_table, gate_tables, summary_table
-from common.report.writer import write_report
 from common.runtimes.candidates import Candidate
+from common.system.processors import pin, require_processors
+from common.system.settings import flat
 
 logger = logging.getLogger(__name__)
+
+
+def keep_to_processors(settings: BenchmarkSettings) -> None:
+    """Keep this process on the processors of the settings; threads that a library has started already stay where they
+    are, so that a script does it first.
+
+    Raises:
+        ValueError: a processor, or a number of threads, that this process may not use.
+    """
+    if settings.pin:
+        pin(settings.pin)
+    require_processors(settings.thread_counts)
 
 
 def benchmark(
     title: str,
     candidates: Mapping[str, Candidate],
     samples: Sequence[Sample],
-    folder: Path,
-    args: argparse.Namespace,
+    settings: BenchmarkSettings,
+    gate: Gate | None = None,
+    *,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     sensitivity: Sensitivity | None = None,
-    baselines: Sequence[Document] = (),
-) -> Document:
-    """Measure all candidates on `samples`, write the report into `folder` and print its tables.
+    asked: CommandLine | None = None,
+) -> tuple[Document, Measurement]:
+    """Measure all candidates on `samples`; the first is the reference of the differences.
 
-    The first candidate is the reference, `check_gate` has passed and given `baselines`; `bad` lists what was left out
-    of the samples. `args` holds the flags of `add_benchmark_arguments`, and `save_outputs` where a script has it.
+    Args:
+        gate: what the result is checked against.
+        notes: sentences for the report.
+        bad: what was left out of the samples.
+        asked: the command line, where there was one.
+
+    Returns the document, and what the report takes its pictures from.
+
+    Raises:
+        ValueError: a candidate's output is no map of the classes, or settings that this machine cannot keep.
     """
-    measurement = _measured(candidates, samples, args)
-    document = results_document(
-        title, measurement, plain_arguments(args), args.threads, args.seed, [*notes, *report_bad(bad)], sensitivity
-    )
+    keep_to_processors(settings)
+    measurement = _measured(candidates, samples, settings)
+    notes = [*notes, *report_bad(bad)]
+    document = results_document(title, measurement, settings, notes, sensitivity, asked or CommandLine())
     document["skipped"] = as_records(bad)
-    document |= _checked(document, baselines, args)
-    pictures = write_report(
-        folder, document, measurement, args.visualizations_per_dataset, getattr(args, "save_outputs", False)
-    )
-    _print_tables(document)
-    count = f", {len(pictures)} pictures" if pictures else ""
-    tables = "models.csv, datasets.csv, images.csv" + ", blocks.csv and layers.csv" * bool(sensitivity)
-    print(f"wrote {folder / 'report.html'}, report.md, results.json, {tables}{count}")
-    return document
+    if gate:
+        document["settings"] |= plain(flat(gate.settings))
+        document |= gate.check(document, settings.seed)
+    return document, measurement
 
 
-def _measured(candidates: Mapping[str, Candidate], samples: Sequence[Sample], args: argparse.Namespace) -> Measurement:
+def _measured(
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], settings: BenchmarkSettings
+) -> Measurement:
     for label, candidate in candidates.items():
         logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
-    measurement = measure(candidates, samples, args.warmup_runs, args.threads, args.workers, args.timed_runs)
-    measurement.memory = measure_memory(candidates, args.threads)
-    if args.thread_counts:
-        measurement.by_threads = measure_threads(candidates, samples, args.thread_counts)
-    return measurement
-
-
-def _checked(document: Document, baselines: Sequence[Document], args: argparse.Namespace) -> Document:
-    """The parts of the document that say what was checked, and what that comes to; empty where nothing was."""
-    limits, parts = limits_of(args), {}
-    if limits:
-        gated = gated_models(args.gate_models, list(document["models"]), limits)
-        parts["gate"] = check_limits(document, limits, gated, args.gate_by)
-    if baselines:
-        runs = [
-            {"path": str(path), "created": baseline["created"]}
-            for path, baseline in zip(args.baseline, baselines, strict=True)
-        ]
-        parts["baseline"] = {"runs": runs, "rows": compare_with_baselines(document, baselines, args.seed)}
-    if parts:
-        parts["decision"] = decide(parts.get("gate", ()), parts.get("baseline", {}).get("rows", ()))
-    return parts
-
-
-def _print_tables(document: Document) -> None:
-    print(accuracy_table(document), summary_table(document), sep="\n\n")
-    for difference in document["differences"].values():
-        print(difference["verdict"])
-    if "sensitivity" in document:
-        print("", sensitivity_tables(document), sep="\n")
-    if tables := gate_tables(document):
-        print(tables)
-
-
-def leave_by_gate(document: Document) -> None:
-    """Leave the process with exit code 3 where a limit or a baseline was given and not everything passed."""
-    if "decision" in document:
-        print(document["decision"]["sentence"], file=sys.stderr if has_failed(document) else sys.stdout)
-    if has_failed(document):
-        sys.exit(EXIT_GATE)
+    measurement = replace(measure(candidates, samples, settings), memory=measure_memory(candidates, settings.threads))
+    if not settings.thread_counts:
+        return measurement
+    return replace(measurement, by_threads=measure_threads(candidates, samples, settings.thread_counts))

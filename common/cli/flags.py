@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-import psutil
-
-from common.cli.types import height_width, non_negative_int, positive_int, thread_count
+from common.cli.types import height_width, non_negative_int, thread_count
 from common.data.bad_samples import SampleSource
 from common.data.decoding import IMAGE_BITS
 from common.networks.opening import ListNetworks
+from common.system.processors import physical_processors
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -27,7 +26,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PyTorch computes")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random choice")
     parser.add_argument(
-        "--threads", type=thread_count, default=psutil.cpu_count(logical=False) or 1, help="CPU threads of each runtime"
+        "--threads", type=thread_count, default=physical_processors(), help="CPU threads of each runtime"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -89,38 +88,6 @@ def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:
         choices=IMAGE_BITS,
         metavar="N",
         help="bits of data in images stored with 16, 8 to 16; default: 16, where the images show it",
-    )
-
-
-def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    """What both benchmarks measure on, and how."""
-    parser.add_argument(
-        "--num_samples_per_dataset", type=positive_int, default=20, help="validation images scored per dataset"
-    )
-    parser.add_argument(
-        "--warmup_runs",
-        type=non_negative_int,
-        default=3,
-        help="least number of untimed runs; more follow while it gets faster; 0: none",
-    )
-    parser.add_argument("--timed_runs", type=positive_int, default=1, help="timed runs of each model on each image")
-    parser.add_argument(
-        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures of each model per dataset"
-    )
-    parser.add_argument(
-        "--thread_counts",
-        nargs="+",
-        type=thread_count,
-        default=[],
-        metavar="N",
-        help="also measure the throughput with these numbers of threads",
-    )
-    parser.add_argument(
-        "--pin",
-        nargs="+",
-        type=non_negative_int,
-        metavar="CPU",
-        help="keep the process on these processors (Linux); name as many as --threads",
     )
 
 

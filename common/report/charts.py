@@ -1,11 +1,12 @@
 """The report's charts as inline SVG, drawn by hand from the results document: no script, no fonts, crisp in print."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
+from common.benchmark.results import Document
 from common.report.figures import Place, attributes, look_up, written
 
 # of the models, in their order; Okabe and Ito's, which people with any colour vision tell apart
@@ -17,7 +18,6 @@ LONGEST_NAME = 18  # letters that the margin holds
 LONG_LEFT, LONG_ROW = 176, 20  # margin and row of a chart of modules, whose names are long
 ROW = 34  # height of a row of a chart with one row a model
 SVG_ROOT = '<svg xmlns="http://www.w3.org/2000/svg"'
-Document = Mapping[str, object]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Figures of the results document in a page: each carries its place in the document, so that it can be checked."""
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+
+from common.benchmark.results import Document
 
 Place = Sequence[str | int]  # keys and indices from the top of the document
 
@@ -21,7 +23,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 
 
-def look_up(document: Mapping[str, object], place: Place) -> object:
+def look_up(document: Document, place: Place) -> object:
     """The value at a place of the document.
 
     Raises:
@@ -43,13 +45,13 @@ def written(value: object, form: str) -> str:
     return "\N{EN DASH}" if value is None else FORMATS[form](value)
 
 
-def figure(document: Mapping[str, object], place: Place, form: str) -> str:
+def figure(document: Document, place: Place, form: str) -> str:
     """A `data` element: the rounded figure to read, the exact one and its place as attributes."""
     value = look_up(document, place)
     return f"<data {attributes(document, place)}>{html.escape(written(value, form))}</data>"
 
 
-def attributes(document: Mapping[str, object], place: Place) -> str:
+def attributes(document: Document, place: Place) -> str:
     """`value` and `data-place` for an element that shows the figure at that place, of HTML or SVG."""
     value = "" if (found := look_up(document, place)) is None else str(found)
     return f'value="{html.escape(value)}" data-place="{html.escape(pointer(place))}"'

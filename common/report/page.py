@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.benchmark.results import Document
 from common.data.labels import CLASSES
 from common.report import charts
 from common.report.figures import Place, figure, look_up
@@ -11,7 +12,6 @@ from common.report.page_gate import baseline, decision, gate
 from common.report.page_pictures import pictures, worst_images
 from common.report.page_sensitivity import sensitivity_section
 from common.report.parts import (
-    Document,
     chart,
     facts,
     figures_table,
@@ -262,8 +262,9 @@ def _method(document: Document) -> str:
     files = {label: model["path"] for label, model in document["models"].items()}
     seconds = {f"{what}, seconds": f"{value:.1f}" for what, value in document["duration_s"].items()}
     providers = {f"{label}, provider": model["provider"] for label, model in document["models"].items()}
+    command = f"<h3>Command</h3><pre><code>{html.escape(document['command'])}</code></pre>"
     return (
-        f"<h3>Command</h3><pre><code>{html.escape(document['command'])}</code></pre>"
+        f"{command if document['command'] else ''}"
         f"<h3>Models</h3>{facts(files | providers)}<h3>Terms</h3>{facts(TERMS)}"
         f'<div class="pair"><div><h3>Machine</h3>{facts(machine)}<h3>Versions</h3>{facts(packages)}</div>'
         f"<div><h3>Settings</h3>{facts(document['settings'])}<h3>Duration</h3>{facts(seconds)}</div></div>"

@@ -2,8 +2,9 @@
 
 import html
 
+from common.benchmark.results import Document
 from common.report.figures import Place, figure
-from common.report.parts import Document, figures_table, left, small, tag
+from common.report.parts import figures_table, left, small, tag
 
 
 def decision(document: Document) -> str:

@@ -3,10 +3,11 @@
 import html
 from collections.abc import Mapping, Sequence
 
+from common.benchmark.results import Document
 from common.data.drawing import DISAGREEMENT
 from common.data.labels import CLASSES, DISPLAY_COLOURS
 from common.report.figures import Place, figure, look_up
-from common.report.parts import Document, figures_table, left, model_name
+from common.report.parts import figures_table, left, model_name
 from common.report.pictures import Panel, Scene, data_uri
 
 MOST_COLUMNS = 6  # pictures side by side

@@ -2,10 +2,11 @@
 
 import html
 
+from common.benchmark.results import Document
 from common.benchmark.sensitivity import WORST_LAYERS
 from common.report.charts import block_gains
 from common.report.figures import Place, figure, look_up
-from common.report.parts import Document, chart, figures_table, left
+from common.report.parts import chart, figures_table, left
 from common.report.sensitivity import findings, proposed_together, summary
 
 

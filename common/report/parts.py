@@ -3,10 +3,9 @@
 import html
 from collections.abc import Mapping, Sequence
 
+from common.benchmark.results import Document
 from common.report.charts import colour
 from common.report.figures import Place, figure, look_up
-
-Document = Mapping[str, object]
 
 
 def facts(facts: Mapping[str, object]) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
+from common.benchmark.results import Document
 from common.benchmark.sensitivity import WORST_LAYERS
 from common.report.figures import written
 from common.system.markdown import table
 
 SENSITIVITY_CHART = "sensitivity.svg"
-Document = Mapping[str, object]
 
 
 def sensitivity_parts(document: Document) -> list[str]:

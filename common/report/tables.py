@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from statistics import median
 
-Document = Mapping[str, object]
+from common.benchmark.results import Document
 
 
 def model_rows(document: Document) -> list[dict[str, object]]:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.benchmark.results import Document
 from common.report.figures import written
 from common.report.sensitivity import sensitivity_parts
 from common.report.terms import TERMS
 from common.scoring.tables import score_row
 from common.system.markdown import inline, table
 
-Document = Mapping[str, object]
 LOUD = ("failed", "regression")  # in capitals on a console, which has no colours
 
 
@@ -19,7 +19,7 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
     packages = machine.pop("versions")
     parts = [
         f"# {inline(document['title'])}",
-        f"`{document['command'].replace('`', ' ')}`",
+        *([f"`{document['command'].replace('`', ' ')}`"] if document["command"] else []),
         "## Summary",
         *([f"**{inline(document['decision']['sentence'])}**"] if "decision" in document else []),
         *(f"- {inline(difference['verdict'])}" for difference in document["differences"].values()),

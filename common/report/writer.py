@@ -1,9 +1,10 @@
 """All files of a report, from one document: results.json, report.md, report.html, and tables for spreadsheets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.benchmark.measure import Measurement
+from common.benchmark.results import Document
 from common.report.charts import block_gains, standalone
 from common.report.page import page
 from common.report.pictures import chosen_indices, save_pictures, scene
@@ -17,7 +18,7 @@ WORST_SHOWN = 3  # images of each model, of those that the document lists
 
 
 def write_report(
-    folder: Path, document: Mapping[str, object], measurement: Measurement, per_dataset: int, save_outputs: bool = False
+    folder: Path, document: Document, measurement: Measurement, per_dataset: int, save_outputs: bool = False
 ) -> list[Path]:
     """Write every form of the report into `folder`, with `per_dataset` pictures of each dataset in the page.
 

@@ -1,7 +1,6 @@
 """Timing: what is inside the clock, when a model is warm, and the figures that come out."""
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-
-from common.system.environment import usable_processors
 
 T = TypeVar("T")
 
@@ -145,25 +142,3 @@ def interleaved_latency(
                 if turn >= warmup:
                     seconds[label].append(elapsed)
     return {label: latency(measured) for label, measured in seconds.items()}
-
-
-def require_processors(thread_counts: Sequence[int]) -> None:
-    """Raise ValueError where a count is above the processors of this process: threads that wait for each other."""
-    if max(thread_counts, default=0) > usable_processors():
-        raise ValueError(
-            f"--thread_counts {max(thread_counts)}: this process may use {usable_processors()} processors; name less"
-        )
-
-
-def pin(cpus: Sequence[int]) -> None:
-    """Keep this process, its threads and its children to come on these processors.
-
-    Raises:
-        ValueError: the system has no such call, or this process may not use one of them.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        raise ValueError("--pin: this system cannot bind a process to processors; leave the flag out")
-    allowed = os.sched_getaffinity(0)
-    if absent := sorted(set(cpus) - allowed):
-        raise ValueError(f"--pin: no processor {absent[0]} for this process; it may use {sorted(allowed)}")
-    os.sched_setaffinity(0, set(cpus))

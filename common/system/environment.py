@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from common.system.processors import processor_name, usable_processors
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -37,7 +39,7 @@ def versions() -> dict[str, str]:
 def environment() -> dict[str, object]:
     """The machine and its software, for a report."""
     return {
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "usable_processors": usable_processors(),
         "governor": _governor(),
@@ -47,11 +49,6 @@ def environment() -> dict[str, object]:
         "commit": _commit(),
         "versions": versions(),
     }
-
-
-def usable_processors() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _governor() -> str | None:
@@ -67,15 +64,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def cpu_name() -> str:
-    """The processor's marketing name, and whether it has the int8 dot product that INT8 speed rests on (Linux)."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in path.read_text().split("\n\n")[0].splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    name = fields.get("model name", platform.machine())
-    vnni = [flag for flag in ("avx512_vnni", "avx_vnni", "asimddp") if flag in fields.get("flags", "").split()]
-    return f"{name} ({', '.join(vnni)})" if vnni else name

@@ -1,20 +1,16 @@
 import argparse
 import copy
 import json
+from dataclasses import fields
 
 import pytest
 
+from common.benchmark import gate
 from common.benchmark.baseline import compare_with_baselines, read_baseline
-from common.benchmark.gate import (
-    add_gate_arguments,
-    check_calls,
-    check_gate,
-    check_limits,
-    decide,
-    gated_models,
-    has_failed,
-    limits_of,
-)
+from common.benchmark.gate import Gate, check_limits, decide, gated_models, has_failed, open_gate
+from common.benchmark.settings import GateLimits, GateSettings
+from common.cli import benchmark as command_line
+from common.cli.benchmark import add_gate_arguments, gate_settings
 from common.report.text import gate_tables
 from tests.benchmarked import document_of, measured
 
@@ -24,19 +20,29 @@ def document(tmp_path_factory):
     return document_of(measured(tmp_path_factory.mktemp("measured"), FP32=0.05, INT8=0.2))
 
 
-def parsed(*flags, runs=1):
+def parsed(*flags) -> GateSettings:
     parser = argparse.ArgumentParser()
     add_gate_arguments(parser)
-    parser.set_defaults(timed_runs=runs)
-    return parser.parse_args(flags)
+    return gate_settings(parser.parse_args(flags))
 
 
 def limits(*flags):
-    return limits_of(parsed(*flags))
+    return parsed(*flags).limits.given()
 
 
 def test_no_flag_is_no_limit():
     assert limits() == {}
+    assert parsed() == GateSettings()
+
+
+def test_every_limit_has_its_figures_and_its_flag():
+    names = [each.name for each in fields(GateLimits)]
+    assert list(gate.LIMITS) == list(command_line.LIMITS) == names
+
+
+def test_a_gate_judges_by_the_figure_or_by_a_bound():
+    with pytest.raises(ValueError, match="gate_by is 'median', wanted estimate or bound"):
+        GateSettings(gate_by="median")
 
 
 @pytest.mark.parametrize(
@@ -64,9 +70,9 @@ def test_a_limit_passes_or_fails(document, flag, loose, tight):
 
 def test_the_99th_percentile_takes_a_hundred_calls(document):
     with pytest.raises(ValueError, match="99th percentile takes 100 timed calls, and 15 images make 30.*timed_runs 7"):
-        check_calls(parsed("--max_latency_p99_ms", "5", runs=2), images=15)
-    check_calls(parsed("--max_latency_p99_ms", "5", runs=7), images=15)
-    check_calls(parsed("--min_miou", "0.5"), images=1)
+        Gate(parsed("--max_latency_p99_ms", "5"), [], []).require_calls(images=15, timed_runs=2)
+    Gate(parsed("--max_latency_p99_ms", "5"), [], []).require_calls(images=15, timed_runs=7)
+    Gate(parsed("--min_miou", "0.5"), [], []).require_calls(images=1, timed_runs=1)
     many = copy.deepcopy(document)
     many["models"]["INT8"]["latency_ms"]["p99"] = 12.0
     for limit, result in (("11", "failed"), ("13", "passed")):
@@ -108,21 +114,21 @@ def test_what_has_no_interval_is_not_decided_by_a_bound(document):
 
 def test_a_limit_against_the_first_model_needs_a_second():
     with pytest.raises(ValueError, match="--min_speedup compares with the first model"):
-        check_gate(parsed("--min_speedup", "2"), ["A"])
-    check_gate(parsed("--min_miou", "0.5"), ["A"])
-    check_gate(parsed("--min_speedup", "2"), ["A", "B"])
+        open_gate(parsed("--min_speedup", "2"), ["A"])
+    open_gate(parsed("--min_miou", "0.5"), ["A"])
+    open_gate(parsed("--min_speedup", "2"), ["A", "B"])
     with pytest.raises(FileNotFoundError, match="--baseline"):
-        check_gate(parsed("--baseline", "absent.json"), ["A", "B"])
+        open_gate(parsed("--baseline", "absent.json"), ["A", "B"])
     with pytest.raises(ValueError, match="--gate_models C: no such model; there are A, B"):
-        check_gate(parsed("--min_miou", "0.5", "--gate_models", "C"), ["A", "B"])
+        open_gate(parsed("--min_miou", "0.5", "--gate_models", "C"), ["A", "B"])
 
 
 def test_a_baseline_of_other_models_is_refused_before_the_work(document, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(document))
-    check_gate(parsed("--baseline", str(path)), ["INT8", "more"])
+    open_gate(parsed("--baseline", str(path)), ["INT8", "more"])
     with pytest.raises(ValueError, match="--baseline: no model of this run in it; it has FP32, INT8"):
-        check_gate(parsed("--baseline", str(path)), ["A", "B"])
+        open_gate(parsed("--baseline", str(path)), ["A", "B"])
 
 
 def test_limits_hold_for_the_models_that_are_named():

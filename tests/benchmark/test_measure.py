@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.benchmark.measure import SWEEP_RUNS, blocks_of, measure, measure_threads, prepare
+from common.benchmark.measure import SWEEP_RUNS, blocks_of, load_inputs, measure, measure_threads
+from common.benchmark.settings import BenchmarkSettings
 from common.data.datasets import Sample, SceneSegDataset
 from common.scoring.evaluate import evaluate_datasets
 from tests.benchmarked import HW, Guess, candidates, measured, samples
+
+QUICK = BenchmarkSettings(threads=1, warmup_runs=0, workers=0)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,7 @@ def test_an_image_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     sample = Sample("Town", tmp_path / "a.png", tmp_path / "a.png")
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="a.png: a pipe, socket or device"):
-        prepare([sample], [HW], pool)
+        load_inputs([sample], [HW], pool)
 
 
 def test_scores_are_those_of_the_scoring_loop(tmp_path):
@@ -66,11 +69,11 @@ def test_models_take_turns_and_no_garbage_is_collected_in_a_call(tmp_path):
 
     models = {label: replace(one, open=partial(Noting, label)) for label, one in candidates(tmp_path, a=0, b=0).items()}
     found = samples(tmp_path)
-    measure(models, found, warmup_runs=0, threads=1, workers=0)
+    measure(models, found, QUICK)
     assert "".join(order) == "abbaabbaabba"  # six images, six blocks, another model first every time
     assert gc.isenabled()
     order.clear()
-    measurement = measure(models, found[:2], warmup_runs=0, threads=1, workers=0, timed_runs=3)
+    measurement = measure(models, found[:2], replace(QUICK, timed_runs=3))
     assert "".join(order) == "abbaabbaabba"  # two images three times
     recording = measurement.recordings["a"]
     assert [len(runs) for runs in (*recording.seconds, *recording.end_to_end)] == [3] * 4
@@ -84,7 +87,7 @@ def test_an_output_that_is_no_class_map_is_named(tmp_path):
 
     models = {label: replace(one, open=partial(Other, 0.0)) for label, one in candidates(tmp_path, odd=0).items()}
     with pytest.raises(ValueError, match=r"odd: output \(1, 3, 16, 64\), wanted \(1, 3, 32, 64\)"):
-        measure(models, samples(tmp_path), warmup_runs=0, threads=1, workers=0)
+        measure(models, samples(tmp_path), QUICK)
 
 
 def test_throughput_is_measured_for_each_number_of_threads(tmp_path):

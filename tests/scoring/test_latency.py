@@ -1,5 +1,4 @@
 import gc
-import os
 from functools import partial
 
 import pytest
@@ -10,12 +9,9 @@ from common.scoring.latency import (
     interleaved_latency,
     latency,
     no_garbage_collection,
-    pin,
-    require_processors,
     timed,
     warm_up,
 )
-from common.system.environment import usable_processors
 
 
 def test_figures_of_a_hundred_and_one_known_calls():
@@ -50,12 +46,6 @@ def test_a_percentile_needs_calls_beyond_it(calls, p90, p99):
     result = latency([0.001 * number for number in range(1, calls + 1)])
     assert (result.p90 is not None, result.p99 is not None) == (p90, p99)
     assert all(one < result.max for one in (result.p90, result.p99) if one)
-
-
-def test_more_threads_than_processors_are_refused():
-    require_processors([1, usable_processors()])
-    with pytest.raises(ValueError, match=f"--thread_counts 5000: this process may use {usable_processors()} "):
-        require_processors([1, 5000])
 
 
 def test_timed_returns_the_result():
@@ -126,18 +116,6 @@ def test_warm_up_gives_up_on_a_model_that_gets_ever_faster(monkeypatch):
 
 def test_no_warm_up_when_none_is_asked_for(monkeypatch):
     assert warmed(monkeypatch, [], runs=0).runs == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity (Linux)")
-def test_pinning_binds_this_process_and_refuses_absent_processors():
-    before = os.sched_getaffinity(0)
-    try:
-        pin([min(before)])
-        assert os.sched_getaffinity(0) == {min(before)}
-        with pytest.raises(ValueError, match="no processor 4095"):
-            pin([4095])
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def test_untimed_calls_stand_before_each_timed_one():

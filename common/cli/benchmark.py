@@ -1,0 +1,154 @@
+"""What both benchmark scripts share: their flags, the settings that flags make, and what they write and say."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from common.benchmark.gate import Gate, has_failed
+from common.benchmark.results import Document
+from common.benchmark.run import benchmark
+from common.benchmark.sensitivity import Sensitivity
+from common.benchmark.settings import GATE_BY, BenchmarkSettings, CommandLine, GateSettings
+from common.cli.flags import plain_arguments
+from common.cli.main import EXIT_GATE
+from common.cli.types import fraction, non_negative_float, non_negative_int, positive_float, positive_int, thread_count
+from common.data.pairs import BadSample, Sample
+from common.report.sensitivity import sensitivity_tables
+from common.report.text import accuracy_table, gate_tables, summary_table
+from common.report.writer import write_report
+from common.runtimes.candidates import Candidate
+from common.scoring.latency import CALLS_FOR_P99
+from common.system.settings import from_flat
+
+# field of GateLimits -> argument type and help of its flag
+LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
+    "max_miou_drop": (fraction, "largest loss of mIoU against the first model, for example 0.01"),
+    "max_class_drop": (fraction, "largest loss of IoU of any class against the first model"),
+    "min_speedup": (positive_float, "least speed against the first model: its p50 / this p50"),
+    "max_size_ratio": (positive_float, "largest size against the first model's file"),
+    "min_miou": (fraction, "least mIoU over all images"),
+    "max_latency_p99_ms": (
+        positive_float,
+        f"largest 99th percentile of the latency, ms; takes {CALLS_FOR_P99} timed calls",
+    ),
+    "max_peak_memory_mb": (non_negative_float, "largest peak memory of a process with the model alone, MB"),
+}
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """What both benchmarks measure on, and how."""
+    parser.add_argument(
+        "--num_samples_per_dataset", type=positive_int, default=20, help="validation images scored per dataset"
+    )
+    parser.add_argument(
+        "--warmup_runs",
+        type=non_negative_int,
+        default=BenchmarkSettings.warmup_runs,
+        help="least number of untimed runs; more follow while it gets faster; 0: none",
+    )
+    parser.add_argument(
+        "--timed_runs",
+        type=positive_int,
+        default=BenchmarkSettings.timed_runs,
+        help="timed runs of each model on each image",
+    )
+    parser.add_argument(
+        "--visualizations_per_dataset", type=positive_int, default=2, help="pictures of each model per dataset"
+    )
+    parser.add_argument(
+        "--thread_counts",
+        nargs="+",
+        type=thread_count,
+        default=[],
+        metavar="N",
+        help="also measure the throughput with these numbers of threads",
+    )
+    parser.add_argument(
+        "--pin",
+        nargs="+",
+        type=non_negative_int,
+        metavar="CPU",
+        help="keep the process on these processors (Linux); name as many as --threads",
+    )
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for each of LIMITS, and `--baseline`."""
+    group = parser.add_argument_group("gate", "limits, with exit code 3 where one is missed")
+    group.add_argument(
+        "--gate_models",
+        nargs="+",
+        metavar="NAME",
+        help="models that the limits hold for (default: all but the first, or the only one)",
+    )
+    group.add_argument(
+        "--gate_by",
+        choices=GATE_BY,
+        default=GateSettings.gate_by,
+        help="what has to keep a limit: the figure, or the worse end of its 95 %% interval where it has one",
+    )
+    for name, (kind, text) in LIMITS.items():
+        group.add_argument(f"--{name}", type=kind, metavar="X", help=text)
+    group.add_argument(
+        "--baseline",
+        nargs="+",
+        type=Path,
+        metavar="JSON",
+        help="results.json of earlier runs; a regression beyond the noise fails, and what cannot be compared, too",
+    )
+
+
+def benchmark_settings(args: argparse.Namespace) -> BenchmarkSettings:
+    """How the command line wants models measured."""
+    return from_flat(BenchmarkSettings, vars(args))
+
+
+def gate_settings(args: argparse.Namespace) -> GateSettings:
+    """What the command line wants a run checked against."""
+    return from_flat(GateSettings, vars(args))
+
+
+def run_benchmark(
+    args: argparse.Namespace,
+    folder: Path,
+    title: str,
+    candidates: Mapping[str, Candidate],
+    samples: Sequence[Sample],
+    gate: Gate,
+    *,
+    notes: Sequence[str] = (),
+    bad: Sequence[BadSample] = (),
+    sensitivity: Sensitivity | None = None,
+    save_outputs: bool = False,
+) -> Document:
+    """`benchmark`, with its report in `folder` and its tables printed; `save_outputs`: pictures as files, too."""
+    settings, asked = benchmark_settings(args), CommandLine(shlex.join(sys.argv), plain_arguments(args))
+    document, measurement = benchmark(
+        title, candidates, samples, settings, gate, notes=notes, bad=bad, sensitivity=sensitivity, asked=asked
+    )
+    pictures = write_report(folder, document, measurement, args.visualizations_per_dataset, save_outputs)
+    _print_tables(document)
+    count = f", {len(pictures)} pictures" if pictures else ""
+    tables = "models.csv, datasets.csv, images.csv" + ", blocks.csv and layers.csv" * bool(sensitivity)
+    print(f"wrote {folder / 'report.html'}, report.md, results.json, {tables}{count}")
+    return document
+
+
+def _print_tables(document: Document) -> None:
+    print(accuracy_table(document), summary_table(document), sep="\n\n")
+    for difference in document["differences"].values():
+        print(difference["verdict"])
+    if "sensitivity" in document:
+        print("", sensitivity_tables(document), sep="\n")
+    if tables := gate_tables(document):
+        print(tables)
+
+
+def leave_by_gate(document: Document) -> None:
+    """Leave the process with exit code 3 where a limit or a baseline was given and not everything passed."""
+    if "decision" in document:
+        print(document["decision"]["sentence"], file=sys.stderr if has_failed(document) else sys.stdout)
+    if has_failed(document):
+        sys.exit(EXIT_GATE)
