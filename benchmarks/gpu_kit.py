@@ -14,8 +14,8 @@ from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import positive_float, positive_int
 from common.data.datasets import evenly_spaced
+from common.data.decoding import read_rgb
 from common.data.pairs import Sample, find_pairs
-from common.data.transforms import read_rgb
 from common.system.files import atomic_path
 
 logger = logging.getLogger(__name__)

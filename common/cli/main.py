@@ -96,7 +96,7 @@ def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     except Stopped as stopped:
         return _fail(f"stopped by {stopped.number.name}", EXIT_STOPPED[stopped.number], args.debug)
     except Exception as error:  # noqa: BLE001 - the last frame of a script: a user gets one line, --debug the rest
-        return _fail(explain(error, args), EXIT_FAILURE, args.debug)
+        return _fail(explain(error, vars(args)), EXIT_FAILURE, args.debug)
     return 0
 
 

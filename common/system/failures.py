@@ -1,8 +1,9 @@
 """What an error tells a user: one printable line that says what failed and what to do about it."""
 
-import argparse
 import errno
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -33,24 +34,24 @@ CURES = {
 OF_PRINTING = {errno.ENOSPC: "standard output", errno.EPIPE: "standard output"}
 
 
-def explain(error: BaseException, args: argparse.Namespace) -> str:
-    """The line for `error`, with flags of `args` in it where those are the cure."""
-    return one_line(_message(error, args))
+def explain(error: BaseException, flags: Mapping[str, Any]) -> str:
+    """The line for `error`, with flags of the script in it where those are the cure; `flags`: name -> value."""
+    return one_line(_message(error, flags))
 
 
-def _message(error: BaseException, args: argparse.Namespace) -> str:
+def _message(error: BaseException, flags: Mapping[str, Any]) -> str:
     text = str(error)
     if IN_WORKER in text:  # PyTorch hands over a worker's error with its traceback; its last line is the error
         text = text.strip().splitlines()[-1].partition(": ")[2]
     elif isinstance(error, MemoryError | torch.OutOfMemoryError) or _has(error, OUT_OF_MEMORY):
-        return f"out of memory{_smaller(args)}"
+        return f"out of memory{_smaller(flags)}"
     elif _has(error, LOST_WORKER):
         return (
             "a data worker died; where the system killed it, memory was short: use fewer --workers (0: none)"
-            + _go_on(args)
+            + _go_on(flags)
         )
     elif _has(error, LOST_GPU):
-        return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(args)
+        return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(flags)
     if isinstance(error, OSError) and error.strerror is not None:
         name = os.fsdecode(error.filename) if error.filename else OF_PRINTING.get(error.errno, "")
         cure = CURES.get(error.errno, "")
@@ -64,23 +65,23 @@ def _has(error: BaseException, texts: tuple[str, ...]) -> bool:
     return isinstance(error, Exception) and any(text in str(error) for text in texts) and not isinstance(error, OSError)
 
 
-def _smaller(args: argparse.Namespace) -> str:
+def _smaller(flags: Mapping[str, Any]) -> str:
     """What to try with less memory."""
-    batch = getattr(args, "batch_size", None)
+    batch = flags.get("batch_size")
     if not isinstance(batch, int):
         return "; give a smaller input size, or close other programs"
-    parts = getattr(args, "gradient_accumulation", 1)
+    parts = flags.get("gradient_accumulation", 1)
     if batch // parts > 1:
         more = 2 * parts
         return (
             f" with --batch_size {batch} in {parts} part(s); try --gradient_accumulation {more}, which computes the "
-            f"same in less memory, or --batch_size {batch // 2}{_go_on(args)}"
+            f"same in less memory, or --batch_size {batch // 2}{_go_on(flags)}"
         )
-    return f" with one image at a time; try a smaller --input_hw{_go_on(args)}"
+    return f" with one image at a time; try a smaller --input_hw{_go_on(flags)}"
 
 
-def _go_on(args: argparse.Namespace) -> str:
-    return "; --resume auto goes on from the last checkpoint" if hasattr(args, "resume") else ""
+def _go_on(flags: Mapping[str, Any]) -> str:
+    return "; --resume auto goes on from the last checkpoint" if "resume" in flags else ""
 
 
 def one_line(text: str) -> str:

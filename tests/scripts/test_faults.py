@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import onnx
@@ -27,8 +26,8 @@ from tests import tiny_run
 from tests.command_lines import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = Namespace(batch_size=32, gradient_accumulation=2, resume=None)
-NO_FLAGS = Namespace()
+RUN = dict(batch_size=32, gradient_accumulation=2, resume=None)
+NO_FLAGS = dict()
 
 
 class OutOfMemory(torch.OutOfMemoryError):
@@ -41,7 +40,7 @@ Original Traceback (most recent call last):
   File "x"
 ValueError: a.png: damaged
 """
-SINGLE = Namespace(batch_size=2, gradient_accumulation=2)
+SINGLE = dict(batch_size=2, gradient_accumulation=2)
 
 
 def of_the_system(number):

@@ -18,7 +18,7 @@ from common.training.settings import (
 from examples import train_sceneseg
 
 EVERY_FLAG = shlex.split(
-    "-s 'my runs/a' -r data --datasets Town Country --workers 0 --skip_bad -e 9 --batch_size 12 "
+    "-s 'my runs/a' -r data --datasets Town Country --workers 0 --skip_bad --image_bits 12 -e 9 --batch_size 12 "
     "--gradient_accumulation 3 --precision bf16 --learning_rate 2e-4 --weight_decay 0.01 --schedule cosine "
     "--warmup_steps 7 --ema 0.9 --unweighted_loss --augmentation 0.25 --samples_per_epoch 100 --cache_dir cache "
     "--reduced_decode --checkpoint_interval 40 --keep_checkpoints 2 --num_val_samples 5 --validation_pictures 1 "
