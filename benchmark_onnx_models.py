@@ -14,7 +14,7 @@ from common.cli.benchmark import (
     leave_by_gate,
     run_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, make_parser, sample_source
+from common.cli.flags import add_dataset_arguments, add_weights_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
@@ -33,7 +33,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
-    parser.add_argument("--pytorch_model_path", type=Path, metavar="CKPT", help="FP32 weights (.pth)")
+    parser.add_argument("--pytorch_model_path", type=Path, metavar="CKPT", help="FP32 weights (.pth, .safetensors)")
     parser.add_argument("--fp32_model_path", type=Path, metavar="ONNX", help="FP32 ONNX file")
     parser.add_argument("--int8_model_path", type=Path, metavar="ONNX", help="INT8 ONNX file")
     parser.add_argument("--pte_model_path", type=Path, metavar="PTE", help="ExecuTorch program")
@@ -69,6 +69,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="PROVIDER",
         help=f"run the ONNX files on each of these of ONNX Runtime, {', '.join(PROVIDERS)}; never on another one",
     )
+    add_weights_argument(parser)
     parser.add_argument("--pytorch_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     parser.add_argument("--onnx_target_hw", type=height_width, metavar="H,W", help="default: the file's own")
     add_benchmark_arguments(parser)
@@ -85,7 +86,9 @@ def main(args: argparse.Namespace) -> None:
         get_args_parser().error(f"argument --show: makes no benchmark to check; leave --{unused[0]} out")
     seed_everything(args.seed)
     keep_to_processors(settings)
-    options = OpenOptions(resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw)
+    options = OpenOptions(
+        resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw, weights=args.weights
+    )
     candidates = open_candidates(named_models(args), options, args.providers)
     gate = open_gate(limits, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

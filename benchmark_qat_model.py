@@ -18,7 +18,7 @@ from common.cli.benchmark import (
     leave_by_gate,
     run_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, make_parser, sample_source
+from common.cli.flags import add_dataset_arguments, add_weights_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
@@ -26,6 +26,7 @@ from common.data.datasets import SceneSegDataset, evenly_spaced, spread
 from common.data.pairs import BadSample
 from common.export.conversion import ExportOptions
 from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
+from common.networks.checkpoints import require_choice
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.scoring.evaluate import calibration_batches
@@ -73,8 +74,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--compare_ptq",
         type=Path,
         metavar="CKPT",
-        help="FP32 weights (.pth): benchmark them, and them quantized without training, beside the trained INT8",
+        help="FP32 weights: benchmark them, and them quantized without training, beside the trained INT8",
     )
+    add_weights_argument(parser)
     parser.add_argument(
         "--sensitivity",
         type=positive_int,
@@ -96,10 +98,11 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     keep_to_processors(settings)
     device = resolve_device(args.device)
-    prepared, description, _ = load_qat(args.qat_checkpoint_path, device)
+    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, device)
+    require_choice(checkpoint, args.weights)
     untrained = None
     if args.compare_ptq:
-        untrained = open_untrained(description, args.compare_ptq, args.num_calibration_samples)
+        untrained = open_untrained(description, args.compare_ptq, args.weights, args.num_calibration_samples)
     bad: list[BadSample] = []
     find = partial(usable_samples, sample_source(args, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)

@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     require_output(args.onnx_model_path, ".onnx", args.model_checkpoint_path)
     if args.calibration_data and not args.int8:
         raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
-    source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
+    source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
     options = ExportOptions(
         args.threads, args.seed, None if args.batch == "dynamic" else args.batch, args.opset, args.fuse
     )
@@ -85,7 +85,7 @@ def quantize(source: OpenedNetwork, args: argparse.Namespace, options: ExportOpt
         raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
     folder, count = args.calibration_data, args.num_calibration_samples
     calibration, held_out = calibration_inputs(
-        source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits
+        source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits, args.weights
     )
     settings = QuantizationSettings(args.per_channel, args.fuse)
     agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out)

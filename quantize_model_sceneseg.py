@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.cli.flags import add_fuse_argument, add_input_size_argument, make_parser
+from common.cli.flags import add_fuse_argument, add_input_size_argument, add_weights_argument, make_parser
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_recipe_argument, add_training_arguments, settings_of, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
@@ -39,6 +39,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python quantize_model_sceneseg.py -s checkpoints -r data -fp32 best_model.pth -e 5")
     add_training_arguments(parser)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
+    add_weights_argument(parser)
     parser.add_argument(
         "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
     )
@@ -87,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
         eval_mode=partial(set_evaluation_mode, prepared),
         state=prepared.state_dict,
         best=BEST,
-        teacher=load_network(NETWORK, qat.fp32_model)[0].to(device) if qat.distill else None,
+        teacher=load_network(NETWORK, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
         distill=qat.distill,
     )
     fit(trainee, folder, training, validation, settings, device, resumed)
@@ -110,7 +111,7 @@ def start_graph(
     """The prepared graph, its description, and the checkpoint to resume from: fresh from FP32 weights, or resumed."""
     if resume:
         return load_qat(resume, device)
-    model, fp32 = load_network(NETWORK, settings.fp32_model)
+    model, fp32 = load_network(NETWORK, settings.fp32_model, settings.weights)
     input_hw = settings.input_hw or fp32.input_hw
     check_input_hw(find_network(NETWORK)[1], input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))

@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     suffix, write, read = FORMATS[args.format]
     require_output(args.output_pt_trace_filepath, suffix, args.model_checkpoint_path)
     device = resolve_device(args.device)
-    source = open_network(args.name, args.model_checkpoint_path, args.input_hw)
+    source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
     input_shape = source.input_shape
     reference = TorchPredictor(source.model, device)
     model = fuse_upsampling(copy.deepcopy(source.model)) if args.fuse else source.model

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.cli.flags import make_parser
+from common.cli.flags import add_weights_argument, make_parser
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width, positive_float
@@ -26,6 +26,7 @@ from common.networks.checkpoints import (
 )
 from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
+from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder
 from common.training.settings import RunSettings, TrainingSettings
 from models import check_input_hw, find_network
@@ -44,6 +45,7 @@ class NetworkSettings:
 
     width: float = 1.0  # scale of the decoder's channels; 1: the published network
     init_weights: Path | None = None  # FP32 weights to start from; None: random ones
+    weights: str | None = None  # which of several sets in that file; None: there is one
     input_hw: tuple[int, int] | None = None  # height and width in pixels; None: the network's own
 
 
@@ -64,6 +66,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init_weights", type=Path, metavar="CKPT", help="start from FP32 weights instead of random ones"
     )
+    add_weights_argument(parser)
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="input size; default: the network's own")
     use_defaults(parser, Fp32RunSettings())
     return parser
@@ -78,6 +81,9 @@ def main(args: argparse.Namespace) -> None:
     find = partial(usable_samples, data.source, bad=bad)
     training, validation = find("train"), spread(find("val"), records.num_val_samples)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
+    if settings.network.init_weights:
+        for written in (folder.path / BEST, *folder.checkpoints()):
+            require_other(written, settings.network.init_weights)
     model, description, resumed = start_model(settings.network, folder.resumed(records.resume))
     model.to(device, memory_format=torch.channels_last)
     logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)
@@ -107,7 +113,7 @@ def start_model(settings: NetworkSettings, resume: Path | None) -> tuple[nn.Modu
     input_hw = settings.input_hw or network.input_shape[1:]
     check_input_hw(network, input_hw)
     if settings.init_weights:
-        model, description = load_network(NETWORK, settings.init_weights)
+        model, description = load_network(NETWORK, settings.init_weights, settings.weights)
         return model, replace(description, input_hw=input_hw), None
     model = network.build(width=settings.width)
     initialise_decoder(model)

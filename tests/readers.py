@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save
 from torch import nn
 
 from common.benchmark.baseline import read_baseline
@@ -68,6 +69,11 @@ def checkpoints() -> list[bytes]:
 
 
 @cache
+def safetensors() -> list[bytes]:
+    return [save({"a": torch.ones(9), "b": torch.zeros(2, 2, dtype=torch.int64)})]
+
+
+@cache
 def programs(suffix: str) -> list[bytes]:
     """A network of one convolution as TorchScript (.pt) or as a file of torch.export (.pt2)."""
     torch.manual_seed(0)  # the same bytes, and with them the same damage, every time
@@ -98,6 +104,7 @@ READERS = {
     "image": Reader(".png", partial(read_rgb, labelled=True), lambda: images(".png", ".jpg")),
     "mask": Reader(".png", lambda path: load_ids(Sample("CamVid", path, path), MASK_HW), lambda: images(".png")),
     "checkpoint": Reader(".pth", read_checkpoint, checkpoints),
+    "safetensors": Reader(".safetensors", read_checkpoint, safetensors),
     "archive": Reader(".pth", is_intact, checkpoints),
     "torchscript": Reader(".pt", lambda path: read_torchscript(path, torch.device("cpu")), lambda: programs(".pt")),
     "exported": Reader(".pt2", read_exported, lambda: programs(".pt2")),

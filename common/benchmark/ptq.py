@@ -17,15 +17,19 @@ LABELS = ("ONNX FP32", "ONNX INT8 PTQ")
 FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onnx"
 
 
-def open_untrained(trained: Description, weights: Path, num_calibration_samples: int) -> OpenedNetwork:
+def open_untrained(
+    trained: Description, checkpoint: Path, weights: str | None, num_calibration_samples: int
+) -> OpenedNetwork:
     """The network of `--compare_ptq` in the input size of the trained one; what cannot be done fails before the work.
+
+    `weights` is the choice between several sets in the file `checkpoint`.
 
     Raises:
         FileNotFoundError, ValueError: not FP32 weights of the network, or no image to calibrate on.
     """
     if not num_calibration_samples:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
-    return open_network(trained.network, weights, trained.input_hw)
+    return open_network(trained.network, checkpoint, trained.input_hw, weights)
 
 
 def without_training(

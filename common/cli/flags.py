@@ -36,11 +36,26 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, its weights and its input size; and the list of what there is."""
     parser.add_argument("-n", "--name", required=True, metavar="NETWORK", help="network, for example SceneSeg")
     parser.add_argument(
-        "-p", "--model_checkpoint_path", required=True, type=Path, metavar="CKPT", help="its FP32 weights (.pth)"
+        "-p",
+        "--model_checkpoint_path",
+        required=True,
+        type=Path,
+        metavar="CKPT",
+        help="its FP32 weights (.pth, .safetensors)",
     )
+    add_weights_argument(parser)
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument("--list", action=ListNetworks)
+
+
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """`--weights`, where a checkpoint holds more than one set."""
+    parser.add_argument(
+        "--weights",
+        metavar="raw|ema|NAME",
+        help="which weights of a checkpoint that holds several: raw, averaged (ema), or those under a name in it",
+    )
 
 
 def add_input_size_argument(parser: argparse.ArgumentParser) -> None:

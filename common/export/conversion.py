@@ -130,10 +130,11 @@ def calibration_inputs(
     seed: int,
     egolanes_checkpoint: Path | None,
     image_bits: int | None = None,
+    weights: str | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs (1, C, H, W) from the images below `folder`: at most `count` for the calibration, others for judging.
 
-    `image_bits` as in `read_rgb`.
+    `image_bits` as in `read_rgb`, `weights` as in `open_network`.
 
     Raises:
         ValueError: the network takes another network's outputs, whose checkpoint is not given.
@@ -144,7 +145,7 @@ def calibration_inputs(
             raise ValueError(
                 f"{source.name} takes outputs of {LANES}: --int8 needs --egolanes_checkpoint CKPT to make them"
             )
-        lanes = open_network(LANES, egolanes_checkpoint, None)
+        lanes = open_network(LANES, egolanes_checkpoint, None, weights)
         prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:], image_bits)
         prepare = frame_pair_preparer(TorchPredictor(lanes.model, CPU), prepare_frame, images)
     else:

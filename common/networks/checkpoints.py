@@ -1,9 +1,7 @@
 """Checkpoints: reading every accepted form safely, rebuilding the network, writing files that describe themselves."""
 
-import logging
+import functools
 import math
-import pickle
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,20 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.system.archives import require_plain_archive
+from common.networks.reading import read_document
+from common.networks.weights import AVERAGED, RAW, StateDict, largest_state_dict, network_weights, require_plain, some
 from common.system.files import atomic_path
 from models import find_network
 from models.checkpoint_keys import from_published, infer_width, to_published
 
-logger = logging.getLogger(__name__)
-
-StateDict = dict[str, Tensor]
 KINDS = ("fp32", "qat")
-STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where the accepted forms keep the weights
 LARGEST_WIDTH = 8  # times the published one
 LARGEST_SIDE = 8192  # pixels of an input
-LISTED_KEYS = 8  # keys that an error message spells out
-LONGEST_KEY = 120  # letters of each; a file may hold one of megabytes
+BATCH_NORM_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -53,69 +47,64 @@ class Checkpoint:
     training: dict[str, Any] | None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a raw state dict, or one under `model_state_dict`, `state_dict` or `model`, without running any code in it.
+def read_checkpoint(path: Path, network: str | None = None, choice: str | None = None) -> Checkpoint:
+    """Read a checkpoint of this toolkit, or weights that others saved, without running any code in it.
 
-    A `module.` prefix (DataParallel) is taken off.
+    Args:
+        network: whose weights are looked for in a file that does not describe itself (`network_weights`). Without it,
+            or where there are none, the largest dict of tensors is taken as it is.
+        choice: `--weights`, which of several sets of weights.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds pickled code, or holds no state dict.
+        ValueError: it is damaged, holds pickled code, no state dict, or several sets of weights and none is chosen.
     """
-    document = _load(path)
-    state = document
-    if isinstance(document, dict):
-        state = next((document[key] for key in STATE_KEYS if isinstance(document.get(key), dict)), document)
-    if not isinstance(state, dict) or not state or not all(_is_plain(*item) for item in state.items()):
-        found = _some([str(key) for key in document]) if isinstance(document, dict) else type(document).__name__
-        wanted = f"a dict of tensors, alone or under {', '.join(STATE_KEYS)}"
-        raise ValueError(f"{path}: no state dict in it (found {found}); wanted {wanted}")
-    return Checkpoint(
-        path=path,
-        state=_without_prefix(state),
-        description=_description(document, path),
-        training=document.get("training_state") if state is not document else None,
-    )
-
-
-def _is_plain(key: Any, value: Any) -> bool:
-    """A named tensor with its numbers in memory: not sparse, not quantized, not complex, no shape without numbers."""
-    return (
-        isinstance(key, str)
-        and isinstance(value, Tensor)
-        and (value.layout, value.device.type) == (torch.strided, "cpu")
-        and not (value.is_quantized or value.is_complex())
-    )
-
-
-def _without_prefix(state: StateDict) -> StateDict:
-    """Take `module.` off, and keep the versions of the modules that PyTorch hides in `_metadata`.
-
-    Without them the observers take a state dict for one of their first version and replace what it holds by defaults.
-    """
-    renamed = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
-    if metadata := getattr(state, "_metadata", None):
-        renamed._metadata = OrderedDict((key.removeprefix("module."), value) for key, value in metadata.items())
-    return renamed
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
-    require_plain_archive(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    document = read_document(path)
+    description = _description(document, path)
+    if description:
+        state, training = document.get("model_state_dict"), document.get("training_state")
+    else:
+        names = _published_names(find_network(network)[0]) if network else ()
+        state, training = network_weights(document, names, choice, path) or largest_state_dict(document), None
+    if not isinstance(state, dict) or not state or not all(map(_is_named_tensor, state.items())):
+        found = some(map(str, document)) if isinstance(document, dict) else type(document).__name__
         raise ValueError(
-            f"{path}: not a plain state dict, or it holds pickled code, which is never loaded because loading runs it; "
-            "where you trust the file, load it with torch.load(path, weights_only=False) in a process of your own and "
-            "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
-    except Exception as error:  # noqa: BLE001 - what a damaged file raises has no common base
-        if getattr(error, "filename", None):  # the system's error; one without a name is a seek to a false place
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
+            f"{path}: no state dict in it (found {found}); wanted a dict of tensors, alone or in other dicts"
+        )
+    require_plain(state, path)
+    return Checkpoint(path, state, description, training)
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+@functools.cache
+def _published_names(name: str) -> frozenset[str]:
+    """The keys of a network's published state dict."""
+    with torch.device("meta"):  # no memory: the names alone
+        return frozenset(to_published(name, find_network(name)[1].build().state_dict()))
+
+
+def require_choice(checkpoint: Checkpoint, choice: str | None) -> None:
+    """Refuse to take a checkpoint of a run with averaged weights for one set of them, unless the raw ones are chosen.
+
+    Raises:
+        ValueError: names the files that hold the averaged ones.
+    """
+    if isinstance(checkpoint.training, dict) and checkpoint.training.get("average") and choice != RAW:
+        raise ValueError(
+            f"{checkpoint.path}: a checkpoint to resume from, with raw weights and their averages; take the raw ones "
+            f"with --weights {RAW}, or the averaged ones from the run's best or final file"
+        )
+
+
+def _require_own_choice(checkpoint: Checkpoint, choice: str | None) -> None:
+    """The same for a file that describes itself, which holds one set of weights where it is not to resume from."""
+    require_choice(checkpoint, choice)
+    held = AVERAGED if checkpoint.description.arguments.get("ema") and checkpoint.training is None else RAW
+    if choice not in (None, held):
+        raise ValueError(f"{checkpoint.path}: --weights {choice}: its one set of weights is {held}; leave the flag out")
 
 
 def _description(document: Any, path: Path) -> Description | None:
@@ -161,16 +150,16 @@ def save_checkpoint(path: Path, state: StateDict, description: Description, trai
         torch.save(document, file)
 
 
-def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
+def load_network(name: str, path: Path, choice: str | None = None) -> tuple[nn.Module, Description]:
     """The named network with the FP32 weights of a checkpoint, in eval mode, and what the checkpoint says of itself.
 
-    The width is the checkpoint's own, or follows from the shapes of a bare state dict.
+    The width is the checkpoint's own, or follows from the shapes of its weights; `choice` as in `read_checkpoint`.
 
     Raises:
         ValueError: another network's checkpoint, a QAT checkpoint, or any missing, unexpected or misshapen key.
     """
     name, network = find_network(name)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, name, choice)
     description = checkpoint.description
     if description and description.network != name:
         raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}")
@@ -178,6 +167,8 @@ def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
         raise ValueError(
             f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
         )
+    if description:
+        _require_own_choice(checkpoint, choice)
     model, width = build_from_published(name, checkpoint.state, path)
     if description and not math.isclose(description.width, width):
         raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")
@@ -187,7 +178,10 @@ def load_network(name: str, path: Path) -> tuple[nn.Module, Description]:
 
 
 def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
-    """The named network filled with a published state dict, strictly, and its width; `path` is named in errors."""
+    """The named network filled with a published state dict, strictly, and its width; `path` is named in errors.
+
+    The counters of batch norm, which networks in use do not read, may be missing: PyTorch 0.4 had none.
+    """
     _, network = find_network(name)
     try:
         width = infer_width(name, state)
@@ -196,7 +190,10 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
     if not 0 < width <= LARGEST_WIDTH:
         raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
     model = network.build(width=width)
-    check_keys(to_published(name, model.state_dict()), state, f"{path}: not a checkpoint of {name} (width {width:g})")
+    expected = to_published(name, model.state_dict())
+    if state.keys() & expected.keys() and not any(key.endswith(BATCH_NORM_COUNTER) for key in state):
+        state = state | {key: value for key, value in expected.items() if key.endswith(BATCH_NORM_COUNTER)}
+    check_keys(expected, state, f"{path}: not a checkpoint of {name} (width {width:g})")
     require_finite(state, path)
     model.load_state_dict(from_published(name, state), strict=True)
     return model.eval(), width
@@ -210,7 +207,7 @@ def require_finite(state: StateDict, path: Path) -> None:
     ]
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity in float32: {_some(bad)}; "
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity in float32: {some(bad)}; "
             "take an earlier checkpoint"
         )
 
@@ -245,15 +242,10 @@ def check_keys(expected: StateDict, found: StateDict, subject: str) -> None:
             if key in found and not _same_shape(expected[key], found[key])
         ],
     }
-    listed = [f"{len(keys)} keys {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    listed = [f"{len(keys)} keys {what}: {some(keys)}" for what, keys in problems.items() if keys]
     if listed:
         raise ValueError(f"{subject}: {'; '.join(listed)}")
 
 
 def _same_shape(expected: Tensor, found: Tensor) -> bool:
     return found.shape == expected.shape or (expected.dim() == 0 and found.shape == (1,))
-
-
-def _some(keys: list[str]) -> str:
-    rest = len(keys) - LISTED_KEYS
-    return ", ".join(f"{key:.{LONGEST_KEY}}" for key in keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

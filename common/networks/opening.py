@@ -24,14 +24,16 @@ class OpenedNetwork:
     input_shape: tuple[int, int, int]  # channels, height, width
 
 
-def open_network(name: str, path: Path, input_hw: tuple[int, int] | None) -> OpenedNetwork:
+def open_network(name: str, path: Path, input_hw: tuple[int, int] | None, weights: str | None = None) -> OpenedNetwork:
     """The named network with the weights of a checkpoint; `input_hw` None takes the checkpoint's own size.
+
+    `weights` is the choice between several sets of them, as in `read_checkpoint`.
 
     Raises:
         ValueError: unknown network, a checkpoint that is not its, or an input size that it cannot take.
     """
     name, network = find_network(name)
-    model, description = load_network(name, path)
+    model, description = load_network(name, path, weights)
     hw = input_hw or description.input_hw
     check_input_hw(network, hw)
     return OpenedNetwork(name, network, model, description.width, (network.input_shape[0], *hw))

@@ -33,7 +33,7 @@ def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description
     Raises:
         ValueError: FP32 weights, or any key that is missing, unexpected or misshapen.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, ORIGINAL_NETWORK)
     description = checkpoint.description
     if description is None:
         return (*_from_original(checkpoint, device), checkpoint)

@@ -44,6 +44,7 @@ class OpenOptions:
     pytorch_hw: tuple[int, int] | None = None  # None: the file's own, or the network's
     onnx_hw: tuple[int, int] | None = None
     provider: str = CPU  # of ONNX Runtime
+    weights: str | None = None  # which of several sets in a checkpoint
 
 
 def open_candidates(
@@ -81,15 +82,15 @@ def open_candidates(
 
 
 def _checkpoint(path: Path, options: OpenOptions) -> Candidate:
-    _, description = load_network(NETWORK, path)
+    _, description = load_network(NETWORK, path, options.weights)
     input_hw = options.pytorch_hw or description.input_hw
     check_input_hw(find_network(NETWORK)[1], input_hw)
-    return Candidate(path, partial(_open_checkpoint, path, options.device), "fp32", input_hw)
+    return Candidate(path, partial(_open_checkpoint, path, options.device, options.weights), "fp32", input_hw)
 
 
-def _open_checkpoint(path: Path, device: torch.device, threads: int) -> TorchPredictor:
+def _open_checkpoint(path: Path, device: torch.device, weights: str | None, threads: int) -> TorchPredictor:
     torch.set_num_threads(threads)
-    return TorchPredictor(load_network(NETWORK, path)[0], device)
+    return TorchPredictor(load_network(NETWORK, path, weights)[0], device)
 
 
 def _torchscript(path: Path, options: OpenOptions) -> Candidate:
@@ -153,6 +154,8 @@ def _precision(tensors: Iterable[Tensor]) -> str:
 # file suffix -> how such a file becomes a candidate; a new kind of file is one function and one row
 KINDS: dict[str, Callable[[Path, OpenOptions], Candidate]] = {
     ".pth": _checkpoint,
+    ".ckpt": _checkpoint,
+    ".safetensors": _checkpoint,
     ".pt": _torchscript,
     ".pt2": _exported,
     ".onnx": _onnx,

@@ -35,6 +35,7 @@ FIXED = (
     "augmentation",
     "reduced_decode",
     "image_bits",
+    "weights",
     "samples_per_epoch",
     "unweighted_loss",
     "precision",

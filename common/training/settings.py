@@ -120,6 +120,7 @@ class QatSettings:
     """What quantization-aware training has beside that."""
 
     fp32_model: Path = Path("best_model.pth")  # FP32 weights to start from; the original's
+    weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
     recipe: str = "original"  # one of RECIPES, which gives defaults
     distill: float = 0.0  # weight of the FP32 network's logits in the loss; 0: they are not learned
     per_channel: bool = False  # one weight scale per output channel; one per tensor is the original's
