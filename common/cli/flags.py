@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cli.types import height_width, non_negative_int, thread_count
 from common.data.bad_samples import SampleSource
 from common.data.decoding import IMAGE_BITS
-from common.networks.opening import ListNetworks
+from common.networks.opening import network_table
 from common.system.processors import physical_processors
 
 
@@ -16,6 +16,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     def _get_help_string(self, action: argparse.Action) -> str | None:
         hidden = action.default is None or action.default is False or action.required
         return action.help if hidden else super()._get_help_string(action)
+
+
+class ListNetworks(argparse.Action):
+    """`--list`: print the table of the networks and leave, whatever else is on the command line."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="list the networks and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(network_table())
+        parser.exit()
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:

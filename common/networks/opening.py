@@ -1,6 +1,5 @@
 """The registry for people: a table of what there is, and a network opened by name with its checkpoint."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,14 +63,3 @@ def network_table() -> str:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape))
-
-
-class ListNetworks(argparse.Action):
-    """`--list`: print the table of the networks and leave, whatever else is on the command line."""
-
-    def __init__(self, option_strings: list[str], dest: str, **options):
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="list the networks and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(network_table())
-        parser.exit()
