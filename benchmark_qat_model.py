@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> None:
         args, folder, "INT8 from QAT", candidates, validation, gate, notes=notes, bad=bad, sensitivity=sensitivity
     )
     for candidate in candidates.values():
-        print(f"wrote {candidate.path} ({candidate.path.stat().st_size / 1e6:.2f} MB)")
+        print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
 
 

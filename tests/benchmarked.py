@@ -49,9 +49,13 @@ def samples(folder, names=("Town", "Country"), images=30) -> list[Sample]:
 
 
 def measured(folder, **wrongs) -> Measurement:
-    """Real scores and times of guesses, with memory figures made up."""
-    models = candidates(folder, **wrongs)
-    measurement = measure(models, samples(folder), BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
+    """Real scores and times of guesses."""
+    return measured_models(candidates(folder, **wrongs), samples(folder))
+
+
+def measured_models(models, found) -> Measurement:
+    """Real scores and times, with memory figures made up."""
+    measurement = measure(models, found, BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
     measurement.memory = {label: PeakMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
     return measurement
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,22 @@ from common.scoring.statistics import difference_intervals
 SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
 MEMORY_NOISE = 0.05  # share of the peak memory; the allocator's doing
 SIZE_NOISE = 0.01  # share of the file; metadata and versions
+
+ON_CPU = ("CPUExecutionProvider", "PyTorch cpu", "ExecuTorch XnnpackBackend")  # models that no GPU makes faster
+# why the figures of one model in two runs cannot be compared -> what of a run and the model's name has to be equal
+CONDITIONS: dict[str, Callable[[Document, str], object]] = {
+    "another processor": lambda run, label: run["environment"]["cpu"],
+    "another provider": lambda run, label: run["models"][label]["provider"],
+    "another GPU": lambda run, label: run["models"][label]["provider"] not in ON_CPU and run["environment"]["gpu"],
+    "another input size": lambda run, label: list(run["models"][label]["input_hw"]),
+    "another number of threads": lambda run, label: run["models"][label]["threads"],
+    "kept on other processors": lambda run, label: sorted(run["settings"].get("pin") or ()),
+    "another number of usable processors": lambda run, label: run["environment"]["usable_processors"],
+}
+ACCURACY_NEEDS = ("another input size",)
+TIME_NEEDS = tuple(CONDITIONS)
+# a processor's kernels lay weights out in their own way, and each thread has its buffers
+MEMORY_NEEDS = TIME_NEEDS[: TIME_NEEDS.index("kept on other processors")]
 
 DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
 
@@ -83,7 +99,8 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
         rows.append(_accuracy(label, earlier[-1], document, seed))
         rows.append(_latency(label, earlier, document))
         rows.append(_bytes(label, "size, MB", "size_bytes", before, now, SIZE_NOISE))
-        rows.append(_bytes(label, "model memory, MB", "model_memory_bytes", before, now, MEMORY_NOISE))
+        why = _unlike(label, earlier, document, MEMORY_NEEDS)
+        rows.append(_bytes(label, "model memory, MB", "model_memory_bytes", before, now, MEMORY_NOISE, why))
     gone = dict.fromkeys(label for run in baselines for label in run["models"] if label not in document["models"])
     return rows + [_row(label, "all", None, None, None, result="not in this run") for label in gone]
 
@@ -91,8 +108,10 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
 def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:
     before, now = earlier["models"][label], document["models"][label]
     scores = (before["overall"]["miou"], now["overall"]["miou"])
-    if earlier["images"] != document["images"]:
-        return _row(label, "mIoU", *scores, None, why="other images")
+    why = "other images" if earlier["images"] != document["images"] else None
+    why = why or _unlike(label, [earlier], document, ACCURACY_NEEDS)
+    if why:
+        return _row(label, "mIoU", *scores, None, why=why)
     classes = len(now["overall"]["confusion"])
     matrices = [np.array(one["per_image"]["confusion"]).reshape(-1, classes, classes) for one in (before, now)]
     change = difference_intervals(*matrices, [image["dataset"] for image in document["images"]], seed)[0]
@@ -107,21 +126,27 @@ def _latency(label: str, earlier: Sequence[Document], document: Document) -> Row
     before, now = [run["models"][label] for run in earlier], document["models"][label]
     runs = [one["latency_ms"]["p50"] for one in before]
     middle, p50 = float(np.median(runs)), now["latency_ms"]["p50"]
-    why = None
-    if any(run["environment"]["cpu"] != document["environment"]["cpu"] for run in earlier):
-        why = "another processor"
-    elif any(one["threads"] != now["threads"] for one in before):
-        why = "another number of threads"
-    if why:
+    if why := _unlike(label, earlier, document, TIME_NEEDS):
         return _row(label, "p50 latency, ms", middle, p50, None, why=why)
     within = max(one["block_spread"] for one in (*before, now)) / 2
     noise = max(SMALLEST_TIME_NOISE * middle, within * middle, max(runs) - min(runs))
     return _row(label, "p50 latency, ms", middle, p50, noise)
 
 
-def _bytes(label: str, what: str, key: str, before: Sequence[Document], now: Document, noise: float) -> Row:
+def _unlike(label: str, earlier: Sequence[Document], document: Document, needs: Iterable[str]) -> str | None:
+    """The first reason why an earlier run of the model has no figure to compare with; None where all have one."""
+    for why in needs:
+        of = CONDITIONS[why]
+        if any(of(run, label) != of(document, label) for run in earlier):
+            return why
+    return None
+
+
+def _bytes(
+    label: str, what: str, key: str, before: Sequence[Document], now: Document, noise: float, why: str | None = None
+) -> Row:
     middle = float(np.median([run[key] for run in before])) / 1e6
-    return _row(label, what, middle, now[key] / 1e6, noise * middle)
+    return _row(label, what, middle, now[key] / 1e6, None if why else noise * middle, why=why)
 
 
 def _row(

@@ -36,8 +36,8 @@ class ModelResult:
     """One benchmarked model; the field names are the keys of the document."""
 
     path: str
-    size_bytes: int
-    sha256: str  # of the file's content: which model this was
+    size_bytes: int  # of the file, and of those beside it that its weights are in
+    sha256: str  # of their content, in that order: which model this was
     precision: str  # fp32, fp16, int8
     provider: str  # ONNX Runtime's execution provider, or PyTorch and its device
     threads: int
@@ -121,8 +121,8 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
     groups = _groups(measurement)
     return ModelResult(
         path=str(candidate.path),
-        size_bytes=candidate.path.stat().st_size,
-        sha256=sha256(candidate.path),
+        size_bytes=candidate.size_bytes,
+        sha256=sha256(*candidate.files),
         precision=candidate.precision,
         provider=recording.provider,
         threads=threads,

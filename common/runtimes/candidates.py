@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.networks.checkpoints import load_network
-from common.runtimes.onnx_files import read_graph, require_image_input, stored_precision
+from common.runtimes.onnx_files import data_files, read_graph, require_image_input, stored_precision
 from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
@@ -33,6 +33,17 @@ class Candidate:
     open: Callable[[int], Predictor]  # of the number of CPU threads; pickles
     precision: str  # fp32, fp16, int8, or unknown where a file does not say
     input_hw: tuple[int, int]
+    beside: tuple[Path, ...] = ()  # other files that it keeps weights in
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that has to be copied, and counts for its size."""
+        return (self.path, *self.beside)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,8 @@ def _onnx(path: Path, options: OpenOptions) -> Candidate:
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
     opener = partial(OnnxPredictor, path, provider=options.provider)
-    return Candidate(path, opener, stored_precision(model), own or options.onnx_hw or INPUT_HW)
+    beside = tuple(data_files(model, path))
+    return Candidate(path, opener, stored_precision(model), own or options.onnx_hw or INPUT_HW, beside)
 
 
 def _program(path: Path, options: OpenOptions) -> Candidate:

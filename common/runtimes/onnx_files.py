@@ -1,11 +1,11 @@
 """What an ONNX file claims, read before a runtime allocates for it or follows its paths."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 LARGEST_TENSOR = 2**28  # numbers; the largest weight of the family has 15 million
@@ -32,10 +32,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ValueError(f"{path}: not an ONNX file ({error})") from error
     if not model.HasField("graph") or not model.graph.output:
         raise ValueError(f"{path}: not an ONNX file (no graph in it)")
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         _check_size(tensor, path)
         if uses_external_data(tensor):
-            _check_location(tensor, path)
+            _data_file(tensor, path)
     _check_made_sizes(model.graph, path)
     return model
 
@@ -72,14 +72,39 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
         raise ValueError(f"{path}: takes {found}; {wanted}, of at most {LARGEST_SIDE} pixels a side")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors: initializers, those of constants, and those of the graphs within nodes."""
+def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """The files beside `path` in which the model of `read_graph` keeps weights, sorted; none where it has all itself.
+
+    Together with `path` they are the model: its size, and which one it is.
+    """
+    found = {_data_file(tensor, path) for tensor in _tensors(model) if uses_external_data(tensor)}
+    return sorted(found - {path.resolve()})
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """All stored tensors: initializers, those of constants, and those of the graphs and functions within."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors) if attribute.type in (4, 9) else ()
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from _tensors(inner)
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for attribute in (each for node in nodes for each in node.attribute):
+        if attribute.type in (AttributeProto.TENSOR, AttributeProto.TENSORS):
+            yield from (attribute.t, *attribute.tensors)
+        elif attribute.type in (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+        elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors_of_graph(graph)
 
 
 def _check_size(tensor: TensorProto, path: Path) -> None:
@@ -101,8 +126,13 @@ def _check_made_sizes(graph: onnx.GraphProto, path: Path) -> None:
             raise ValueError(f"{path}: the node {node.op_type} makes {shape} numbers; is the file damaged?")
 
 
-def _check_location(tensor: TensorProto, path: Path) -> None:
-    """Data in another file has to lie in the folder of the ONNX file, links followed."""
+def _data_file(tensor: TensorProto, path: Path) -> Path:
+    """The other file that a tensor's data is in, which has to lie in the folder of the ONNX file, links followed.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it lies elsewhere.
+    """
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     folder, data = path.parent.resolve(), (path.parent / location.replace("\0", "")).resolve()
     if not location or "\0" in location or not data.is_relative_to(folder):
@@ -111,3 +141,4 @@ def _check_location(tensor: TensorProto, path: Path) -> None:
         )
     if not data.is_file():
         raise FileNotFoundError(f"{path}: its weights in {location} are not there; put that file beside it")
+    return data

@@ -156,16 +156,16 @@ def test_the_same_run_has_no_regression(document):
 def test_a_worse_run_is_a_regression_and_a_better_one_is_not(document):
     document = copy.deepcopy(document)
     document["models"]["FP32"]["block_spread"] = 0.1  # whatever else the machine had to do
-    changed = copy.deepcopy(document)
-    model = changed["models"]["FP32"]
+    other = copy.deepcopy(document)
+    model = other["models"]["FP32"]
     model["per_image"] = document["models"]["INT8"]["per_image"]
     model["overall"] = document["models"]["INT8"]["overall"]
     model["latency_ms"]["p50"] *= 10
     model["size_bytes"] = int(1.02 * model["size_bytes"])
     model["model_memory_bytes"] = int(1.04 * model["model_memory_bytes"])
     worse, better = (
-        compare_with_baselines(changed, [document], seed=0),
-        compare_with_baselines(document, [changed], seed=0),
+        compare_with_baselines(other, [document], seed=0),
+        compare_with_baselines(document, [other], seed=0),
     )
     whats = ("mIoU", "p50 latency, ms", "size, MB")
     assert [results(worse)["FP32", what] for what in whats] == ["regression"] * 3
@@ -176,17 +176,56 @@ def test_a_worse_run_is_a_regression_and_a_better_one_is_not(document):
     assert decide((), better)["result"] == "passed"
 
 
-def test_other_images_and_another_machine_are_not_compared(document):
-    other = copy.deepcopy(document)
-    other["images"][0]["image"] = "another.png"
-    other["environment"]["cpu"] = "another processor"
-    found = results(compare_with_baselines(document, [other], seed=0))
-    assert found["FP32", "mIoU"] == found["FP32", "p50 latency, ms"] == "not comparable"
+TIME, MEMORY = "p50 latency, ms", "model memory, MB"
+CUDA = {"models": {"INT8": {"provider": "CUDAExecutionProvider"}}}
+UNLIKE = {  # why: what differs, which figures cannot be compared then
+    "other images": ({"images": []}, {"mIoU"}),
+    "another processor": ({"environment": {"cpu": "another"}}, {TIME, MEMORY}),
+    "another provider": (CUDA, {TIME, MEMORY}),
+    "another GPU": ({"environment": {"gpu": "another"}, **CUDA}, {TIME, MEMORY}),
+    "another input size": ({"models": {"INT8": {"input_hw": [64, 128]}}}, {"mIoU", TIME, MEMORY}),
+    "another number of threads": ({"models": {"INT8": {"threads": 2}}}, {TIME, MEMORY}),
+    "kept on other processors": ({"settings": {"pin": [0]}}, {TIME}),
+    "another number of usable processors": ({"environment": {"usable_processors": 99}}, {TIME}),
+}
+
+
+def changed(document, parts):
+    """A copy of the document with some values replaced, however deep."""
+    copied = copy.deepcopy(document)
+
+    def change(values, parts):
+        for key, part in parts.items():
+            if isinstance(part, dict):
+                change(values[key], part)
+            else:
+                values[key] = part
+
+    change(copied, parts)
+    return copied
+
+
+@pytest.mark.parametrize("why", UNLIKE)
+def test_figures_of_another_machine_or_way_to_run_are_not_compared(document, why):
+    parts, figures = UNLIKE[why]
+    now = changed(document, CUDA) if why == "another GPU" else document  # on the same provider
+    for runs in ([changed(document, parts)], [now, changed(document, parts)]):
+        rows = [row for row in compare_with_baselines(now, runs, seed=0) if row["model"] == "INT8"]
+        assert {row["what"] for row in rows if row["result"] == "not comparable"} == figures
+        assert {row["why"] for row in rows if row["why"]} == {why}
+        assert {row["result"] for row in rows if row["what"] not in figures} == {"ok"}
+
+
+def test_a_model_on_the_cpu_does_not_care_for_a_gpu(document):
+    other = changed(document, {"environment": {"gpu": "another"}})
+    models = {label: {"provider": "CPUExecutionProvider"} for label in ("FP32", "INT8")}
+    rows = compare_with_baselines(changed(document, {"models": models}), [changed(other, {"models": models})], seed=0)
+    assert {row["result"] for row in rows} == {"ok"}
 
 
 def test_what_cannot_be_compared_has_not_passed(document):
     other = copy.deepcopy(document)
-    other["environment"]["cpu"] = "another processor"
+    other["environment"]["cpu"] = "another"
     decision = decide((), compare_with_baselines(document, [other], seed=0))
     assert decision["result"] == "not decided"
     assert "p50 latency, ms of INT8: not comparable, another processor" in decision["sentence"]

@@ -245,6 +245,13 @@ def onnx_file(path, shape=IMAGES, kind=TensorProto.FLOAT, weights=(), nodes=None
     path.write_bytes(model.SerializeToString())
 
 
+def sparse(location):
+    values, indices = stored(1, location=location)[0], numpy_helper.from_array(np.array([0]), "i")
+    node = helper.make_node("Constant", [], ["c"])
+    node.attribute.append(helper.make_attribute("sparse_value", helper.make_sparse_tensor(values, indices, [4])))
+    return [node, helper.make_node("Identity", ["image"], ["y"])]
+
+
 def stored(*dims, data=b"1234", location=None):
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims)
     if location is None:
@@ -280,6 +287,7 @@ ONNX = {
     "weights at a path from the root": (dict(weights=stored(4, location="/etc/passwd")), "outside of its folder"),
     "weights at a link that leads away": (dict(weights=stored(4, location="link")), "outside of its folder"),
     "weights at a name with a zero byte": (dict(weights=stored(4, location="w\0.bin")), "outside of its folder"),
+    "weights of a constant at a path above": (dict(nodes=sparse("../secret")), "outside of its folder"),
     "a batch of four": (dict(shape=(4, 3, 32, 64)), "wanted a batch of 1, or a dynamic one"),
     "text comes out": (dict(nodes=cast(TensorProto.STRING), out=TensorProto.STRING), r"gives y tensor\(string"),
     "bfloat16 comes out": (dict(nodes=cast(TensorProto.BFLOAT16), out=TensorProto.BFLOAT16), "gives y tensor"),
@@ -314,6 +322,7 @@ def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_tak
     (tmp_path / "w.bin").write_bytes(bytes(16))
     candidates = open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(torch.device("cpu"), 1))
     assert candidates["A"].input_hw == (32, 64)
+    assert candidates["A"].files == (tmp_path / "a.onnx", (tmp_path / "w.bin").resolve())
 
 
 @pytest.mark.parametrize(
