@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -260,9 +261,11 @@ def _by_block(seconds: Sequence[Sequence[float]], measurement: Measurement) -> l
 
 
 def plain(value: object) -> object:
-    """The same for JSON: tuples become lists, and a figure that is not defined (nan) null."""
+    """The same for JSON: tuples become lists, paths strings, and a figure that is not defined (nan) null."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -33,6 +33,12 @@ def test_a_benchmark_in_python(tmp_path, capsys):
     assert json.loads((tmp_path / "results.json").read_text())["title"] == "A notebook's"
     assert "Command" not in (tmp_path / "report.html").read_text()
     assert capsys.readouterr().out == ""
+    again = open_gate(GateSettings(baseline=(tmp_path / "results.json",)), list(models))
+    document, measurement = benchmark("Once more", models, measurement.samples, SETTINGS, again)
+    assert {row["what"]: row["result"] for row in document["baseline"]["rows"]}["mIoU"] == "ok"
+    write_report(tmp_path, document, measurement, per_dataset=1)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["settings"]["baseline"] == [str(tmp_path / "results.json")] == [stored["baseline"]["runs"][0]["path"]]
 
 
 def test_settings_that_no_benchmark_can_have_name_their_field():
