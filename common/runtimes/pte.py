@@ -41,14 +41,27 @@ class PtePredictor:
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{path}: not an ExecuTorch program that this version can load ({reason})") from error
+        self.path = path
         self.provider = f"ExecuTorch {BACKEND}"
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.outputs(images)[0]
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """All outputs, in the program's order; copies, since the next call writes to the same memory."""
-        return [output.clone() for output in self.method.execute([images.contiguous()])]
+        """All outputs, in the program's order; copies, since the next call writes to the same memory.
+
+        Raises:
+            ValueError: the program fails on these images.
+        """
+        try:
+            outputs = self.method.execute([images.contiguous()])
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{self.path}: ExecuTorch fails on images {tuple(images.shape)} ({reason}); each version of ExecuTorch "
+                f"is built for one of PyTorch, which requirements.txt pins; this is PyTorch {torch.__version__}"
+            ) from error
+        return [output.clone() for output in outputs]
 
     @property
     def input_hw(self) -> tuple[int, int]:

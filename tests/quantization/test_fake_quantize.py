@@ -43,6 +43,15 @@ def test_values_gradients_and_ranges_are_those_of_the_kernel(symmetric, channels
         assert all(torch.equal(value, state[name]) for name, value in ours.state_dict().items())
 
 
+def test_compiled_into_one_graph():
+    """No switch of it is read while it is compiled: each would break the graph of the network around it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 16, 16)
+    options = {"quant_min": -128, "quant_max": 127, "dtype": torch.int8, "qscheme": torch.per_tensor_affine}
+    module, twin = FakeQuantize(**options, lower=-1.0), FakeQuantize(**options, lower=-1.0)
+    assert torch.equal(torch.compile(twin, backend="eager", fullgraph=True)(x), module(x))
+
+
 def test_inputs_below_the_lower_end_count_as_it():
     module = FakeQuantize(lower=-3.0, quant_min=-128, quant_max=127, dtype=torch.int8, qscheme=torch.per_tensor_affine)
     for forward in (module, module._without_waiting):

@@ -14,8 +14,11 @@ from common.runtimes.predictors import TorchPredictor
 from common.runtimes.pte import PtePredictor
 
 SHAPE = (3, 64, 64)
+PYTORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+needs_its_pytorch = pytest.mark.skipif(PYTORCH < (2, 14), reason="ExecuTorch 1.5 runs programs with PyTorch 2.14 alone")
 
 
+@needs_its_pytorch
 def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_path):
     images = [torch.randn(1, *SHAPE) for _ in range(3)]
     int8 = quantize_after_training(tiny_network, SHAPE, QuantizationSettings(), images[:2])
@@ -35,6 +38,8 @@ def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_pa
     predict(images[1])
     assert torch.equal(first, kept)  # a result is not overwritten by the next call
     assert torch.equal(predict(images[0]), kept)
+    with pytest.raises(ValueError, match=r"network\.pte: ExecuTorch fails on images \(1, 3, 32, 32\).*PyTorch"):
+        predict(images[0][..., :32, :32])
 
 
 def test_what_is_no_program_is_refused(tmp_path):
