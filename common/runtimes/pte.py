@@ -6,6 +6,7 @@ ExecuTorch is imported where it is used: that takes seconds, in every process in
 import json
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 MAGIC = b"ET"  # from the fifth byte of a program on
