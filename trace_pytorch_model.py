@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     logger.info("tracing %s (width %g) with input %s on %s", source.name, source.width, input_shape, device)
     description = describe(source.name, source.network, source.width, "fp32", input_shape, versions())
     with atomic_path(args.output_pt_trace_filepath) as temporary:
-        write(model, torch.zeros(2, *input_shape, device=device), temporary, description)
+        write(model, torch.zeros(2, *input_shape), temporary, description)
         saved = TorchPredictor(read(temporary, device), device)
         agreements = compare(reference, saved, example_inputs(input_shape, args.seed))
         require_agreement(agreements)
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
 
 FORMATS = {
     "torchscript": (".pt", write_torchscript, read_torchscript),
-    "exported": (".pt2", write_exported, lambda path, device: read_exported(path)),
+    "exported": (".pt2", write_exported, read_exported),
 }
 
 

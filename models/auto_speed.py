@@ -250,14 +250,17 @@ class Head(nn.Module):
             )
             for count in channels
         )
+        # buffers and not made in `forward`: a trace would keep the device that it was made on
+        centres, strides = cells()
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("strides", strides, persistent=False)
 
     def forward(self, levels: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         boxes = torch.cat([box(x).flatten(2) for box, x in zip(self.box, levels, strict=True)], dim=2)
         scores = torch.cat([cls(x).flatten(2) for cls, x in zip(self.cls, levels, strict=True)], dim=2)
-        centres, strides = cells_of(levels)
         near, far = self.dfl(boxes).chunk(2, dim=1)  # distances of the left-top and the right-bottom corner
-        left_top, right_bottom = centres - near, centres + far
-        box = torch.cat([(left_top + right_bottom) / 2, right_bottom - left_top], dim=1) * strides
+        left_top, right_bottom = self.centres - near, self.centres + far
+        box = torch.cat([(left_top + right_bottom) / 2, right_bottom - left_top], dim=1) * self.strides
         return torch.cat([box, scores.sigmoid()], dim=1)
 
 
@@ -291,14 +294,12 @@ def double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def cells_of(levels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def cells() -> tuple[Tensor, Tensor]:
     """Centres (1, 2, cells), x and y in cells of their level, and the strides (1, 1, cells) in pixels."""
     centres, strides = [], []
-    for x, stride in zip(levels, STRIDES, strict=True):
-        height, width = x.shape[2:]
-        rows = torch.arange(height, device=x.device, dtype=x.dtype) + 0.5
-        columns = torch.arange(width, device=x.device, dtype=x.dtype) + 0.5
-        y, x_grid = torch.meshgrid(rows, columns, indexing="ij")
-        centres.append(torch.stack([x_grid.flatten(), y.flatten()]))
-        strides.append(torch.full((height * width,), float(stride), device=x.device, dtype=x.dtype))
+    for stride in STRIDES:
+        height, width = (side // stride for side in INPUT_HW)
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        centres.append(torch.stack([x.flatten(), y.flatten()]))
+        strides.append(torch.full((height * width,), float(stride)))
     return torch.cat(centres, dim=1)[None], torch.cat(strides)[None, None]

@@ -107,7 +107,7 @@ READERS = {
     "safetensors": Reader(".safetensors", read_checkpoint, safetensors),
     "archive": Reader(".pth", is_intact, checkpoints),
     "torchscript": Reader(".pt", lambda path: read_torchscript(path, torch.device("cpu")), lambda: programs(".pt")),
-    "exported": Reader(".pt2", read_exported, lambda: programs(".pt2")),
+    "exported": Reader(".pt2", lambda path: read_exported(path, torch.device("cpu")), lambda: programs(".pt2")),
     "onnx": Reader(".onnx", lambda path: require_image_input(read_graph(path), path), onnx_files),
     "results": Reader(".json", read_baseline, results),
 }

@@ -14,6 +14,7 @@ import torch
 from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.predictors import Predictor
 from common.scoring.latency import timed
+from common.system.arithmetic import use_full_float32
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -63,6 +64,7 @@ def _start_method() -> BaseContext:
 def _measure(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
 ) -> PeakMemory:
+    use_full_float32()
     torch.set_num_threads(threads)
     sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
     _reset_peak()

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from common.system.arithmetic import use_full_float32
 from common.system.failures import explain
 from common.system.signals import EXIT_CODES
 from common.training.precision import set_precision
@@ -87,6 +88,7 @@ def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     try:
         args = parser.parse_args()
         setup_logging(args.debug)
+        use_full_float32()
         torch.set_num_threads(args.threads)
         cv2.setNumThreads(args.threads)
         main(args)

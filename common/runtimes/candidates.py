@@ -116,7 +116,7 @@ def _open_torchscript(path: Path, device: torch.device, threads: int) -> TorchPr
 
 
 def _exported(path: Path, options: OpenOptions) -> Candidate:
-    module = read_exported(path)
+    module = read_exported(path, torch.device("cpu"))
     tensors = [value for value in (*module.parameters(), *module.buffers(), *vars(module).values())]
     precision = _precision(value for value in tensors if isinstance(value, Tensor))
     input_hw = _traced_hw(path, exported_hw(path), options)
@@ -125,7 +125,7 @@ def _exported(path: Path, options: OpenOptions) -> Candidate:
 
 def _open_exported(path: Path, device: torch.device, threads: int) -> TorchPredictor:
     torch.set_num_threads(threads)
-    return TorchPredictor(read_exported(path), device)
+    return TorchPredictor(read_exported(path, device), device)
 
 
 def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from common.networks.metadata import TORCH_FILE
 from common.system.archives import TORCHSCRIPT_CODE, require_no_code, require_plain_archive
@@ -54,14 +55,14 @@ def _load_torchscript(path: Path, device: torch.device, extra: dict[str, str]) -
         raise ValueError(f"{path}: not a TorchScript file ({reason}); weights alone have the suffix .pth") from error
 
 
-def read_exported(path: Path) -> nn.Module:
-    """The exported network; it stays on the device it was exported on.
+def read_exported(path: Path, device: torch.device) -> nn.Module:
+    """The exported network on `device`, whatever it was exported on.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no file of torch.export, or it holds what loading would run.
     """
-    return _load_exported(path).module()
+    return move_to_device_pass(_load_exported(path), device).module()
 
 
 def exported_hw(path: Path) -> tuple[int, int]:

@@ -21,6 +21,30 @@ def test_cuda_is_never_replaced_in_silence():
     assert resolve_device("auto").type == "cpu"
 
 
+def test_a_device_that_is_there_is_taken_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [resolve_device(name).type for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+@pytest.fixture
+def tf32_as_before():
+    """As PyTorch has it: on for convolutions."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
+
+
+def test_every_script_computes_in_full_float32(tf32_as_before, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    run(lambda args: seen.extend((cudnn.allow_tf32, matmul.allow_tf32)), make_parser("A script.", "python script.py"))
+    assert seen == [False, False]
+
+
 def run_with(error, monkeypatch, *flags):
     def main(args):
         if error:

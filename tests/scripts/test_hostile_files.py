@@ -27,6 +27,7 @@ from common.system.archives import is_intact, require_no_code
 from common.system.csv_text import csv_text
 from models.scene_seg import SceneSegNetwork
 
+CPU = torch.device("cpu")
 KEY = "SceneContext.context_layer_0.weight"
 
 
@@ -202,7 +203,7 @@ def exported(tmp_path_factory):
 
 
 def test_an_exported_network_runs_none_of_what_was_put_into_it(exported, tmp_path):
-    read_exported(exported)
+    read_exported(exported, CPU)
     trace = tmp_path / "executed"
 
     def replaced(part, by):
@@ -217,7 +218,7 @@ def test_an_exported_network_runs_none_of_what_was_put_into_it(exported, tmp_pat
     }  # fmt: skip
     for name, change in hostile.items():
         with pytest.raises(ValueError, match=rf"{name}\.pt2: not a file of torch\.export"):
-            read_exported(rewritten(exported, tmp_path / f"{name}.pt2", **change))
+            read_exported(rewritten(exported, tmp_path / f"{name}.pt2", **change), CPU)
     assert not trace.exists()
 
 
@@ -304,7 +305,7 @@ def test_onnx_files_that_are_refused_before_they_are_opened(case, tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
     onnx_file(tmp_path / "a.onnx", **how)
     with pytest.raises((ValueError, OSError), match=message) as error:
-        open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(torch.device("cpu"), 1))
+        open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1))
     assert str(tmp_path / "a.onnx") in str(error.value)
 
 
@@ -320,7 +321,7 @@ def test_what_fails_when_it_runs_or_gives_no_number_names_the_file(tmp_path):
 def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_taken(tmp_path):
     onnx_file(tmp_path / "a.onnx", weights=stored(4, location="w.bin"))
     (tmp_path / "w.bin").write_bytes(bytes(16))
-    candidates = open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(torch.device("cpu"), 1))
+    candidates = open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1))
     assert candidates["A"].input_hw == (32, 64)
     assert candidates["A"].files == (tmp_path / "a.onnx", (tmp_path / "w.bin").resolve())
 
