@@ -15,6 +15,7 @@ from common.cli.main import run
 from common.cli.types import positive_int
 from common.export.calibration import image_preparer
 from common.report.text import table
+from common.runtimes.onnx_files import fixed_hw, read_graph
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.traced import read_torchscript, torchscript_hw
 from common.scoring.latency import latency, timed
@@ -59,8 +60,7 @@ def main(args: argparse.Namespace) -> None:
 def open_predictor(path: Path, threads: int) -> tuple[Predictor, tuple[int, int]]:
     """The file in the runtime of its kind, and the height and width of its input."""
     if path.suffix == ".onnx":
-        predict = OnnxPredictor(path, threads)
-        return predict, predict.input_hw
+        return OnnxPredictor(path, threads), fixed_hw(read_graph(path))
     return TorchPredictor(read_torchscript(path, CPU), CPU), torchscript_hw(path)
 
 

@@ -1,7 +1,7 @@
 """What an ONNX file claims, read before a runtime allocates for it or follows its paths."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,6 +13,8 @@ IMAGE_RANK = 4  # (batch, channels, height, width)
 CHANNELS = 3
 LARGEST_RANK = 16
 SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}  # operator -> its input that is a shape
+GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)  # of If, Loop and Scan
+SHAPES_OF_IMAGES = ("Shape", "Size")
 LARGEST_SIDE = 8192  # pixels of an input
 DTYPES = {number: name.lower() for name, number in TensorProto.DataType.items()}
 
@@ -54,8 +56,7 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ValueError: names what the file takes instead.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [each for each in model.graph.input if each.name not in weights]
+    inputs = _inputs(model)
     kinds = [each.type.tensor_type for each in inputs]
     shapes = [[axis.dim_value or axis.dim_param or "?" for axis in kind.shape.dim] for kind in kinds]
     types = [DTYPES.get(kind.elem_type, f"type {kind.elem_type}") for kind in kinds]
@@ -70,6 +71,44 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
         raise ValueError(f"{path}: takes {found}; {wanted}")
     if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in sides):
         raise ValueError(f"{path}: takes {found}; {wanted}, of at most {LARGEST_SIDE} pixels a side")
+
+
+def fixed_hw(model: onnx.ModelProto) -> tuple[int, int] | None:
+    """The height and width that the file of `require_image_input` fixes, or None where they are dynamic."""
+    _, _, height, width = (axis.dim_value for axis in _image_axes(model))
+    return (height, width) if height and width else None
+
+
+def free_sizes(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, int]:
+    """What the named dynamic sizes of the image input are where an input of this shape is given: {"batch": 1}."""
+    return {axis.dim_param: size for axis, size in zip(_image_axes(model), shape, strict=True) if axis.dim_param}
+
+
+def _image_axes(model: onnx.ModelProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
+    return _inputs(model)[0].type.tensor_type.shape.dim
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What has to be given; old files list their weights among the inputs."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [each for each in model.graph.input if each.name not in weights]
+
+
+def shape_nodes(model: onnx.ModelProto) -> set[str]:
+    """The names of the nodes that compute shapes: Shape and Size, and what is made of their results and constants.
+
+    They are a few whole numbers, which runtimes keep on the CPU whatever computes the images.
+    """
+    constants, shapes, names = {"", *(tensor.name for tensor in model.graph.initializer)}, set(), set()
+    for node in model.graph.node:  # in the order of computation
+        if any(attribute.type in GRAPHS for attribute in node.attribute):
+            continue  # may take any value of this graph without naming it
+        if constants.issuperset(node.input):
+            constants.update(node.output)
+        elif node.op_type in SHAPES_OF_IMAGES or (constants | shapes).issuperset(node.input):
+            shapes.update(node.output)
+            names.add(node.name)
+    return names - {""}
 
 
 def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
@@ -102,7 +141,7 @@ def _tensors_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
         elif attribute.type in (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-        elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        elif attribute.type in GRAPHS:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _tensors_of_graph(graph)
 

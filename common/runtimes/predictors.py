@@ -2,14 +2,17 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from common.runtimes.int8_kernels import sums_saturate
+from common.runtimes.onnx_files import SHAPES_OF_IMAGES, free_sizes, read_graph, shape_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -55,28 +58,35 @@ class TorchPredictor:
 
 
 class OnnxPredictor:
-    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, for every node.
+    """An ONNX file in ONNX Runtime. One session, built once; the provider is the one asked for, for every node that
+    computes with images.
 
     Args:
         provider: one of PROVIDERS.
+        shape: of all inputs to come, (N, C, H, W), where a provider other than the CPU's is to know it beforehand.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no ONNX model, or the provider is not there or does not take all of it.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str = CPU):
+    def __init__(self, path: Path, threads: int, provider: str = CPU, shape: Sequence[int] | None = None):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ONNX file")
         require_provider(provider)
         try:
-            self.session = _open_session(path, threads, PROVIDERS[provider])
+            self.session = _cpu_session(path, threads) if provider == CPU else _session(path, threads, provider, shape)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: ONNX Runtime cannot load it for {provider} ({reason})") from error
         self.provider = self.session.get_providers()[0]
         if self.provider != PROVIDERS[provider]:  # it does so when a library of the provider is missing
             raise ValueError(f"{path}: ONNX Runtime fell back from {provider} to {self.provider}")
+        if left := [] if provider == CPU else nodes_left_to_cpu(self.session, read_graph(path)):
+            raise ValueError(
+                f"{path}: ONNX Runtime leaves {len(left)} nodes to the CPU that {provider} does not take, the first is "
+                f"{left[0]}; its times would be of both"
+            )
         self.input_name = self.session.get_inputs()[0].name
         outputs = self.session.get_outputs()
         self.path, self.output_names = path, [output.name for output in outputs]
@@ -94,12 +104,6 @@ class OnnxPredictor:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{self.path}: ONNX Runtime fails on images {tuple(images.shape)} ({reason})") from error
         return [torch.from_numpy(array) for array in arrays]
-
-    @property
-    def input_hw(self) -> tuple[int, int] | None:
-        """The height and width that the file fixes, or None where they are dynamic."""
-        _, _, height, width = self.session.get_inputs()[0].shape
-        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def require_class_map(logits: Tensor, classes: int, hw: tuple[int, int], label: str) -> None:
@@ -122,23 +126,42 @@ def require_provider(provider: str) -> None:
         )
 
 
-def _open_session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
+def nodes_left_to_cpu(session: ort.InferenceSession, model: onnx.ModelProto) -> list[str]:
+    """The nodes of a session of `_session` that compute with images and are not its provider's, as "operator name".
+
+    ONNX Runtime keeps nodes that compute shapes on the CPU by itself; they cost nothing and do not count.
+    """
+    computed, shapes = session.get_provider_graph_assignment_info(), shape_nodes(model)
+    left = [node for part in computed if part.ep_name == PROVIDERS[CPU] for node in part.get_nodes()]
+    return [
+        f"{node.op_type} {node.name}"
+        for node in left
+        if node.op_type not in SHAPES_OF_IMAGES and node.name not in shapes
+    ]
+
+
+def _session(path: Path, threads: int, provider: str, shape: Sequence[int] | None) -> ort.InferenceSession:
+    """A session on another provider than the CPU's. With the shape of its inputs there is none to compute."""
+    options = session_options(threads, exact_int8=False)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for name, size in free_sizes(read_graph(path), shape).items() if shape else ():
+        options.add_free_dimension_override_by_name(name, size)
+    return ort.InferenceSession(path, options, providers=[PROVIDERS[provider]])
+
+
+def _cpu_session(path: Path, threads: int) -> ort.InferenceSession:
     """A session with exact INT8: where the default kernels saturate sums at 16 bits, with the slower ones that do not.
 
     ONNX Runtime 1.32 fails to prepare some files for those (AutoSpeed in INT8), which run on the default kernels, with
     a warning.
     """
-    if provider != PROVIDERS[CPU]:
-        options = session_options(threads, exact_int8=False)
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return ort.InferenceSession(path, options, providers=[provider])
     try:
-        return ort.InferenceSession(path, session_options(threads, sums_saturate()), providers=[provider])
+        return ort.InferenceSession(path, session_options(threads, sums_saturate()), providers=[PROVIDERS[CPU]])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
         if EXACT_INT8_FAILURE not in str(error):
             raise
         logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate", path)
-    return ort.InferenceSession(path, session_options(threads, exact_int8=False), providers=[provider])
+    return ort.InferenceSession(path, session_options(threads, exact_int8=False), providers=[PROVIDERS[CPU]])
 
 
 def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
