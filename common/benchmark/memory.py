@@ -75,7 +75,7 @@ def _measure(
     for _ in range(runs - 1):
         predict(images)
     peak = max(_peak_rss(), before)
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
     return PeakMemory(peak, peak - before, device or None, load_seconds, first_seconds)
 
 

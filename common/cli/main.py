@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType
 
 import cv2
@@ -18,6 +19,7 @@ import torch
 
 from common.system.arithmetic import use_full_float32
 from common.system.failures import explain
+from common.system.gpus import gpus_hidden
 from common.system.signals import EXIT_CODES
 from common.training.precision import set_precision
 
@@ -33,10 +35,10 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ValueError: `cuda` was asked for and is not there; nothing falls back in silence.
     """
-    available = torch.cuda.is_available()
+    available = name != "cpu" and torch.cuda.is_available()  # asked for the CPU, a GPU is not even looked for
     if name == "cuda" and not available:
         raise ValueError("--device cuda: PyTorch finds no CUDA device on this machine; use --device cpu or auto")
-    device = torch.device("cuda" if available and name != "cpu" else "cpu")
+    device = torch.device("cuda" if available else "cpu")
     set_precision("fp32", device)  # PyTorch's own default for convolutions on CUDA is TF32
     return device
 
@@ -91,7 +93,8 @@ def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
         use_full_float32()
         torch.set_num_threads(args.threads)
         cv2.setNumThreads(args.threads)
-        main(args)
+        with gpus_hidden() if args.device == "cpu" else nullcontext():
+            main(args)
         _flush()
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED, args.debug)

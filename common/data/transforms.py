@@ -59,10 +59,10 @@ def augmentation(strength: float) -> v2.Transform:
 def augment(rgb: np.ndarray, ids: np.ndarray, transform: v2.Transform, seed: int) -> tuple[Tensor, Tensor]:
     """Apply `transform` with random numbers of its own: uint8 (H, W, 3) and (H, W) -> uint8 (3, H, W) and (H, W).
 
-    The draw depends on `seed` alone, and PyTorch's global random state is left as it was.
+    The draw depends on `seed` alone, and PyTorch's global random state, on the CPU and on GPUs, is left as it was.
     """
     image = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
     mask = tv_tensors.Mask(torch.from_numpy(ids))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too, whose dropout repeats
         return transform(image, mask)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from common.system.processors import processor_name, usable_processors
 
+GPUS = Path("/proc/driver/nvidia/gpus")  # a folder of each, with what the driver says of it
 PACKAGES = (
     "torch",
     "torchvision",
@@ -44,11 +46,23 @@ def environment() -> dict[str, object]:
         "usable_processors": usable_processors(),
         "governor": _governor(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": _gpu(),
         "system": platform.platform(),
         "commit": _commit(),
         "versions": versions(),
     }
+
+
+def _gpu() -> str | None:
+    """The GPU that PyTorch computes on; where it does not, the first that the driver lists (Linux).
+
+    PyTorch would not tell the name without taking hold of the GPU, which a run on the CPU has no business with.
+    """
+    if torch.cuda.is_initialized():
+        return torch.cuda.get_device_name()
+    listed = sorted(GPUS.glob("*/information"))
+    found = re.search(r"^Model:\s*(.+?)\s*$", listed[0].read_text(), re.MULTILINE) if listed else None
+    return found[1] if found else None
 
 
 def _governor() -> str | None:

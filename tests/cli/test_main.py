@@ -45,6 +45,20 @@ def test_every_script_computes_in_full_float32(tf32_as_before, monkeypatch):
     assert seen == [False, False]
 
 
+def test_a_gpu_is_not_looked_for_where_the_cpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("looked for a GPU"))
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_pytorch_finds_no_gpu_while_a_script_computes_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = []
+    for device in ("cpu", "auto"):
+        monkeypatch.setattr("sys.argv", ["script.py", "--device", device])
+        run(lambda args: found.append(torch.cuda.is_available()), make_parser("A script.", "python script.py"))
+    assert found == [False, True]
+
+
 def run_with(error, monkeypatch, *flags):
     def main(args):
         if error:

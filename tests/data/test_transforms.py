@@ -154,3 +154,14 @@ def test_a_draw_depends_on_its_seed_alone():
     for pair in zip(first, second, strict=True):
         assert all(torch.equal(left, right) for left, right in zip(*pair, strict=True))
     assert len({image.as_subclass(Tensor).sum().item() for image, _ in first}) == 8
+
+
+def test_a_draw_seeds_no_gpu(monkeypatch):
+    """Without workers it happens in the process that trains: the GPU's dropout would repeat from sample to sample."""
+
+    def seeded(seed):
+        raise AssertionError(f"the GPUs were seeded with {seed}")
+
+    for backend in (torch.cuda, torch.mps, torch.xpu):
+        monkeypatch.setattr(backend, "manual_seed" if backend is torch.mps else "manual_seed_all", seeded)
+    draws(1.0, count=2)
