@@ -24,7 +24,7 @@ from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder, save_trainee, scores_of
-from common.training.settings import RECIPES, QatRunSettings, QatSettings
+from common.training.settings import RECIPES, QatRunSettings, QatSettings, images_at_a_time
 from models import check_input_hw, find_network
 
 logger = logging.getLogger(__name__)
@@ -91,12 +91,10 @@ def main(args: argparse.Namespace) -> None:
         teacher=load_network(NETWORK, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
         distill=qat.distill,
     )
-    fit(trainee, folder, training, validation, settings, device, resumed)
+    settings = fit(trainee, folder, training, validation, settings, device, resumed)
 
-    batch_size, seed = settings.training.batch_size, settings.training.seed
-    images = calibration_batches(
-        training, qat.num_calibration_samples, batch_size, description.input_hw, seed, data.workers
-    )
+    count, batch_size, seed = qat.num_calibration_samples, images_at_a_time(settings), settings.training.seed
+    images = calibration_batches(training, count, batch_size, description.input_hw, seed, data.workers)
     calibrate(prepared, (batch.to(device) for batch in images))
     scores = scores_of(trainee, validation, settings, device)
     if is_writer():

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
     description = Description("Tiny", "fp32", 1.0, tiny.input_hw, CLASSES)
     trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
-    fit(trainee, folder, training, validation, settings, device, checkpoint)
+    settings = fit(trainee, folder, training, validation, settings, device, checkpoint)
     if is_writer():
         save_trainee(folder.path / "final.pth", trainee, {}, settings)
     print(f"done {torch.distributed.is_initialized()}")

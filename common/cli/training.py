@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.cli.flags import add_dataset_arguments
-from common.cli.types import decay, fraction, non_negative_float, non_negative_int, positive_float, positive_int
+from common.cli.types import (
+    decay,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    positive_int_or_auto,
+)
 from common.system.distributed import world_size
 from common.system.settings import from_flat, values_of
 from common.training.precision import PRECISIONS
@@ -29,7 +37,10 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-e", "--epochs", type=positive_int, help="passes over the training images")
     group.add_argument("--batch_size", type=positive_int, help="images of one step, over all processes")
     group.add_argument(
-        "--gradient_accumulation", type=positive_int, help="compute a step in this many parts, to save memory"
+        "--gradient_accumulation",
+        type=positive_int_or_auto,
+        metavar="PARTS",
+        help="compute a step in this many parts, one after the other; auto: as many as memory asks for",
     )
     group.add_argument("--precision", choices=PRECISIONS, help="arithmetic outside fake quantization")
     group.add_argument("--learning_rate", type=positive_float, help="of AdamW")

@@ -21,6 +21,15 @@ def positive_int(text: str) -> int:
     return _checked(int, text, lambda value: 0 < value <= LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")
 
 
+def positive_int_or_auto(text: str) -> int | str:
+    """An argparse type: 1, 2, 3, ... LARGEST_INT, or auto."""
+    if text == "auto":
+        return text
+    return _checked(
+        int, text, lambda value: 0 < value <= LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}, or auto"
+    )
+
+
 def non_negative_int(text: str) -> int:
     """An argparse type: 0, 1, 2, ... LARGEST_INT."""
     return _checked(int, text, lambda value: 0 <= value <= LARGEST_INT, f"a whole number from 0 to {LARGEST_INT}")

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "bad_alloc", "Failed to allocate memory", "Insufficient")
+OUT_OF_MEMORY = (
+    *("DefaultCPUAllocator", "bad_alloc", "Failed to allocate memory", "Insufficient"),
+    *("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+NO_PRIMITIVE = "could not create a primitive"  # oneDNN, where it gets no memory for its code
+NO_THREAD = ("Resource temporarily unavailable", "can't start new thread")  # C++ and Python, no memory for its stack
 LOST_GPU = ("CUDA error", "CUDA driver error", "device-side assert", "NCCL error", "GPU is lost", "cuDNN error")
 LOST_WORKER = ("DataLoader worker", "terminated abruptly")
 IN_WORKER = "Original Traceback (most recent call last)"
@@ -43,7 +48,9 @@ def _message(error: BaseException, flags: Mapping[str, Any]) -> str:
     text = str(error)
     if IN_WORKER in text:  # PyTorch hands over a worker's error with its traceback; its last line is the error
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or _has(error, OUT_OF_MEMORY):
+    elif text in NO_THREAD:
+        return f"out of memory, or of threads (ulimit -v, -u),{_smaller(flags)}"
+    elif is_out_of_memory(error):
         return f"out of memory{_smaller(flags)}"
     elif _has(error, LOST_WORKER):
         return (
@@ -61,6 +68,12 @@ def _message(error: BaseException, flags: Mapping[str, Any]) -> str:
     return f"{type(error).__name__}: {text.partition(chr(10))[0]} (add --debug for the traceback)"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, on the CPU or a device."""
+    refused = isinstance(error, MemoryError | torch.OutOfMemoryError) or _has(error, OUT_OF_MEMORY)
+    return refused or (isinstance(error, RuntimeError) and str(error) in (NO_PRIMITIVE, *NO_THREAD))
+
+
 def _has(error: BaseException, texts: tuple[str, ...]) -> bool:
     return isinstance(error, Exception) and any(text in str(error) for text in texts) and not isinstance(error, OSError)
 
@@ -71,6 +84,8 @@ def _smaller(flags: Mapping[str, Any]) -> str:
     if not isinstance(batch, int):
         return "; give a smaller input size, or close other programs"
     parts = flags.get("gradient_accumulation", 1)
+    if not isinstance(parts, int):  # auto: the steps were divided as far as it goes
+        return f" with the smallest parts; try a smaller --input_hw, or close other programs{_go_on(flags)}"
     if batch // parts > 1:
         more = 2 * parts
         return (

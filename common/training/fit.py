@@ -24,13 +24,20 @@ from common.system.environment import versions
 from common.system.files import remove_leftovers, require_writable
 from common.system.lock import hold_folder
 from common.system.settings import flat
-from common.system.signals import EXIT_CODES, StopRequest
+from common.system.signals import EXIT_CODES
+from common.training.accumulation import Accumulation
+from common.training.average import WeightAverage
 from common.training.loop import Learner, Moment, make_optimizer, train
 from common.training.monitor import Monitor, entry
 from common.training.precision import keep_fake_quantization_in_float32, set_precision
-from common.training.resume import CheckpointFolder, fixed_settings, restore_training_state, training_state
-from common.training.schedule import WeightAverage
-from common.training.settings import RunSettings
+from common.training.resume import (
+    CheckpointFolder,
+    fixed_settings,
+    restore_training_state,
+    stored_parts,
+    training_state,
+)
+from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
 from common.training.steps import Position
 from common.training.validation import Scores, validate
 
@@ -77,52 +84,72 @@ def fit(
     settings: RunSettings,
     device: torch.device,
     resumed: Checkpoint | None = None,
-) -> None:
+) -> RunSettings:
     """Train to the end, from the start or from where `resumed` stands; the model then has its final weights.
 
-    `trainee.model` is on `device`, and has the weights of `resumed`.
+    `trainee.model` is on `device`, and has the weights of `resumed`. Returns the settings, with the number of parts in
+    which steps were computed where they left it open.
 
     Raises:
         SystemExit: a signal stopped the run; its checkpoint is written, the code says which signal it was.
         ValueError: the loss is no longer a number, or `resumed` is of another run.
     """
-    model, input_hw, recipe = trainee.model, trainee.description.input_hw, settings.training
+    accumulation = Accumulation.by(settings.training.gradient_accumulation, stored_parts(resumed) if resumed else None)
+    settings = with_parts(settings, accumulation)
+    recipe, data, input_hw = settings.training, settings.data, trainee.description.input_hw
     set_precision(recipe.precision, device)
-    keep_fake_quantization_in_float32(model)
-    make_equal(model)
-    optimizer = make_optimizer(model, recipe)
-    average = WeightAverage(model, recipe.ema) if recipe.ema else None
+    learner = make_learner(trainee, recipe, accumulation)
     fixed = fixed_settings(settings, training, input_hw)
     start, history = Position(), []
     if resumed:
-        start, history = restore_training_state(resumed, optimizer, average, fixed)
+        start, history = restore_training_state(resumed, learner.optimizer, learner.average, fixed, device)
     else:
         torch.manual_seed(recipe.seed + rank())  # dropout differs between the ranks
-    if settings.data.cache_dir:
-        open_cache(settings.data.cache_dir)
-    load = sample_loader(settings.data.cache_dir, reduced=settings.data.reduced_decode)
+    if data.cache_dir:
+        open_cache(data.cache_dir)
+    load = sample_loader(data.cache_dir, reduced=data.reduced_decode)
     dataset = AugmentedDataset(training, input_hw, recipe.augmentation, recipe.seed, load)
-    keeper = Keeper(trainee, folder, validation, settings, device, average, _monitor(settings, folder, start))
-    with StopRequest().listening() as stop:
-        learner = Learner(
-            model, optimizer, trainee.train_mode, trainee.teacher, trainee.distill, average=average, stop=stop
-        )
-        state_at = partial(training_state, optimizer, average, fixed)
-        interval, workers = settings.records.checkpoint_interval, settings.data.workers
+    monitor = _monitor(settings, folder, start)
+    keeper = Keeper(trainee, learner, folder, validation, settings, fixed, device, monitor, history)
+    interval, workers = settings.records.checkpoint_interval, data.workers
+    with learner.stop.listening():
         try:
             for moment in train(learner, dataset, recipe, device, start, checkpoint_interval=interval, workers=workers):
-                keeper.keep(moment, history, state_at, stop)
+                keeper.keep(moment)
         except FloatingPointError as error:
             raise ValueError(f"{error}; {_how_to_go_on(folder)}") from error
-    if average:
-        average.apply()
+    if learner.average:
+        learner.average.apply_for_good()
+    return with_parts(settings, accumulation)
+
+
+def make_learner(trainee: Trainee, recipe: TrainingSettings, accumulation: Accumulation) -> Learner:
+    """The trainee with its optimizer, the average of its weights where one is kept, and nothing to stop it yet."""
+    keep_fake_quantization_in_float32(trainee.model)
+    make_equal(trainee.model)
+    return Learner(
+        trainee.model,
+        make_optimizer(trainee.model, recipe),
+        trainee.train_mode,
+        teacher=trainee.teacher,
+        distill=trainee.distill,
+        average=WeightAverage(trainee.model, recipe.ema) if recipe.ema else None,
+        accumulation=accumulation,
+    )
+
+
+def with_parts(settings: RunSettings, accumulation: Accumulation) -> RunSettings:
+    """The settings with the number of parts in which steps are computed, once it is known."""
+    if accumulation.parts is None:
+        return settings
+    return replace(settings, training=replace(settings.training, gradient_accumulation=accumulation.parts))
 
 
 def _monitor(settings: RunSettings, folder: CheckpointFolder, start: Position) -> Monitor:
+    """Every process has one, and one of them writes."""
     records = settings.records
-    return Monitor(
-        folder.path, pictures=records.validation_pictures, tensorboard=records.tensorboard, start_step=start.step
-    )
+    tensorboard = records.tensorboard and is_writer()
+    return Monitor(folder.path, pictures=records.validation_pictures, tensorboard=tensorboard, start_step=start.step)
 
 
 def _how_to_go_on(folder: CheckpointFolder) -> str:
@@ -136,14 +163,16 @@ class Keeper:
     """Scores and saves a trainee at its moments."""
 
     trainee: Trainee
+    learner: Learner
     folder: CheckpointFolder
     validation: Sequence[Sample]
     settings: RunSettings
+    fixed: dict[str, Any]  # see `fixed_settings`
     device: torch.device
-    average: WeightAverage | None
     monitor: Monitor
+    history: list[dict[str, Any]]
 
-    def keep(self, moment: Moment, history: list, state_at: Callable[..., dict], stop: StopRequest) -> None:
+    def keep(self, moment: Moment) -> None:
         """Score, write down, save; after a signal only save, and leave (SystemExit).
 
         The best weights come before the checkpoint: a run that is killed between the two makes both again.
@@ -151,37 +180,40 @@ class Keeper:
         Raises:
             FloatingPointError: a weight is no number; nothing is written.
         """
-        synchronise(self.trainee.model)
-        require_finite_weights(self.trainee.model, moment.position.step)
-        scores = None if moment.stopped else self.score(moment, history, stop)
+        learner, settings = self.learner, with_parts(self.settings, self.learner.accumulation)
+        for module in filter(None, (learner.model, learner.average)):
+            synchronise(module)
+        require_finite_weights(learner.model, moment.position.step)
+        scores = None if moment.stopped else self.score(moment, settings)
         position = moment.position.scored() if scores else moment.position
-        state = state_at(position, history)
+        fixed = {**self.fixed, "gradient_accumulation": settings.training.gradient_accumulation}
+        state = training_state(learner.optimizer, learner.average, fixed, position, self.history, self.device)
         path = self.folder.name_of(position)
         if is_writer():
-            save_trainee(path, self.trainee, scores or {}, self.settings, state)
-            self.folder.keep_last(self.settings.records.keep_checkpoints)
+            save_trainee(path, self.trainee, scores or {}, settings, state)
+            self.folder.keep_last(settings.records.keep_checkpoints)
         if not scores:
             logger.info("stopped after step %d, wrote %s; go on with --resume auto", position.step, path)
-            sys.exit(EXIT_CODES[stop.signal or signal.SIGTERM])
+            sys.exit(EXIT_CODES[learner.stop.signal or signal.SIGTERM])
 
-    def score(self, moment: Moment, history: list, stop: StopRequest) -> Scores | None:
+    def score(self, moment: Moment, settings: RunSettings) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
-        model, input_hw = self.trainee.model, self.trainee.description.input_hw
-        with self.average.applied() if self.average else nullcontext():
+        model, input_hw, average = self.learner.model, self.trainee.description.input_hw, self.learner.average
+        with average.applied() if average else nullcontext():
             self.trainee.eval_mode()
-            work = partial(scores_of, self.trainee, self.validation, self.settings, self.device)
+            work = partial(scores_of, self.trainee, self.validation, settings, self.device)
             scores = (
-                stop.unless_stopped(work) if world_size() == 1 else work()
+                self.learner.stop.unless_stopped(work) if world_size() == 1 else work()
             )  # the ranks score together or not at all
             if scores is None:
                 return None
-            history.append(entry(moment, scores))
+            self.history.append(entry(moment, scores))
             if is_writer():
-                self.monitor.record(history, moment, scores)
+                self.monitor.record(self.history, moment, scores)
                 predict = TorchPredictor(model, self.device)
                 self.monitor.draw(predict, self.validation, input_hw, moment.position.step)
-                if history[-1]["miou"] >= max(past["miou"] for past in history):
-                    save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, self.settings)
+                if self.history[-1]["miou"] >= max(past["miou"] for past in self.history):
+                    save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, settings)
         return scores
 
 
@@ -192,7 +224,7 @@ def scores_of(trainee: Trainee, samples: Sequence[Sample], settings: RunSettings
         device,
         samples,
         trainee.description.input_hw,
-        batch_size=settings.training.batch_size,
+        batch_size=images_at_a_time(settings),
         workers=settings.data.workers,
         load=sample_loader(settings.data.cache_dir),
     )

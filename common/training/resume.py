@@ -17,14 +17,14 @@ from common.system.archives import is_intact
 from common.system.distributed import gathered, rank, world_size
 from common.system.failures import one_line
 from common.system.files import sha256
+from common.system.random_state import random_state, set_random_state
 from common.system.settings import flat
-from common.training.schedule import WeightAverage
-from common.training.settings import RunSettings
+from common.training.average import WeightAverage
+from common.training.settings import AUTO, RunSettings
 from common.training.steps import Position
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # of a training state taken apart
 
 # settings that must not change in a resumed run, because its remaining steps would not be those of the unbroken one
@@ -131,14 +131,18 @@ def training_state(
     fixed: dict[str, Any],
     position: Position,
     history: list[dict[str, Any]],
+    device: torch.device,
 ) -> dict[str, Any]:
-    """What a checkpoint keeps beside the weights. Every rank has to take part, for its random state."""
+    """What a checkpoint keeps beside the weights. Every rank has to take part, for its random state.
+
+    Dropout is the only one that draws from the global state; the data's random numbers follow from the seed.
+    """
     return {
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict() if average else None,
         "position": asdict(position),
         "history": list(history),
-        "random": gathered(_random_state()),
+        "random": gathered(random_state(device)),
         "fixed": fixed,
     }
 
@@ -148,6 +152,7 @@ def restore_training_state(
     optimizer: Optimizer,
     average: WeightAverage | None,
     fixed: dict[str, Any],
+    device: torch.device,
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there.
 
@@ -170,7 +175,7 @@ def restore_training_state(
     if changed:
         raise ValueError(f"--resume {path}: this would be another run: {'; '.join(changed)}")
     try:
-        return _restore(state, optimizer, average)
+        return _restore(state, optimizer, average, device)
     except DAMAGED as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise ValueError(f"{damaged} ({reason:.120}); resume from an earlier checkpoint") from error
@@ -184,7 +189,7 @@ def _fixed_before(checkpoint: Checkpoint, stored: dict[str, Any], fixed: dict[st
 
 
 def _restore(
-    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None
+    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None, device: torch.device
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Raises one of DAMAGED where an entry is not what `training_state` writes."""
     position, history, random = Position(**state["position"]), list(state["history"]), state["random"]
@@ -201,7 +206,7 @@ def _restore(
     if average:
         average.load_state_dict(state["average"])
     if len(random) == world_size():
-        _set_random_state(random[rank()])
+        set_random_state(random[rank()], device)
     else:
         logger.warning("the run had %d processes, now %d: dropout differs", len(random), world_size())
     return position, history
@@ -212,13 +217,8 @@ def missing_entries(state: dict[str, Any]) -> set[str]:
     return {"optimizer", "average", "position", "history", "random", "fixed"} - state.keys()
 
 
-def _random_state() -> dict[str, Any]:
-    """Dropout is the only one that draws from the global state; the data's random numbers follow from the seed."""
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state["cuda"])
+def stored_parts(checkpoint: Checkpoint) -> int | None:
+    """In how many parts the steps of a checkpoint's run are computed; None where it does not say."""
+    fixed = checkpoint.training.get("fixed") if isinstance(checkpoint.training, dict) else None
+    parts = fixed.get("gradient_accumulation") if isinstance(fixed, dict) else None
+    return parts if type(parts) is int and parts > 0 else None

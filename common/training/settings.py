@@ -8,13 +8,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.data.bad_samples import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
 
+AUTO = "auto"
 SCHEDULES = ("constant", "cosine")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
 PLACES = ("model_save_root_path", "root")  # the flags that the script asks for
@@ -67,7 +68,7 @@ class TrainingSettings:
 
     epochs: int = 5  # passes over the training images; the original's
     batch_size: int = 32  # images of an optimizer step, over all processes; the original's
-    gradient_accumulation: int = 1  # parts of a step, computed one after another
+    gradient_accumulation: int | Literal["auto"] = AUTO  # parts of a step, one after another; auto: by memory
     precision: str = "fp32"  # one of PRECISIONS: arithmetic outside fake quantization
     learning_rate: float = 1e-5  # of AdamW, at its highest; the original's
     weight_decay: float = 1e-5  # of AdamW; the original's
@@ -80,8 +81,10 @@ class TrainingSettings:
     seed: int = 0  # of every random choice
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        parts = self.gradient_accumulation
+        _require(isinstance(parts, str) or parts > 0, "gradient_accumulation", parts, f"1 or more, or {AUTO}")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES))
         _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
@@ -182,12 +185,15 @@ def observed_images(stored: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: a stored setting that no run can have.
     """
-    if "batch_size" not in stored:
-        return None
-    training, machine = from_flat(TrainingSettings, stored), from_flat(MachineSettings, stored)
-    return images_of_a_part(training.batch_size, machine.processes, training.gradient_accumulation)
+    return images_at_a_time(from_flat(RunSettings, stored)) if "batch_size" in stored else None
 
 
-def images_of_a_part(count: int, processes: int, parts: int) -> int:
-    """How many of a step's images are computed at a time: processes share them, and divide their shares into parts."""
-    return -(-count // (processes * parts))
+def images_at_a_time(settings: RunSettings) -> int:
+    """Images that are computed together: processes share those of a step, and divide their shares into parts.
+
+    Where the number of parts is not chosen yet, it counts as one.
+    """
+    training, processes = settings.training, settings.machine.processes
+    parts = 1 if isinstance(training.gradient_accumulation, str) else training.gradient_accumulation
+    images = min(training.batch_size, training.samples_per_epoch or training.batch_size)
+    return -(-images // (processes * parts))

@@ -108,18 +108,19 @@ class LoadedSteps:
     """
 
     def __init__(self, dataset: Dataset, plan: Plan, start: Position, workers: int, device: torch.device):
+        prefetched = max(2, PREFETCHED_IMAGES // plan.batch_size) if workers else None
         loader = DataLoader(
             dataset,
             batch_sampler=(share(step.draws) for step in plan.steps(start)),
             num_workers=workers,
-            prefetch_factor=max(2, PREFETCHED_IMAGES // plan.batch_size) if workers else None,
+            prefetch_factor=prefetched,
             worker_init_fn=worker_init,
             generator=torch.Generator().manual_seed(plan.seed),  # a loader must not draw from the global random state
             pin_memory=device.type == "cuda",
         )
         self.seconds = 0.0  # spent waiting for images
+        self.batches_ahead = workers * (prefetched or 0)  # that wait in memory
         self._steps = zip(plan.steps(start), loader, strict=True)
-        self._loader = loader
 
     def __iter__(self) -> "LoadedSteps":
         return self

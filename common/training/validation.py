@@ -11,6 +11,7 @@ from common.data.labels import CLASSES
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import Evaluation, evaluate_datasets, together
 from common.scoring.metrics import IoUMeter
+from common.system.allocator import give_freed_memory_back
 from common.system.distributed import rank, summed, world_size
 
 Scores = dict[str, dict[str, Any]]
@@ -31,6 +32,8 @@ def validate(
 
     Every rank has to take part, and gets the scores over all images. Batches are of at most VALIDATION_BATCH images.
     """
+    if workers:
+        give_freed_memory_back()
     predict = TorchPredictor(model, device)
     own = samples[rank() :: world_size()]
     evaluations = evaluate_datasets(

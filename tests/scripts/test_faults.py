@@ -27,6 +27,7 @@ from tests.command_lines import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = dict(batch_size=32, gradient_accumulation=2, resume=None)
+AUTO = dict(batch_size=32, gradient_accumulation="auto", resume=None)
 NO_FLAGS = dict()
 
 
@@ -53,6 +54,10 @@ LINES = {
     "CUDA memory": (OutOfMemory("CUDA out of memory. Tried 2 GiB"), RUN, "--batch_size 16.*--resume auto"),
     "NumPy's memory": (MemoryError("Unable to allocate 3 GiB"), NO_FLAGS, "out of memory; give a smaller input size"),
     "one image a part": (MemoryError(), SINGLE, "one image at a time.*--input_hw"),
+    "auto": (MemoryError(), AUTO, "out of memory with the smallest parts; try a smaller --input_hw.*--resume auto"),
+    "oneDNN's memory": (RuntimeError("could not create a primitive"), RUN, "^out of memory"),
+    "another oneDNN error": (RuntimeError("could not create a primitive descriptor"), RUN, "^RuntimeError: could"),
+    "no thread": (RuntimeError("can't start new thread"), RUN, "^out of memory, or of threads .*_accumulation 4"),
     "a worker killed": (RuntimeError("DataLoader worker (pid(s) 4) exited"), RUN, "worker died.*fewer --workers"),
     "a lost GPU": (RuntimeError("CUDA error: launch\nmore"), RUN, r"the GPU failed \(CUDA error: launch\)"),
     "full disk": (of_the_system(errno.ENOSPC), RUN, "a.pth: No space left on device; free"),

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,8 @@ HW = "64,128"
 
 def run(*arguments, check=True):
     command = [sys.executable, *map(str, arguments), "--threads", "1"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if check:
         assert process.returncode == 0, process.stderr
     return process
@@ -159,6 +162,20 @@ def test_a_resumed_quantization_ends_as_the_unbroken_one(qat, data, tmp_path, ch
     for key in expected:
         assert torch.equal(expected[key], actual[key]), key
     assert (tmp_path / "history.json").read_text() == (qat / "history.json").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits an address space")
+def test_the_default_command_ends_well_where_a_whole_step_does_not_fit(fp32, data, tmp_path):
+    """1.65 GB above the libraries: a step of 32 images of 64x128 takes more, one in parts less."""
+    command = ["tests/limited_run.py", 1650, "quantize_model_sceneseg", "-r", data, "--datasets", "Town", "Country"]
+    command += ["-fp32", fp32 / "best_model.pth", "-e", 1, "--num_calibration_samples", 2, "--num_val_samples", 1]
+    process = run(*command, "-s", tmp_path / "whole", "--gradient_accumulation", 1, check=False)
+    assert process.returncode == 1
+    assert re.search(r"error: out of memory.* with --batch_size 32 in 1 part\(s\)", process.stderr), process.stderr
+    process = run(*command, "-s", tmp_path / "parts")
+    parts = read_checkpoint(tmp_path / "parts" / "qat_best.pth").description.arguments["gradient_accumulation"]
+    assert parts in (2, 4, 8, 16, 32)
+    assert f"{parts} part" in process.stderr
 
 
 def test_int8_onnx_is_deterministic_and_computes_in_int8(int8_onnx, tmp_path):

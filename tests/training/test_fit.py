@@ -9,8 +9,9 @@ from common.data.datasets import find_samples
 from common.data.labels import CLASSES
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
+from common.training import accumulation
 from common.training.fit import Trainee, fit, open_folder
-from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings
+from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
 from examples.make_scenes import write_dataset
 from tests.tiny_run import make_model
 
@@ -29,7 +30,9 @@ def make_settings(data, folder, records=None, **training):
     return RunSettings(
         records=RecordSettings(folder, **(records or {})),
         data=DataSettings(data, ("Town",), workers=0),
-        training=TrainingSettings(**{"epochs": 2, "batch_size": 6, "learning_rate": 1e-2, **training}),
+        training=TrainingSettings(
+            **{"epochs": 2, "batch_size": 6, "learning_rate": 1e-2, "gradient_accumulation": 2, **training}
+        ),
     )
 
 
@@ -65,3 +68,26 @@ def test_a_run_from_python_keeps_its_settings_and_goes_on(data, tmp_path):
         assert torch.equal(value, resumed.state_dict()[key]), key
     with pytest.raises(ValueError, match="batch_size was 6, is 5"):
         run(make_settings(data, tmp_path, batch_size=5), tmp_path / "checkpoint_epoch_0_step_3.pth")
+
+
+def test_the_number_of_parts_that_memory_asked_for_is_kept_and_gone_on_with(data, tmp_path, monkeypatch):
+    """Whatever is free when the run goes on: with other parts it would be another run."""
+    settings = make_settings(data, tmp_path, gradient_accumulation="auto")
+    monkeypatch.setattr(accumulation, "free_memory", lambda device: 0)
+    model = run(settings)
+    path = tmp_path / "checkpoint_epoch_0_step_3.pth"
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.description.arguments["gradient_accumulation"] == 6  # one image each
+    assert observed_images(checkpoint.description.arguments) == 1
+    monkeypatch.setattr(accumulation, "free_memory", lambda device: 10**12)
+    for again in (settings, make_settings(data, tmp_path, gradient_accumulation=6)):
+        resumed = run(again, path)
+        assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="gradient_accumulation was 6, is 3"):
+        run(make_settings(data, tmp_path, gradient_accumulation=3), path)
+    assert fitted_parts(data, tmp_path / "anew") == 1
+
+
+def fitted_parts(data, folder):
+    run(make_settings(data, folder, gradient_accumulation="auto", epochs=1))
+    return read_checkpoint(folder / "best.pth").description.arguments["gradient_accumulation"]

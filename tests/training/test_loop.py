@@ -10,11 +10,11 @@ from torch import nn
 from common.data.datasets import Sample
 from common.networks.checkpoints import Checkpoint, Description
 from common.system.signals import StopRequest
+from common.training.average import WeightAverage
 from common.training.loop import Learner, make_optimizer, train
 from common.training.losses import distillation, weighted_cross_entropy
 from common.training.precision import keep_fake_quantization_in_float32
 from common.training.resume import fixed_settings, restore_training_state, training_state
-from common.training.schedule import WeightAverage
 from common.training.settings import DataSettings, QatRunSettings, QatSettings, TrainingSettings
 from common.training.steps import Position
 
@@ -152,18 +152,6 @@ def test_a_loss_that_is_no_number_stops_the_run():
         next(moments)
 
 
-def test_averaged_weights_by_hand():
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(layer.weight, 1.0)
-    average = WeightAverage(layer, decay=0.5)
-    for value in (2.0, 3.0):
-        nn.init.constant_(layer.weight, value)
-        average.update()
-    with average.applied():  # decay 1/10, then 2/11: 0.1 * 1 + 0.9 * 2 = 1.9, 2/11 * 1.9 + 9/11 * 3 = 2.8
-        torch.testing.assert_close(layer.weight.item(), 2.8)
-    assert layer.weight.item() == 3.0
-
-
 class Recorder(nn.Module):
     """Stands for a fake quantization: keeps what it is given."""
 
@@ -213,7 +201,9 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
     for number, moment in enumerate(moments_with(learner, settings)):
         if number == stop_at:
             weights = {key: value.clone() for key, value in model.state_dict().items()}
-            state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position.scored(), [])
+            state = training_state(
+                learner.optimizer, learner.average, fixed(settings), moment.position.scored(), [], CPU
+            )
             break
 
     torch.manual_seed(99)
@@ -221,13 +211,13 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
     resumed.load_state_dict(weights)
     learner = make_learner(resumed, settings, average=WeightAverage(resumed, 0.9))
     torch.randn(5)  # the random state of the new process is another one
-    start, _ = restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings))
+    start, _ = restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU)
     for _ in moments_with(learner, settings, start):
         pass
     for key, value in unbroken.items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    for key, value in unbroken_average.averages.items():
-        assert torch.equal(value, learner.average.averages[key]), key
+    for value, same in zip(unbroken_average.averages, learner.average.averages, strict=True):
+        assert torch.equal(value, same)
 
 
 @pytest.fixture
@@ -235,12 +225,12 @@ def run_at_its_first_checkpoint(tmp_path):
     """A function that resumes it with other settings; it ends where the restoring does."""
     optimizer = make_optimizer(make_model(), SETTINGS)
     samples = [Sample("Town", tmp_path / f"{index}.png", tmp_path) for index in range(10)]
-    state = training_state(optimizer, None, fixed(samples=samples), Position(1, 0, 3), [])
+    state = training_state(optimizer, None, fixed(samples=samples), Position(1, 0, 3), [], CPU)
 
     def resume(*, forget=(), arguments=None, samples=samples, **changes):
         kept = {**state, "fixed": {key: value for key, value in state["fixed"].items() if key not in forget}}
         now = fixed(**{"samples": samples, **changes})
-        restore_training_state(checkpoint_with(kept, arguments), optimizer, None, now)
+        restore_training_state(checkpoint_with(kept, arguments), optimizer, None, now, CPU)
 
     return resume
 
@@ -276,7 +266,7 @@ def test_resuming_on_other_images_or_from_weights_alone_is_refused(run_at_its_fi
     with pytest.raises(ValueError, match="input size was 4,6, is 8,8"):
         run_at_its_first_checkpoint(qat=QatSettings(input_hw=(8, 8)))
     with pytest.raises(ValueError, match="no training state"):
-        restore_training_state(checkpoint_with(None), None, None, fixed())
+        restore_training_state(checkpoint_with(None), None, None, fixed(), CPU)
 
 
 def test_what_an_earlier_version_did_not_compare_is_taken_from_its_flags(run_at_its_first_checkpoint):
@@ -294,7 +284,7 @@ def misshapen(state):
 # an entry of a training state: what damages it
 DAMAGES = {
     "optimizer": [lambda entry: "x", lambda entry: {"state": {}, "param_groups": []}, misshapen],
-    "average": [lambda entry: 5, lambda entry: {"updates": 1, "averages": {}}],
+    "average": [lambda entry: 5, lambda entry: {"n_averaged": torch.tensor(1)}],
     "position": [lambda entry: {"epoch": "x"}, lambda entry: {"step": -9}, lambda entry: {"tomorrow": 1}],
     "history": [lambda entry: None, lambda entry: [1, 2]],
     "random": [lambda entry: "abc", lambda entry: [{"cpu": torch.zeros(5, dtype=torch.uint8), "cuda": None}]],
@@ -309,10 +299,10 @@ def test_a_damaged_training_state_is_refused_before_the_first_step(name, number)
     settings, model = replace(SETTINGS, ema=0.9, epochs=1), make_model()
     learner = make_learner(model, settings, average=WeightAverage(model, 0.9))
     *_, moment = moments_with(learner, settings)
-    state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position, [{"miou": 0.5}])
+    state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position, [{"miou": 0.5}], CPU)
 
     def restore(state):
-        restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings))
+        restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU)
 
     restore(copy.deepcopy(state))
     state[name] = DAMAGES[name][number](copy.deepcopy(state[name]))

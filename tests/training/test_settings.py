@@ -8,10 +8,11 @@ import quantize_model_sceneseg
 from common.cli.training import settings_of
 from common.system.settings import flat
 from common.training.settings import (
+    AUTO,
     QatRunSettings,
     RunSettings,
     TrainingSettings,
-    images_of_a_part,
+    images_at_a_time,
     observed_images,
     retraining_command,
 )
@@ -94,7 +95,9 @@ def test_the_images_that_observers_see_at_a_time():
     assert observed_images({}) is None
     assert observed_images({"batch_size": 32}) == 32  # of a checkpoint before there were parts
     assert observed_images({"batch_size": 32, "gradient_accumulation": 4, "processes": 2}) == 4
-    assert [images_of_a_part(8, 1, parts) for parts in (1, 2, 3, 8, 16)] == [8, 4, 3, 1, 1]
+    assert observed_images({"batch_size": 32, "samples_per_epoch": 6}) == 6
+    in_parts = [TrainingSettings(batch_size=8, gradient_accumulation=parts) for parts in (AUTO, 1, 2, 3, 8, 16)]
+    assert [images_at_a_time(RunSettings(training=each)) for each in in_parts] == [8, 8, 4, 3, 1, 1]
 
 
 def test_a_run_needs_no_command_line():
