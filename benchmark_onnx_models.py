@@ -14,12 +14,13 @@ from common.cli.benchmark import (
     leave_by_gate,
     run_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, add_weights_argument, make_parser, sample_source
+from common.cli.flags import add_dataset_arguments, add_name_argument, add_weights_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample
+from common.networks.registry import find_network
 from common.report.show import show
 from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.runtimes.predictors import CPU, PROVIDERS
@@ -33,6 +34,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
+    add_name_argument(parser, default="SceneSeg")
     parser.add_argument("--pytorch_model_path", type=Path, metavar="CKPT", help="FP32 weights (.pth, .safetensors)")
     parser.add_argument("--fp32_model_path", type=Path, metavar="ONNX", help="FP32 ONNX file")
     parser.add_argument("--int8_model_path", type=Path, metavar="ONNX", help="INT8 ONNX file")
@@ -86,22 +88,24 @@ def main(args: argparse.Namespace) -> None:
         get_args_parser().error(f"argument --show: makes no benchmark to check; leave --{unused[0]} out")
     seed_everything(args.seed)
     keep_to_processors(settings)
-    options = OpenOptions(
-        resolve_device(args.device), args.threads, args.pytorch_target_hw, args.onnx_target_hw, weights=args.weights
-    )
+    name, network = find_network(args.name)
+    device, sizes = resolve_device(args.device), (args.pytorch_target_hw, args.onnx_target_hw)
+    options = OpenOptions(device, args.threads, name, *sizes, weights=args.weights)
     candidates = open_candidates(named_models(args), options, args.providers)
     gate = open_gate(limits, list(candidates))
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
-        written = show(args.show, candidates, args.threads, folder, args.image_bits)
+        written = show(args.show, candidates, network, args.threads, folder, args.image_bits)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
     bad: list[BadSample] = []
-    found = usable_samples(sample_source(args, args.dataset_root), "val", bad)
+    found = usable_samples(sample_source(args, network, args.dataset_root), "val", bad)
     samples = spread(found, args.num_samples_per_dataset)
     gate.require_calls(len(samples), args.timed_runs)
     folder, title = new_folder(folder), "Comparison of models"
-    document = run_benchmark(args, folder, title, candidates, samples, gate, bad=bad, save_outputs=args.save_outputs)
+    document = run_benchmark(
+        args, folder, title, candidates, samples, network, gate, bad=bad, save_outputs=args.save_outputs
+    )
     leave_by_gate(document)
 
 

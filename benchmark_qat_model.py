@@ -18,15 +18,18 @@ from common.cli.benchmark import (
     leave_by_gate,
     run_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, add_weights_argument, make_parser, sample_source
+from common.cli.flags import add_dataset_arguments, add_name_argument, add_weights_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
-from common.data.datasets import SceneSegDataset, evenly_spaced, spread
+from common.data.classes import classes_of
+from common.data.datasets import SampleDataset, evenly_spaced, spread
 from common.data.pairs import BadSample
+from common.data.transforms import ImageFormat
 from common.export.conversion import ExportOptions
 from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
 from common.networks.checkpoints import require_choice
+from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.scoring.evaluate import calibration_batches
@@ -47,6 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
+    add_name_argument(parser, default="SceneSeg")
     parser.add_argument(
         "--qat_checkpoint_path",
         required=True,
@@ -98,13 +102,14 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     keep_to_processors(settings)
     device = resolve_device(args.device)
-    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, device)
+    name, network = find_network(args.name)
+    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device)
     require_choice(checkpoint, args.weights)
     untrained = None
     if args.compare_ptq:
-        untrained = open_untrained(description, args.compare_ptq, args.weights, args.num_calibration_samples)
+        untrained = open_untrained(name, description, args.compare_ptq, args.weights, args.num_calibration_samples)
     bad: list[BadSample] = []
-    find = partial(usable_samples, sample_source(args, args.dataset_root), bad=bad)
+    find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
     gate.require_calls(len(validation), args.timed_runs)
     folder = args.qat_checkpoint_path.parent / FOLDER
@@ -114,27 +119,37 @@ def main(args: argparse.Namespace) -> None:
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
     batch_size = description.arguments.get("batch_size", CALIBRATION_BATCH)
+    image_format = ImageFormat.of(network, description.input_hw)
     draw = partial(
-        calibration_batches, training, count, input_hw=description.input_hw, seed=args.seed, workers=args.workers
+        calibration_batches, training, count, image_format=image_format, seed=args.seed, workers=args.workers
     )
     calibrate(prepared, (images.to(device) for images in draw(batch_size)))
     sensitivity = None
     if args.sensitivity:
-        examples = list(SceneSegDataset(evenly_spaced(validation, args.sensitivity), description.input_hw))
-        sensitivity = analyse(prepared, examples, device, description.arguments)
+        examples = list(SampleDataset(evenly_spaced(validation, args.sensitivity), image_format))
+        sensitivity = analyse(prepared, examples, classes_of(network, validation), device, description.arguments)
     int8 = convert(prepared.cpu())
 
     parity_samples = evenly_spaced(validation, PARITY_IMAGES)
-    compared = [example.image[None] for example in SceneSegDataset(parity_samples, description.input_hw)]
+    compared = [example.image[None] for example in SampleDataset(parity_samples, image_format)]
     candidates, notes = export_int8(
-        int8, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
+        int8, name, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
     )
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
         options = ExportOptions(args.threads, args.seed)
         candidates = without_training(description, untrained, folder, list(draw(1)), compared, options) | candidates
     document = run_benchmark(
-        args, folder, "INT8 from QAT", candidates, validation, gate, notes=notes, bad=bad, sensitivity=sensitivity
+        args,
+        folder,
+        "INT8 from QAT",
+        candidates,
+        validation,
+        network,
+        gate,
+        notes=notes,
+        bad=bad,
+        sensitivity=sensitivity,
     )
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")

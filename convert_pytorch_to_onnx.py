@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
         agreements = quantize(source, args, options)
     else:
         agreements = (convert_half if args.half else convert_fp32)(source, args.onnx_model_path, options)
-    for name, agreement in zip(source.network.outputs, agreements, strict=True):
+    for name, agreement in zip(source.network.outputs or (), agreements, strict=True):
         print(f"{name}: ONNX Runtime against PyTorch FP32: {agreement}")
     print(f"wrote {args.onnx_model_path} ({args.onnx_model_path.stat().st_size / 1e6:.2f} MB)")
 

@@ -1,4 +1,4 @@
-"""Fine-tune an FP32 SceneSeg with fake quantization (QAT, PT2E with XNNPACKQuantizer) and write QAT checkpoints."""
+"""Fine-tune an FP32 network with fake quantization (QAT, PT2E with XNNPACKQuantizer) and write QAT checkpoints."""
 
 import argparse
 import logging
@@ -9,14 +9,22 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.cli.flags import add_fuse_argument, add_input_size_argument, add_weights_argument, make_parser
+from common.cli.flags import (
+    add_fuse_argument,
+    add_input_size_argument,
+    add_name_argument,
+    add_weights_argument,
+    make_parser,
+)
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_recipe_argument, add_training_arguments, settings_of, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Checkpoint, Description, load_network
+from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, prepare_qat, set_evaluation_mode, set_training_mode
 from common.scoring.evaluate import calibration_batches
@@ -25,11 +33,10 @@ from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder, save_trainee, scores_of
 from common.training.settings import RECIPES, QatRunSettings, QatSettings, images_at_a_time
-from models import check_input_hw, find_network
+from models import Network, check_input_hw
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "SceneSeg"
 CHECKPOINT = "qat_checkpoint"
 BEST = "qat_best.pth"
 FINAL = "qat_model_final_calibrated.pth"
@@ -38,6 +45,7 @@ FINAL = "qat_model_final_calibrated.pth"
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python quantize_model_sceneseg.py -s checkpoints -r data -fp32 best_model.pth -e 5")
     add_training_arguments(parser)
+    add_name_argument(parser, default=QatSettings.name)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
     add_weights_argument(parser)
     parser.add_argument(
@@ -72,29 +80,32 @@ def main(args: argparse.Namespace) -> None:
     records, data, qat = settings.records, settings.data, settings.qat
     schedule = qat.schedule
     bad: list[BadSample] = []
-    find = partial(usable_samples, data.source, bad=bad)
+    name, network = find_network(qat.name)
+    find = partial(usable_samples, data.source(name, network), bad=bad)
     training, validation = find("train"), spread(find("val"), records.num_val_samples)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     for name in (BEST, FINAL):
         require_other(folder.path / name, qat.fp32_model)
-    prepared, description, resumed = start_graph(qat, folder.resumed(records.resume), device)
+    prepared, description, resumed = start_graph(network, qat, folder.resumed(records.resume), device)
     logger.info(
         "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device
     )
     trainee = Trainee(
         prepared,
         description,
+        network,
         train_mode=partial(set_training_mode, prepared, schedule),
         eval_mode=partial(set_evaluation_mode, prepared),
         state=prepared.state_dict,
         best=BEST,
-        teacher=load_network(NETWORK, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
+        teacher=load_network(name, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
         distill=qat.distill,
     )
     settings = fit(trainee, folder, training, validation, settings, device, resumed)
 
     count, batch_size, seed = qat.num_calibration_samples, images_at_a_time(settings), settings.training.seed
-    images = calibration_batches(training, count, batch_size, description.input_hw, seed, data.workers)
+    image_format = ImageFormat.of(network, description.input_hw)
+    images = calibration_batches(training, count, batch_size, image_format, seed, data.workers)
     calibrate(prepared, (batch.to(device) for batch in images))
     scores = scores_of(trainee, validation, settings, device)
     if is_writer():
@@ -104,14 +115,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start_graph(
-    settings: QatSettings, resume: Path | None, device: torch.device
+    network: Network, settings: QatSettings, resume: Path | None, device: torch.device
 ) -> tuple[GraphModule, Description, Checkpoint | None]:
     """The prepared graph, its description, and the checkpoint to resume from: fresh from FP32 weights, or resumed."""
     if resume:
-        return load_qat(resume, device)
-    model, fp32 = load_network(NETWORK, settings.fp32_model, settings.weights)
+        return load_qat(resume, settings.name, device)
+    model, fp32 = load_network(settings.name, settings.fp32_model, settings.weights)
     input_hw = settings.input_hw or fp32.input_hw
-    check_input_hw(find_network(NETWORK)[1], input_hw)
+    check_input_hw(network, input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
     return prepare_qat(model.to(device), input_hw, settings.quantization), description, None

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
         saved = TorchPredictor(read(temporary, device), device)
         agreements = compare(reference, saved, example_inputs(input_shape, args.seed))
         require_agreement(agreements)
-    for output, agreement in zip(source.network.outputs, agreements, strict=True):
+    for output, agreement in zip(source.network.outputs or (), agreements, strict=True):
         print(f"{output}: {args.format} against PyTorch: {agreement}")
     print(f"wrote {args.output_pt_trace_filepath} ({args.output_pt_trace_filepath.stat().st_size / 1e6:.2f} MB)")
 

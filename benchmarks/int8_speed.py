@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 
 from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
-from common.cli.flags import make_parser
+from common.cli.flags import add_name_argument, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_onnx_runtime, for_xnnpack
@@ -32,6 +32,7 @@ from common.export.onnx_writer import export_onnx
 from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.metadata import as_metadata, describe
+from common.networks.registry import build_network, find_network
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
@@ -39,7 +40,7 @@ from common.runtimes.pte import PtePredictor
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
-from models import check_input_hw, find_network
+from models import check_input_hw
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Row:
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m benchmarks.int8_speed --threads 1 --csv int8_speed.csv")
     parser.set_defaults(threads=1)
-    parser.add_argument("-n", "--name", default="SceneSeg", metavar="NETWORK", help="network, with random weights")
+    add_name_argument(parser, default="SceneSeg")  # with random weights
     parser.add_argument("--width", type=fraction, default=1.0, help="scale of its decoder's channels")
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="default: the network's own")
     parser.add_argument(
@@ -111,9 +112,9 @@ def main(args: argparse.Namespace) -> None:
 def write_variants(name: str, width: float, input_shape: tuple, folder: Path, threads: int) -> dict[str, Variant]:
     """Export every variant of the network; weights are random, which costs the same time as trained ones."""
     _, network = find_network(name)
-    model = network.build(width=width).eval()
+    model = build_network(name, network, width).eval()
     images = torch.randn(1, *input_shape)
-    outputs, described = list(network.outputs), partial(describe, name, network, width, input_shape=input_shape)
+    outputs, described = list(network.outputs or ()), partial(describe, name, network, width, input_shape=input_shape)
 
     def int8(fused: bool, per_channel: bool = False) -> GraphModule:
         settings = QuantizationSettings(per_channel, fused)

@@ -17,16 +17,21 @@ from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import non_negative_float, non_negative_int, positive_int
 from common.data.cache import load_cached
-from common.data.datasets import Example, Sample, SceneSegDataset, find_pairs, find_spec, load_sample
+from common.data.datasets import Example, SampleDataset, find_spec, load_sample
 from common.data.decoding import read_mask, read_rgb
-from common.data.labels import CLASS_WEIGHT_OFFSET, CLASSES, PALETTE, class_ids, class_weights
-from common.data.transforms import INPUT_HW, resize_image, resize_mask, to_tensor
+from common.data.labels import CLASS_WEIGHT_OFFSET, class_weights, palette_labels
+from common.data.pairs import Sample, find_pairs
+from common.data.transforms import ImageFormat, resize_image, resize_mask
 from common.report.text import table
 from common.scoring.latency import latency, timed
 from common.system.files import require_parent
 from examples.make_scenes import SCENE_SETS, draw_at, write_image
+from models import NETWORKS
 
 DATASET, HEIGHT_WIDTH = "ACDC", (1080, 1920)
+NAME = "SceneSeg"  # the network that the pairs are for
+NETWORK = NETWORKS[NAME]
+LABELS, FORMAT = palette_labels(NETWORK.mask_colours, NETWORK.classes, NAME), ImageFormat.of(NETWORK)
 OURS = "loader, all of it"
 CACHED, JPEG, REDUCED = "loader, from the cache", "loader, JPEG image", "loader, JPEG image at reduced scale"
 
@@ -94,18 +99,18 @@ def write_pairs(folder: Path, count: int, noise: float, seed: int) -> list[Sampl
         noisy = image + rng.normal(0, noise, image.shape)
         write_image(folder / "images" / f"{index}.png", noisy.round().clip(0, 255).astype(np.uint8))
         write_image(folder / "gt_masks" / f"{index}.png", mask)
-    return find_pairs(folder, DATASET)
+    return find_pairs(folder, DATASET, LABELS)
 
 
 def walk(sample: Sample, pixels_of: Callable[[Image.Image], Callable[[tuple[int, int]], tuple]]) -> Example:
     """The same example, with the class of each pixel looked up in a dict, one pixel after the other."""
-    classes = {colour: class_id for _, colour, class_id in PALETTE}
+    classes = {colour: NETWORK.classes.index(name) for colour, name in NETWORK.mask_colours.items()}
     with Image.open(sample.image) as image, Image.open(sample.mask) as mask:
         box = find_spec(sample.dataset).region(*image.size)
         rgb = np.asarray(image.convert("RGB").crop(box))
         cropped = mask.convert("RGB").crop(box)
     width, height = cropped.size
-    pixel, counts = pixels_of(cropped), [0] * len(CLASSES)
+    pixel, counts = pixels_of(cropped), [0] * len(NETWORK.classes)
     ids = np.empty((height, width), np.uint8)
     for y in range(height):
         for x in range(width):
@@ -113,8 +118,8 @@ def walk(sample: Sample, pixels_of: Callable[[Image.Image], Callable[[tuple[int,
             ids[y, x] = class_id
             counts[class_id] += 1
     weights = torch.tensor([width * height / (count + CLASS_WEIGHT_OFFSET) for count in counts])
-    mask_tensor = torch.from_numpy(resize_mask(ids, INPUT_HW)).long()
-    return Example(to_tensor(resize_image(rgb, INPUT_HW)), mask_tensor, weights)
+    mask_tensor = torch.from_numpy(resize_mask(ids, FORMAT.hw)).long()
+    return Example(FORMAT.to_tensor(resize_image(rgb, FORMAT.hw)), mask_tensor, weights)
 
 
 WALKS = {
@@ -126,28 +131,28 @@ WALKS = {
 def check_that_all_agree(sample: Sample) -> None:
     """Raise RuntimeError unless the walks give the loader's tensors: otherwise the comparison would mean nothing."""
     for label, walked in WALKS.items():
-        for name, ours, theirs in zip(Example._fields, SceneSegDataset([sample])[0], walked(sample), strict=True):
+        for name, ours, theirs in zip(Example._fields, SampleDataset([sample], FORMAT)[0], walked(sample), strict=True):
             if not torch.allclose(ours, theirs, rtol=1e-6, atol=0):
                 raise RuntimeError(f"the {label} gives another {name} than the loader; there is nothing to compare")
 
 
-def other_loaders(samples: list[Sample], folder: Path) -> dict[str, SceneSegDataset]:
+def other_loaders(samples: list[Sample], folder: Path) -> dict[str, SampleDataset]:
     """The same scenes from the cache, and with the image as JPEG, decoded at full and at half size."""
     (folder / "cache").mkdir()
-    cached = SceneSegDataset(samples, load=partial(load_cached, folder / "cache"))
+    cached = SampleDataset(samples, FORMAT, load=partial(load_cached, folder / "cache"))
     jpegs = [replace(sample, image=sample.image.with_suffix(".jpg")) for sample in samples]
     for sample, jpeg in zip(samples, jpegs, strict=True):
         write_image(jpeg.image, read_rgb(sample.image))
-    reduced = SceneSegDataset(jpegs, load=partial(load_sample, reduced=True))
-    return {CACHED: cached, JPEG: SceneSegDataset(jpegs), REDUCED: reduced}
+    reduced = SampleDataset(jpegs, FORMAT, load=partial(load_sample, reduced=True))
+    return {CACHED: cached, JPEG: SampleDataset(jpegs, FORMAT), REDUCED: reduced}
 
 
 def measure(
-    samples: list[Sample], others: dict[str, SceneSegDataset], rounds: int, walk_rounds: int
+    samples: list[Sample], others: dict[str, SampleDataset], rounds: int, walk_rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each call by stage; loader, stages and walks take turns, so that a slow moment meets all of them."""
     seconds = {}
-    loader = SceneSegDataset(samples)
+    loader = SampleDataset(samples, FORMAT)
     for number in range(rounds + 1):
         timings = {} if number == 0 else seconds  # the first round only warms up
         for index, sample in enumerate(samples):
@@ -171,11 +176,11 @@ def time_stages(sample: Sample, timings: dict[str, list[float]]) -> None:
     image = step("decode image", lambda: read_rgb(sample.image))
     mask = step("decode mask", lambda: read_mask(sample.mask))
     left, top, right, bottom = find_spec(sample.dataset).region(image.shape[1], image.shape[0])
-    ids = step("colours to classes", lambda: class_ids(mask[top:bottom, left:right]))
-    step("class weights", lambda: class_weights(ids))
-    resized = step("resize image", lambda: resize_image(image[top:bottom, left:right], INPUT_HW))
-    step("resize mask", lambda: resize_mask(ids, INPUT_HW))
-    step("normalise", lambda: to_tensor(resized))
+    ids = step("colours to classes", lambda: LABELS.class_ids(mask[top:bottom, left:right]))
+    step("class weights", lambda: class_weights(ids, LABELS.class_count))
+    resized = step("resize image", lambda: resize_image(image[top:bottom, left:right], FORMAT.hw))
+    step("resize mask", lambda: resize_mask(ids, FORMAT.hw))
+    step("normalise", lambda: FORMAT.to_tensor(resized))
 
 
 def summarise(seconds: dict[str, list[float]]) -> list[Row]:

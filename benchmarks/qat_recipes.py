@@ -14,11 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.cli.flags import add_dataset_arguments, make_parser
+from common.cli.flags import add_dataset_arguments, add_name_argument, make_parser, sample_source
 from common.cli.main import resolve_device, run
 from common.cli.types import positive_float, positive_int
-from common.data.datasets import Sample, find_samples
+from common.data.classes import classes_of
+from common.data.datasets import find_samples
+from common.data.pairs import Sample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import load_network
+from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import QuantizationSettings, convert, quantize_after_training
 from common.report.text import table
@@ -29,7 +33,7 @@ from common.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")  # where INT8 is computed
-NETWORK, FINAL = "SceneSeg", "qat_model_final_calibrated.pth"
+FINAL = "qat_model_final_calibrated.pth"
 FP32 = "FP32"
 PTQ = {"PTQ": QuantizationSettings(), "PTQ per channel": QuantizationSettings(per_channel=True)}
 PLAIN = ["--recipe", "original", "--learning_rate", "{rate}"]
@@ -50,6 +54,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         __doc__,
         "python -m benchmarks.qat_recipes -fp32 fp32/best_model.pth -r data --datasets CamVid --output recipes -e 5",
     )
+    add_name_argument(parser, default="SceneSeg")
     parser.add_argument("-fp32", "--fp32_model", type=Path, required=True, metavar="CKPT", help="FP32 weights")
     parser.add_argument("-r", "--root", type=Path, required=True, metavar="DIR", help="data root")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, and the table as recipes.csv")
@@ -68,31 +73,36 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     resolve_device(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
-    samples = find_samples(args.root, args.datasets, "val")
+    samples = samples_of(args, "val")
     rows = []
     for name in args.only:
-        model, input_hw = make_network(name, args)
-        rows.append({"network": name, **score(model, samples, input_hw, args)})
+        model, image_format = make_network(name, args)
+        rows.append({"network": name, **score(model, samples, image_format, args)})
         write_text(args.output / "recipes.csv", csv_text(rows))
     print(table([{key: f"{v:.4f}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]))
     print(f"wrote {args.output / 'recipes.csv'}")
 
 
-def make_network(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int]]:
-    """The network of a row, on the CPU, and its input size."""
+def samples_of(args: argparse.Namespace, split: str) -> list[Sample]:
+    """Those of the data root."""
+    return find_samples(sample_source(args, find_network(args.name)[1], args.root), split)
+
+
+def make_network(name: str, args: argparse.Namespace) -> tuple[nn.Module, ImageFormat]:
+    """The network of a row, on the CPU, and how it takes images."""
+    _, network = find_network(args.name)
     if name in QAT:
         folder = args.output / name.replace(" ", "_").replace("+", "with")
         train(folder, QAT[name], args)
-        prepared, description, _ = load_qat(folder / FINAL, CPU)
-        return convert(prepared), description.input_hw
-    model, description = load_network(NETWORK, args.fp32_model)
+        prepared, description, _ = load_qat(folder / FINAL, args.name, CPU)
+        return convert(prepared), ImageFormat.of(network, description.input_hw)
+    model, description = load_network(args.name, args.fp32_model)
+    image_format = ImageFormat.of(network, description.input_hw)
     if name in PTQ:
-        training = find_samples(args.root, args.datasets, "train")
-        images = calibration_batches(
-            training, args.num_calibration_samples, args.batch_size, description.input_hw, args.seed, args.workers
-        )
+        training, count = samples_of(args, "train"), args.num_calibration_samples
+        images = calibration_batches(training, count, args.batch_size, image_format, args.seed, args.workers)
         model = quantize_after_training(model, (3, *description.input_hw), PTQ[name], images)
-    return model, description.input_hw
+    return model, image_format
 
 
 def train(folder: Path, recipe: list[str], args: argparse.Namespace) -> None:
@@ -102,10 +112,11 @@ def train(folder: Path, recipe: list[str], args: argparse.Namespace) -> None:
         ValueError: the script failed; it has told why on stderr.
     """
     flags = [text.format(rate=args.learning_rate, warmup=args.warmup_steps) for text in recipe]
-    for flag in ("fp32_model", "root", "epochs", "batch_size", "num_calibration_samples", "workers", "device"):
+    for flag in ("name", "fp32_model", "root", "epochs", "batch_size", "num_calibration_samples", "workers", "device"):
         flags += [f"--{flag}", str(getattr(args, flag))]
     flags += ["--seed", str(args.seed), "--threads", str(args.threads), "--resume", "auto", "--keep_checkpoints", "1"]
     flags += ["--datasets", *args.datasets] if args.datasets else []
+    flags += ["--labels", str(args.labels)] if args.labels else []
     script = ROOT / "quantize_model_sceneseg.py"
     command = [sys.executable, str(script), "--model_save_root_path", str(folder), *flags]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
@@ -113,21 +124,20 @@ def train(folder: Path, recipe: list[str], args: argparse.Namespace) -> None:
 
 
 def score(
-    model: nn.Module, samples: list[Sample], input_hw: tuple[int, int], args: argparse.Namespace
+    model: nn.Module, samples: list[Sample], image_format: ImageFormat, args: argparse.Namespace
 ) -> dict[str, object]:
     """mIoU of the choosing and of the judging half, and of all with the IoU of each class."""
     halves = {"choosing": samples[0::2], "judging": samples[1::2]}
-    predict = TorchPredictor(model, CPU)
+    predict, classes = TorchPredictor(model, CPU), classes_of(find_network(args.name)[1], samples)
     scored = {
-        half: together(evaluate_datasets(predict, images, input_hw, 1, args.workers).values())
+        half: together(evaluate_datasets(predict, images, image_format, classes, 1, args.workers).values(), classes)
         for half, images in halves.items()
     }
-    meter = together(scored.values()).meter
-    classes = load_network(NETWORK, args.fp32_model)[1].classes
+    meter = together(scored.values(), classes)
     return {
-        **{f"mIoU, {half}": evaluation.meter.miou() for half, evaluation in scored.items()},
+        **{f"mIoU, {half}": part.miou() for half, part in scored.items()},
         "mIoU, all": meter.miou(),
-        **dict(zip(classes, meter.iou().tolist(), strict=True)),
+        **dict(zip(classes.scored_names, meter.iou().tolist(), strict=True)),
         "images": meter.images,
     }
 

@@ -152,7 +152,8 @@ inline int run_program(const Program& program, int argc, char** argv, const std:
 struct Description {
   std::string network, task;
   int channels = 0, height = 0, width = 0;
-  std::array<float, 3> mean{}, std{};    // RGB of 0..1
+  std::array<float, 3> mean{}, std{};    // of 0..1, in the order of the network's channels
+  bool bgr = false;                      // that order: blue, green, red
   std::vector<std::string> outputs;
   std::vector<cv::Vec3b> colours;        // RGB of each class; empty where the output is no map of classes
 };
@@ -170,6 +171,9 @@ inline Description read_description(const fs::path& file, const Json& fields) {
       throw std::runtime_error(result.network + " takes outputs of another network, not an image");
     result.mean = fields.at("mean").get<std::array<float, 3>>();
     result.std = fields.at("std").get<std::array<float, 3>>();
+    const auto order = fields.value("channel_order", std::string("RGB"));
+    if (order != "RGB" && order != "BGR") throw std::runtime_error(file.string() + ": channels in the order " + order);
+    result.bgr = order == "BGR";
     for (const auto& name : fields.value("classes", Json::array())) {
       const auto rgb = fields.at("palette").at(name.get<std::string>()).get<std::array<std::uint8_t, 3>>();
       result.colours.emplace_back(rgb[0], rgb[1], rgb[2]);
@@ -281,7 +285,8 @@ inline std::vector<float> prepare(const cv::Mat& rgb, const Description& descrip
   std::vector<float> planes(3 * area);
   const std::uint8_t* pixel = fitted.data;  // continuous: made by resize or letterbox
   for (std::size_t i = 0; i < area; ++i, pixel += 3)
-    for (std::size_t channel = 0; channel < 3; ++channel) planes[channel * area + i] = table[channel][pixel[channel]];
+    for (std::size_t channel = 0; channel < 3; ++channel)
+      planes[channel * area + i] = table[channel][pixel[description.bgr ? 2 - channel : channel]];
   return planes;
 }
 

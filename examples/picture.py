@@ -8,9 +8,11 @@ from PIL import Image
 from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import non_negative_int
-from common.data.datasets import find_samples, load_sample
+from common.data.classes import classes_of
+from common.data.datasets import SampleSource, find_samples, load_sample
 from common.data.drawing import strip
-from common.data.transforms import to_tensor
+from common.data.transforms import ImageFormat
+from common.networks.registry import find_network
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
 
@@ -35,15 +37,17 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    samples = find_samples(args.dataset_root, [args.dataset], "val")
+    _, network = find_network("SceneSeg")
+    source = SampleSource.of("SceneSeg", network, args.dataset_root, names=[args.dataset])
+    samples = find_samples(source, "val")
     if args.index >= len(samples):
         raise ValueError(f"--index {args.index}: {args.dataset} has {len(samples)} validation images, counted from 0")
     models = {"FP32": OnnxPredictor(args.fp32, args.threads), "INT8": OnnxPredictor(args.int8, args.threads)}
     input_hw = models["FP32"].input_hw
     rgb, truth, _ = load_sample(samples[args.index], input_hw)
-    images = to_tensor(rgb)[None]
+    images = ImageFormat.of(network, input_hw).to_tensor(rgb)[None]
     panels = [(name, predict(images).argmax(dim=1)[0].numpy()) for name, predict in models.items()]
-    picture = Image.fromarray(strip(rgb, [("Truth", truth), *panels])).quantize(COLOURS)
+    picture = Image.fromarray(strip(rgb, [("Truth", truth), *panels], classes_of(network))).quantize(COLOURS)
     with atomic_path(args.output) as temporary:
         picture.save(temporary, format="png", optimize=True)
     print(f"wrote {args.output} ({args.output.stat().st_size / 1e3:.0f} kB)")

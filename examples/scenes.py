@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from common.data.labels import PALETTE
+from models.scene_seg import PALETTE
 
 COLOUR_OF = {name: colour for name, colour, _ in PALETTE}
 Generator = np.random.Generator

@@ -24,12 +24,13 @@ from common.networks.checkpoints import (
     published_state,
     read_checkpoint,
 )
+from common.networks.registry import find_network
 from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder
 from common.training.settings import RunSettings, TrainingSettings
-from models import check_input_hw, find_network
+from models import check_input_hw
 from models.scene_seg import SceneSegNetwork
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def main(args: argparse.Namespace) -> None:
     settings = settings_of(Fp32RunSettings, args)
     records, data = settings.records, settings.data
     bad: list[BadSample] = []
-    find = partial(usable_samples, data.source, bad=bad)
+    network = find_network(NETWORK)[1]
+    find = partial(usable_samples, data.source(NETWORK, network), bad=bad)
     training, validation = find("train"), spread(find("val"), records.num_val_samples)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     if settings.network.init_weights:
@@ -90,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
     trainee = Trainee(
         model,
         description,
+        network,
         train_mode=lambda epoch: model.train(),
         eval_mode=model.eval,
         state=partial(published_state, NETWORK, model),

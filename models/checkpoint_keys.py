@@ -1,6 +1,9 @@
 """The names of the weights: those of the published checkpoints, and ours, in one table."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from models.network import Network
 
 Prefixes = list[tuple[str, str]]  # (published, ours), in the order of the published state dict
 
@@ -61,7 +64,6 @@ PUBLISHED_KEYS: dict[str, Prefixes] = {
         ("steering_pred_layer_0", "current.0"),
         ("steering_pred_layer_1", "current.3"),
     ],
-    "AutoSpeed": [],  # its published names are ours
 }
 
 # a published key, and the channels it has at width 1 on the first axis: their ratio is the width
@@ -73,17 +75,17 @@ WIDTH_KEYS = {
 }
 
 
-def from_published(name: str, state: dict[str, Any]) -> dict[str, Any]:
+def from_published(network: Network, state: dict[str, Any]) -> dict[str, Any]:
     """A published state dict under our names; keys that the table does not know are kept as they are."""
-    return _rename(state, PUBLISHED_KEYS[name])
+    return _rename(state, network.published_keys)
 
 
-def to_published(name: str, state: dict[str, Any]) -> dict[str, Any]:
+def to_published(network: Network, state: dict[str, Any]) -> dict[str, Any]:
     """Our state dict under the published names, in the same order."""
-    return _rename(state, [(ours, published) for published, ours in PUBLISHED_KEYS[name]])
+    return _rename(state, [(ours, published) for published, ours in network.published_keys])
 
 
-def _rename(state: dict[str, Any], prefixes: Prefixes) -> dict[str, Any]:
+def _rename(state: dict[str, Any], prefixes: Iterable[tuple[str, str]]) -> dict[str, Any]:
     def renamed(key: str) -> str:
         for old, new in prefixes:
             if key.startswith(f"{old}."):
@@ -93,13 +95,13 @@ def _rename(state: dict[str, Any], prefixes: Prefixes) -> dict[str, Any]:
     return {renamed(key): value for key, value in state.items()}
 
 
-def infer_width(name: str, state: dict[str, Any]) -> float:
+def infer_width(network: Network, state: dict[str, Any]) -> float:
     """The width of the network that a published state dict is of; 1 for a network that has no other.
 
     Raises:
         KeyError: the state dict lacks the key that tells it.
     """
-    if name not in WIDTH_KEYS:
+    if network.width_key is None:
         return 1.0
-    key, channels = WIDTH_KEYS[name]
+    key, channels = network.width_key
     return state[key].shape[0] / channels

@@ -8,6 +8,20 @@ from models.heads import FullResolutionHead
 from models.neck import Neck
 
 CLASSES = ("Background", "Foreground", "Road")
+COLOURS = ((61, 93, 255), (255, 28, 145), (0, 255, 220))  # of the classes in pictures, RGB
+# what the family's masks store: kind of object, RGB, class
+PALETTE = (
+    ("sky", (61, 184, 255), "Background"),
+    ("background objects", (61, 93, 255), "Background"),
+    ("road-edge delimiter", (216, 255, 61), "Background"),
+    ("unlabelled", (0, 0, 0), "Background"),
+    ("vulnerable living", (255, 61, 61), "Foreground"),
+    ("small vehicle", (255, 190, 61), "Foreground"),
+    ("large vehicle", (255, 116, 61), "Foreground"),
+    ("other foreground", (255, 28, 145), "Foreground"),
+    ("road", (0, 255, 220), "Road"),
+)
+MASK_COLOURS = {colour: name for _, colour, name in PALETTE}
 
 
 class SceneSegNetwork(nn.Module):

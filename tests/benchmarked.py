@@ -9,9 +9,10 @@ from common.benchmark.memory import PeakMemory
 from common.benchmark.results import results_document
 from common.benchmark.sensitivity import BlockGain, LayerError, Sensitivity
 from common.benchmark.settings import BenchmarkSettings
-from common.data.datasets import Sample, find_samples
+from common.data.pairs import Sample
 from common.runtimes.candidates import Candidate
 from examples.make_scenes import write_dataset
+from tests.family import NETWORK, found
 
 HW = (32, 64)
 
@@ -45,7 +46,7 @@ def candidates(folder, **wrongs):
 def samples(folder, names=("Town", "Country"), images=30) -> list[Sample]:
     for seed, name in enumerate(names):
         write_dataset(folder, name, images, seed=seed, size=(48, 96))
-    return find_samples(folder, list(names), "val")
+    return found(folder, names, "val")
 
 
 def measured(folder, **wrongs) -> Measurement:
@@ -53,9 +54,9 @@ def measured(folder, **wrongs) -> Measurement:
     return measured_models(candidates(folder, **wrongs), samples(folder))
 
 
-def measured_models(models, found) -> Measurement:
+def measured_models(models, images) -> Measurement:
     """Real scores and times, with memory figures made up."""
-    measurement = measure(models, found, BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
+    measurement = measure(models, images, NETWORK, BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
     measurement.memory = {label: PeakMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
     return measurement
 

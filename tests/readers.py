@@ -17,14 +17,16 @@ from torch import nn
 
 from common.benchmark.baseline import read_baseline
 from common.benchmark.results import SCHEMA
-from common.data.datasets import Sample, load_ids
+from common.data.datasets import load_ids
 from common.data.decoding import read_rgb
 from common.data.image_header import read_header
+from common.data.pairs import Sample
 from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.checkpoints import Description, read_checkpoint
 from common.runtimes.onnx_files import read_graph, require_image_input
 from common.runtimes.traced import read_exported, read_torchscript
 from common.system.archives import is_intact
+from tests.family import LABELS
 
 OURS = (ValueError, OSError)  # the errors that become one line on stderr
 HW = (32, 64)
@@ -102,7 +104,9 @@ def results() -> list[bytes]:
 READERS = {
     "header": Reader(".png", lambda path: read_header(path.read_bytes(), path), lambda: images(".png", ".jpg")),
     "image": Reader(".png", partial(read_rgb, labelled=True), lambda: images(".png", ".jpg")),
-    "mask": Reader(".png", lambda path: load_ids(Sample("CamVid", path, path), MASK_HW), lambda: images(".png")),
+    "mask": Reader(
+        ".png", lambda path: load_ids(Sample("CamVid", path, path, LABELS), MASK_HW), lambda: images(".png")
+    ),
     "checkpoint": Reader(".pth", read_checkpoint, checkpoints),
     "safetensors": Reader(".safetensors", read_checkpoint, safetensors),
     "archive": Reader(".pth", is_intact, checkpoints),

@@ -12,12 +12,12 @@ from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width
 from common.data.bad_samples import usable_samples
-from common.data.labels import CLASSES
 from common.data.pairs import BadSample
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.distributed import is_writer, join_ranks
 from common.training.fit import Trainee, fit, open_folder, save_trainee
 from common.training.settings import RunSettings, TrainingSettings
+from tests.family import NAME, NETWORK
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     settings = settings_of(TinyRunSettings, args)
     data, tiny = settings.data, settings.tiny
     bad: list[BadSample] = []
-    find = partial(usable_samples, data.source, bad=bad)
+    find = partial(usable_samples, data.source(NAME, NETWORK), bad=bad)
     training, validation = find("train"), find("val")
     folder = open_folder(settings.records.model_save_root_path, "checkpoint", bad)
     resume = folder.resumed(settings.records.resume)
@@ -68,8 +68,8 @@ def main(args: argparse.Namespace) -> None:
         model.train()
         model[2].train(not tiny.frozen_batch_norm)
 
-    description = Description("Tiny", "fp32", 1.0, tiny.input_hw, CLASSES)
-    trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
+    description = Description("Tiny", "fp32", 1.0, tiny.input_hw, NETWORK.classes)
+    trainee = Trainee(model, description, NETWORK, train_mode, model.eval, model.state_dict, "best.pth")
     settings = fit(trainee, folder, training, validation, settings, device, checkpoint)
     if is_writer():
         save_trainee(folder.path / "final.pth", trainee, {}, settings)

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from common.benchmark.memory import PeakMemory, peak_memory
 from common.benchmark.settings import BenchmarkSettings
+from common.data.classes import Classes, classes_of
 from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
 from common.data.decoding import read_bytes
-from common.data.labels import CLASSES
-from common.data.transforms import resize_mask, to_tensor
+from common.data.transforms import ImageFormat, resize_mask
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map
 from common.scoring.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up
 from common.scoring.metrics import IoUMeter
 from common.system.progress import progress
+from models import Network
 
 MOST_IN_BLOCK = 8  # images
 FEWEST_BLOCKS = 5  # where there are as many images
@@ -61,6 +62,7 @@ class Measurement:
 
     candidates: Mapping[str, Candidate]
     samples: Sequence[Sample]
+    classes: Classes
     blocks: list[range]  # indices of the samples that were timed side by side
     recordings: dict[str, Recording]
     preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
@@ -68,7 +70,9 @@ class Measurement:
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
 
-def measure(candidates: Mapping[str, Candidate], samples: Sequence[Sample], settings: BenchmarkSettings) -> Measurement:
+def measure(
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], network: Network, settings: BenchmarkSettings
+) -> Measurement:
     """Score every model on every sample, one image at a time, and time it.
 
     The samples go by in blocks: a block is loaded, then each model takes all of it, another one first every time.
@@ -80,21 +84,24 @@ def measure(candidates: Mapping[str, Candidate], samples: Sequence[Sample], sett
     predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
     recordings = {}
     for label, predict in predictors.items():
-        warm = _warm(predict, samples[0], candidates[label].input_hw, settings.warmup_runs)
+        image_format = ImageFormat.of(network, candidates[label].input_hw)
+        warm = _warm(predict, samples[0], image_format, settings.warmup_runs)
         recordings[label] = Recording(predict.provider, warm, [[] for _ in samples], [[] for _ in samples])
-    measurement = Measurement(candidates, samples, blocks_of(len(samples)), recordings)
-    sizes = list(dict.fromkeys(candidate.input_hw for candidate in candidates.values()))
+    classes = classes_of(network, samples)
+    measurement = Measurement(candidates, samples, classes, blocks_of(len(samples)), recordings)
+    sizes = dict.fromkeys(candidate.input_hw for candidate in candidates.values())
+    formats = [ImageFormat.of(network, size) for size in sizes]
     orders = _rotations(list(candidates))
     with ThreadPoolExecutor(max(1, settings.workers)) as pool:
         for block in progress(measurement.blocks, "measure", unit="block"):
-            inputs, seconds = timed(partial(load_inputs, [samples[index] for index in block], sizes, pool))
+            inputs, seconds = timed(partial(load_inputs, [samples[index] for index in block], formats, pool))
             measurement.preparation_seconds += seconds
             for run in range(settings.timed_runs):
                 for label in next(orders):
                     mine, recording = inputs[candidates[label].input_hw], recordings[label]
-                    maps = _time(label, predictors[label], block, mine, recording)
+                    maps = _time(label, predictors[label], block, mine, recording, classes)
                     if run == 0:
-                        _score(maps, mine, recording)
+                        _score(maps, mine, recording, classes)
     return measurement
 
 
@@ -110,41 +117,45 @@ def blocks_of(count: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _warm(predict: Predictor, sample: Sample, hw: Size, runs: int) -> WarmUp:
-    image = to_tensor(load_image(sample, hw)[0])[None]
+def _warm(predict: Predictor, sample: Sample, image_format: ImageFormat, runs: int) -> WarmUp:
+    image = _image(sample, image_format)[0][None]
     with no_garbage_collection():
         return warm_up(lambda: predict(image), runs)
 
 
-def load_inputs(samples: Sequence[Sample], sizes: Sequence[Size], pool: ThreadPoolExecutor) -> dict[Size, list[Input]]:
+def load_inputs(
+    samples: Sequence[Sample], formats: Sequence[ImageFormat], pool: ThreadPoolExecutor
+) -> dict[Size, list[Input]]:
     """Images and masks of some samples in every size; the images one after the other, because they are timed."""
     for sample in samples:
         read_bytes(sample.image)  # from the disk; else the first size alone would wait for it
     with no_garbage_collection():
-        read = {size: [timed(partial(_image, sample, size)) for sample in samples] for size in sizes}
-    file_sizes = [file_hw for (_, file_hw), _ in read[sizes[0]]]
+        read = {each.hw: [timed(partial(_image, sample, each)) for sample in samples] for each in formats}
+    file_sizes = [file_hw for (_, file_hw), _ in read[formats[0].hw]]
     masks = list(pool.map(load_ids, samples, file_sizes))
     return {
         size: [
             Input(image[None], torch.from_numpy(resize_mask(ids, size)).long()[None], seconds)
             for ((image, _), seconds), ids in zip(read[size], masks, strict=True)
         ]
-        for size in sizes
+        for size in read
     }
 
 
-def _image(sample: Sample, size: Size) -> tuple[Tensor, Size]:
-    rgb, file_hw = load_image(sample, size)
-    return to_tensor(rgb), file_hw
+def _image(sample: Sample, image_format: ImageFormat) -> tuple[Tensor, Size]:
+    rgb, file_hw = load_image(sample, image_format.hw)
+    return image_format.to_tensor(rgb), file_hw
 
 
-def _time(label: str, predict: Predictor, block: range, inputs: Sequence[Input], recording: Recording) -> list[Tensor]:
+def _time(
+    label: str, predict: Predictor, block: range, inputs: Sequence[Input], recording: Recording, classes: Classes
+) -> list[Tensor]:
     """Run the images of a block once, record their times, and give their class maps."""
     maps = []
     with no_garbage_collection():
         for index, one in zip(block, inputs, strict=True):
             logits, seconds = timed(partial(predict, one.image))
-            require_class_map(logits, len(CLASSES), one.target.shape[1:], label)
+            require_class_map(logits, len(classes.names), one.target.shape[1:], label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
             recording.seconds[index].append(seconds)
             recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)
@@ -152,9 +163,9 @@ def _time(label: str, predict: Predictor, block: range, inputs: Sequence[Input],
     return maps
 
 
-def _score(maps: Sequence[Tensor], inputs: Sequence[Input], recording: Recording) -> None:
+def _score(maps: Sequence[Tensor], inputs: Sequence[Input], recording: Recording, classes: Classes) -> None:
     for ids, one in zip(maps, inputs, strict=True):
-        recording.meters.append(IoUMeter(len(CLASSES)))
+        recording.meters.append(IoUMeter(classes))
         recording.meters[-1].update(ids, one.target)
         recording.maps.append(cv2.imencode(".png", ids[0].numpy(), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1])
 
@@ -172,13 +183,13 @@ def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[st
 
 
 def measure_threads(
-    candidates: Mapping[str, Candidate], samples: Sequence[Sample], counts: Sequence[int]
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], network: Network, counts: Sequence[int]
 ) -> dict[int, dict[str, Latency]]:
     """The latency of every model with each number of threads, on some of the samples, the models in turns."""
     before, result = torch.get_num_threads(), {}
     chosen = evenly_spaced(samples, SWEEP_RUNS)
     images = {
-        hw: [to_tensor(load_image(sample, hw)[0])[None] for sample in chosen]
+        hw: [_image(sample, ImageFormat.of(network, hw))[0][None] for sample in chosen]
         for hw in {candidate.input_hw for candidate in candidates.values()}
     }
     try:

@@ -9,16 +9,17 @@ from torch import Tensor
 from common.export.conversion import ExportOptions, convert_fp32, convert_int8
 from common.networks.checkpoints import Description
 from common.networks.opening import OpenedNetwork, open_network
+from common.networks.registry import file_stem
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import OnnxPredictor
 
 LABELS = ("ONNX FP32", "ONNX INT8 PTQ")
-FP32_FILE, PTQ_FILE = "SceneSegNetwork_FP32.onnx", "SceneSegNetwork_PTQ_INT8.onnx"
+FP32_FILE, PTQ_FILE = "{}_FP32.onnx", "{}_PTQ_INT8.onnx"  # of file_stem
 
 
 def open_untrained(
-    trained: Description, checkpoint: Path, weights: str | None, num_calibration_samples: int
+    name: str, trained: Description, checkpoint: Path, weights: str | None, num_calibration_samples: int
 ) -> OpenedNetwork:
     """The network of `--compare_ptq` in the input size of the trained one; what cannot be done fails before the work.
 
@@ -29,7 +30,7 @@ def open_untrained(
     """
     if not num_calibration_samples:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
-    return open_network(trained.network, checkpoint, trained.input_hw, weights)
+    return open_network(name, checkpoint, trained.input_hw, weights)
 
 
 def without_training(
@@ -50,7 +51,7 @@ def without_training(
         ValueError: an INT8 file that lost the network.
     """
     settings = QuantizationSettings(**trained.quantization or {})
-    fp32, int8 = folder / FP32_FILE, folder / PTQ_FILE
+    fp32, int8 = (folder / file.format(file_stem(source.name)) for file in (FP32_FILE, PTQ_FILE))
     convert_fp32(source, fp32, options)
     convert_int8(source, int8, options, settings, calibration, held_out)
     return {

@@ -19,7 +19,7 @@ from common.benchmark.measure import Measurement
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.benchmark.verdict import verdict
-from common.data.labels import CLASSES
+from common.data.classes import Classes
 from common.scoring.latency import latency
 from common.scoring.metrics import IoUMeter, iou_of_targets, mean_of_known
 from common.scoring.statistics import Interval, difference_intervals, iou_intervals, speedup_interval
@@ -97,6 +97,7 @@ def results_document(
         "notes": list(notes),
         "duration_s": _durations(measurement),
         "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
+        "classes": dict(zip(measurement.classes.names, map(list, measurement.classes.colours), strict=True)),
         "reference": reference,
         "models": {label: plain(asdict(result)) for label, result in models.items()},
         "differences": {
@@ -142,10 +143,10 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
         peak_memory_bytes=memory.process,
         model_memory_bytes=memory.model,
         device_memory_bytes=memory.device,
-        overall=scores(recording.meters, _strata(measurement), seed),
+        overall=scores(recording.meters, measurement.classes, _strata(measurement), seed),
         datasets={
             name: {
-                **scores([recording.meters[i] for i in indices], [name] * len(indices), seed),
+                **scores([recording.meters[i] for i in indices], measurement.classes, [name] * len(indices), seed),
                 "latency_ms": asdict(latency(_flat([recording.seconds[i] for i in indices]))),
             }
             for name, indices in groups.items()
@@ -159,24 +160,25 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
     )
 
 
-def scores(meters: Sequence[IoUMeter], strata: Sequence[str], seed: int) -> dict[str, object]:
+def scores(meters: Sequence[IoUMeter], classes: Classes, strata: Sequence[str], seed: int) -> dict[str, object]:
     """The figures of some images together, with their confusion matrix and the intervals of the IoU; `strata` names the
     dataset of each image."""
-    total = IoUMeter(len(CLASSES))
+    total = IoUMeter(classes)
     for meter in meters:
         total.merge(meter)
-    mean, *classes = iou_intervals(confusions(meters), strata, seed)
+    mean, *intervals = iou_intervals(confusions(meters), strata, seed)
+    named = zip(classes.scored_names, intervals, strict=True)
     return {
-        **total.summary(CLASSES),
+        **total.summary(),
         "confusion": total.confusion.tolist(),
         "confusion_share": plain((total.confusion.double() / total.confusion.sum(dim=1, keepdim=True)).tolist()),
         "miou_interval": [mean.low, mean.high],
-        "iou_interval": {name: [one.low, one.high] for name, one in zip(CLASSES, classes, strict=True)},
+        "iou_interval": {name: [one.low, one.high] for name, one in named},
     }
 
 
 def confusions(meters: Sequence[IoUMeter]) -> np.ndarray:
-    """The matrices of the images, (N, C, C) [target, predicted]."""
+    """The matrices of the images, (N, C, C or C + 1) [target, predicted]."""
     return np.stack([meter.confusion.numpy() for meter in meters])
 
 
@@ -186,7 +188,8 @@ def difference(
     """One model against the reference, paired image by image."""
     first, second = (measurement.recordings[name] for name in (reference, label))
     matrices = [confusions(recording.meters) for recording in (first, second)]
-    mean, classes = _named_differences(*matrices, _strata(measurement), seed)
+    names = measurement.classes.scored_names
+    mean, classes = _named_differences(*matrices, names, _strata(measurement), seed)
     speed = speedup_interval(*(_by_block(recording.seconds, measurement) for recording in (first, second)), seed)
     one, other = models[reference], models[label]
     different = _different_pixels(first.maps, second.maps) if one.input_hw == other.input_hw else []
@@ -197,7 +200,9 @@ def difference(
         verdict=sentence,
         miou=asdict(mean),
         iou=classes,
-        datasets={name: _of_dataset(matrices, name, indices, seed) for name, indices in _groups(measurement).items()},
+        datasets={
+            name: _of_dataset(matrices, names, name, indices, seed) for name, indices in _groups(measurement).items()
+        },
         speedup=asdict(speed),
         size_ratio=size_ratio,
         memory_ratio=other.model_memory_bytes / one.model_memory_bytes if one.model_memory_bytes else None,
@@ -207,16 +212,18 @@ def difference(
     )
 
 
-def _of_dataset(matrices: Sequence[np.ndarray], name: str, indices: Sequence[int], seed: int) -> dict[str, object]:
-    mean, classes = _named_differences(*(part[indices] for part in matrices), [name] * len(indices), seed)
+def _of_dataset(
+    matrices: Sequence[np.ndarray], names: Sequence[str], dataset: str, indices: Sequence[int], seed: int
+) -> dict[str, object]:
+    mean, classes = _named_differences(*(part[indices] for part in matrices), names, [dataset] * len(indices), seed)
     return {"miou": asdict(mean), "iou": classes}
 
 
 def _named_differences(
-    first: np.ndarray, second: np.ndarray, strata: Sequence[str], seed: int
+    first: np.ndarray, second: np.ndarray, names: Sequence[str], strata: Sequence[str], seed: int
 ) -> tuple[Interval, dict[str, dict[str, float | None]]]:
     mean, *classes = difference_intervals(first, second, strata, seed)
-    return mean, {name: asdict(interval) for name, interval in zip(CLASSES, classes, strict=True)}
+    return mean, {name: asdict(interval) for name, interval in zip(names, classes, strict=True)}
 
 
 def _different_pixels(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[float]:

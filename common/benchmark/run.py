@@ -15,6 +15,7 @@ from common.data.pairs import BadSample
 from common.runtimes.candidates import Candidate
 from common.system.processors import pin, require_processors
 from common.system.settings import flat
+from models import Network
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def benchmark(
     title: str,
     candidates: Mapping[str, Candidate],
     samples: Sequence[Sample],
+    network: Network,
     settings: BenchmarkSettings,
     gate: Gate | None = None,
     *,
@@ -46,6 +48,7 @@ def benchmark(
     """Measure all candidates on `samples`; the first is the reference of the differences.
 
     Args:
+        network: whose classes they give, and whose images they take.
         gate: what the result is checked against.
         notes: sentences for the report.
         bad: what was left out of the samples.
@@ -57,7 +60,7 @@ def benchmark(
         ValueError: a candidate's output is no map of the classes, or settings that this machine cannot keep.
     """
     keep_to_processors(settings)
-    measurement = _measured(candidates, samples, settings)
+    measurement = _measured(candidates, samples, network, settings)
     notes = [*notes, *report_bad(bad)]
     document = results_document(title, measurement, settings, notes, sensitivity, asked or CommandLine())
     document["skipped"] = as_records(bad)
@@ -68,11 +71,13 @@ def benchmark(
 
 
 def _measured(
-    candidates: Mapping[str, Candidate], samples: Sequence[Sample], settings: BenchmarkSettings
+    candidates: Mapping[str, Candidate], samples: Sequence[Sample], network: Network, settings: BenchmarkSettings
 ) -> Measurement:
     for label, candidate in candidates.items():
         logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
-    measurement = replace(measure(candidates, samples, settings), memory=measure_memory(candidates, settings.threads))
+    measurement = replace(
+        measure(candidates, samples, network, settings), memory=measure_memory(candidates, settings.threads)
+    )
     if not settings.thread_counts:
         return measurement
-    return replace(measurement, by_threads=measure_threads(candidates, samples, settings.thread_counts))
+    return replace(measurement, by_threads=measure_threads(candidates, samples, network, settings.thread_counts))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from common.benchmark.sensitivity import WORST_LAYERS, BlockGain, LayerError, Sensitivity
+from common.data.classes import Classes
 from common.data.datasets import Example
-from common.data.labels import CLASSES
 from common.quantization.simulation import (
     QuantizedLayer,
     Simulation,
@@ -109,8 +109,8 @@ def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> dict[Quanti
 class _Scorer:
     """Scores the network with some fake quantizations passed over, against itself in float and against the truth."""
 
-    def __init__(self, prepared: GraphModule, images: Sequence[Tensor], targets: Sequence[Tensor]):
-        self.prepared, self.images, self.targets = prepared, images, targets
+    def __init__(self, prepared: GraphModule, images: Sequence[Tensor], targets: Sequence[Tensor], classes: Classes):
+        self.prepared, self.images, self.targets, self.classes = prepared, images, targets, classes
         self.exact = [self._logits(image, fake_quantizations(prepared)) for image in images]
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class _Scorer:
 
     def __call__(self, floats: Collection[str]) -> tuple[float | None, float]:
         """SQNR of the logits in dB, and mIoU."""
-        powers, meter = _Powers(), IoUMeter(len(CLASSES))
+        powers, meter = _Powers(), IoUMeter(self.classes)
         for image, exact, target in zip(self.images, self.exact, self.targets, strict=True):
             logits = self._logits(image, floats)
             powers.add(exact, logits)
@@ -128,7 +128,11 @@ class _Scorer:
 
 
 def analyse(
-    prepared: GraphModule, examples: Sequence[Example], device: torch.device, arguments: Mapping[str, object]
+    prepared: GraphModule,
+    examples: Sequence[Example],
+    classes: Classes,
+    device: torch.device,
+    arguments: Mapping[str, object],
 ) -> Sensitivity:
     """Errors and gains of a calibrated graph in evaluation mode, which is on `device`.
 
@@ -137,7 +141,7 @@ def analyse(
         arguments: the flags of the training, for the command of the next one.
     """
     images = [example.image[None].to(device) for example in examples]
-    scorer = _Scorer(prepared, images, [example.mask[None] for example in examples])
+    scorer = _Scorer(prepared, images, [example.mask[None] for example in examples], classes)
     (_, miou_fp32), (whole, miou_int8) = scorer(fake_quantizations(prepared)), scorer(())
     weighted = blocks_of(prepared)
 

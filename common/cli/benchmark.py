@@ -21,6 +21,7 @@ from common.report.writer import write_report
 from common.runtimes.candidates import Candidate
 from common.scoring.latency import CALLS_FOR_P99
 from common.system.settings import from_flat
+from models import Network
 
 # field of GateLimits -> argument type and help of its flag
 LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
@@ -116,6 +117,7 @@ def run_benchmark(
     title: str,
     candidates: Mapping[str, Candidate],
     samples: Sequence[Sample],
+    network: Network,
     gate: Gate,
     *,
     notes: Sequence[str] = (),
@@ -126,7 +128,7 @@ def run_benchmark(
     """`benchmark`, with its report in `folder` and its tables printed; `save_outputs`: pictures as files, too."""
     settings, asked = benchmark_settings(args), CommandLine(shlex.join(sys.argv), plain_arguments(args))
     document, measurement = benchmark(
-        title, candidates, samples, settings, gate, notes=notes, bad=bad, sensitivity=sensitivity, asked=asked
+        title, candidates, samples, network, settings, gate, notes=notes, bad=bad, sensitivity=sensitivity, asked=asked
     )
     pictures = write_report(folder, document, measurement, args.visualizations_per_dataset, save_outputs)
     _print_tables(document)

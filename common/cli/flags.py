@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from common.cli.types import height_width, non_negative_int, thread_count
-from common.data.bad_samples import SampleSource
+from common.data.datasets import SampleSource
 from common.data.decoding import IMAGE_BITS
 from common.networks.opening import network_table
 from common.system.processors import physical_processors
+from models import Network
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -45,7 +46,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, its weights and its input size; and the list of what there is."""
-    parser.add_argument("-n", "--name", required=True, metavar="NETWORK", help="network, for example SceneSeg")
+    add_name_argument(parser)
     parser.add_argument(
         "-p",
         "--model_checkpoint_path",
@@ -66,6 +67,18 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="raw|ema|NAME",
         help="which weights of a checkpoint that holds several: raw, averaged (ema), or those under a name in it",
+    )
+
+
+def add_name_argument(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """`-n`, the network of the family or a user's own; only what it names is ever imported."""
+    parser.add_argument(
+        "-n",
+        "--name",
+        required=default is None,
+        default=default,
+        metavar="NETWORK",
+        help="network: of the family (--list of convert_pytorch_to_onnx.py), or your own as MODULE:ATTRIBUTE",
     )
 
 
@@ -94,6 +107,12 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
     )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="JSON",
+        help="what the masks hold, for all datasets; default: each dataset's labels.json, or the network's palette",
+    )
     parser.add_argument("--workers", type=non_negative_int, default=2, help="processes that decode images")
     add_image_bits_argument(parser)
     parser.add_argument(
@@ -101,9 +120,18 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sample_source(args: argparse.Namespace, root: Path) -> SampleSource:
-    """What the flags of `add_dataset_arguments` say of the samples below `root`."""
-    return SampleSource(root, args.datasets, args.skip_bad, args.workers, args.image_bits)
+def sample_source(args: argparse.Namespace, network: Network, root: Path) -> SampleSource:
+    """What the flags of `add_dataset_arguments` say of the samples below `root` for the network of `--name`."""
+    return SampleSource.of(
+        args.name,
+        network,
+        root,
+        names=args.datasets,
+        labels=args.labels,
+        skip_bad=args.skip_bad,
+        workers=args.workers,
+        image_bits=args.image_bits,
+    )
 
 
 def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:

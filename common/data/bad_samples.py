@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.datasets import find_samples, load_ids, load_image, worker_init
+from common.data.datasets import SampleSource, find_samples, load_ids, load_image, worker_init
 from common.data.pairs import BadSample, Sample
 from common.system.distributed import gathered, rank, world_size
 from common.system.files import write_json
@@ -18,17 +18,6 @@ logger = logging.getLogger(__name__)
 TRIED_HW = (32, 64)  # the smallest input: reading a file costs the same for any
 LISTED = 50  # that a report spells out
 SKIPPED_FILE = "skipped.json"
-
-
-@dataclass(frozen=True)
-class SampleSource:
-    """Where a script finds its samples, and how they are read."""
-
-    root: Path
-    names: Sequence[str] | None = None  # of datasets; None: the known ones that are there
-    skip_bad: bool = False  # leave out what cannot be read
-    workers: int = 0  # processes that read while this is found out
-    image_bits: int | None = None  # see `read_rgb`
 
 
 class _Reasons(Dataset):
@@ -59,8 +48,7 @@ def usable_samples(source: SampleSource, split: str, bad: list[BadSample]) -> li
         FileNotFoundError, ValueError: as `find_samples`; or no sample is left.
     """
     unpaired: list[BadSample] = []
-    found = find_samples(source.root, source.names, split, unpaired if source.skip_bad else None)
-    samples = [replace(sample, image_bits=source.image_bits) for sample in found]
+    samples = find_samples(source, split, unpaired if source.skip_bad else None)
     if not source.skip_bad:
         return samples
     unreadable = _unreadable(samples, split, source.workers)

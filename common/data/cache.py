@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from common.data.datasets import Loaded, Loader, Sample, find_spec, load_sample
-from common.data.labels import CLASSES, PALETTE
 from common.system.distributed import is_writer
 from common.system.files import atomic_path, remove_leftovers, require_ordinary, short_stem
 
@@ -53,7 +52,7 @@ def load_cached(folder: Path, sample: Sample, input_hw: tuple[int, int], *, redu
     except FileNotFoundError:
         content = b""
     if content[:KEY_BYTES] == key:
-        if (loaded := _unpack(content, input_hw)) is not None:
+        if (loaded := _unpack(content, input_hw, sample.labels.class_count)) is not None:
             return loaded
         logger.warning("%s: a damaged cache entry, made anew", path)
     loaded = load_sample(sample, input_hw, reduced=reduced)
@@ -72,7 +71,8 @@ def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes
     """A hash of all that the prepared sample depends on."""
     times = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (sample.image, sample.mask)]
     region = find_spec(sample.dataset).region(*PROBE)
-    made_of = (PREPARATION, PALETTE, _sources(sample), sample.image_bits, times, region, input_hw, reduced)
+    labels = (sample.labels.stored, sample.labels.to_class, sample.labels.class_count)
+    made_of = (PREPARATION, labels, _sources(sample), sample.image_bits, times, region, input_hw, reduced)
     return hashlib.sha256(repr(made_of).encode()).digest()
 
 
@@ -85,12 +85,12 @@ def _pack(key: bytes, loaded: Loaded) -> bytes:
     return key + zlib.crc32(payload).to_bytes(CHECKSUM_BYTES, "little") + payload
 
 
-def _unpack(content: bytes, input_hw: tuple[int, int]) -> Loaded | None:
+def _unpack(content: bytes, input_hw: tuple[int, int], class_count: int) -> Loaded | None:
     """The arrays of an entry; None for one that is not what was written."""
     payload = memoryview(content)[KEY_BYTES + CHECKSUM_BYTES :]
     checksum = int.from_bytes(content[KEY_BYTES : KEY_BYTES + CHECKSUM_BYTES], "little")
     pixels = input_hw[0] * input_hw[1]
-    if len(payload) != 4 * pixels + 4 * len(CLASSES) or zlib.crc32(payload) != checksum:
+    if len(payload) != 4 * pixels + 4 * class_count or zlib.crc32(payload) != checksum:
         return None
     values = np.frombuffer(payload, np.uint8).copy()  # writable, as tensors want it
     image, ids, weights = np.split(values, [3 * pixels, 4 * pixels])

@@ -2,9 +2,9 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from common.data.decoding import read_bytes, read_mask, read_rgb, stored_greys
+from common.data.decoding import read_bytes, read_mask, read_rgb, read_values, stored_greys
 from common.data.image_header import read_header
-from common.data.labels import class_ids, class_weights
+from common.data.labels import LABELS_FILE, LabelMap, class_weights, palette_labels, read_labels
 from common.data.pairs import LAYOUT, BadSample, Sample, find_pairs, tell_once
-from common.data.transforms import (
-    INPUT_HW,
-    augment,
-    augmentation,
-    normalise,
-    resize_image,
-    resize_mask,
-    to_tensor,
-)
+from common.data.transforms import ImageFormat, augment, augmentation, resize_image, resize_mask
 from common.system.signals import EXIT_CODES
+from models.network import Colour, Network
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
@@ -61,8 +54,8 @@ class Example(NamedTuple):
     """One sample, or a batch of them, as tensors."""
 
     image: Tensor  # float32 (3, H, W), normalised
-    mask: Tensor  # int64 (H, W), class ids
-    class_weights: Tensor  # float32 (3,), from the pixel counts before the resize
+    mask: Tensor  # int64 (H, W), class ids, or IGNORED
+    class_weights: Tensor  # float32 (C,), from the pixel counts before the resize
 
 
 def find_spec(name: str) -> DatasetSpec:
@@ -70,14 +63,57 @@ def find_spec(name: str) -> DatasetSpec:
     return next((spec for spec in DATASETS if spec.name.lower() == name.lower()), DatasetSpec(name))
 
 
-def find_samples(
-    root: Path, names: Sequence[str] | None, split: str, bad: list[BadSample] | None = None
-) -> list[Sample]:
+@dataclass(frozen=True)
+class SampleSource:
+    """Where a script finds its samples, and how they are read."""
+
+    root: Path
+    network: str  # whose classes the labels name, for error messages
+    classes: tuple[str, ...]
+    mask_colours: tuple[tuple[Colour, str], ...] = ()  # stored colour -> class, of data without labels
+    names: Sequence[str] | None = None  # of datasets; None: the known ones that are there
+    labels: Path | None = None  # a file of labels that serves for all datasets
+    skip_bad: bool = False  # leave out what cannot be read
+    workers: int = 0  # processes that read while this is found out
+    image_bits: int | None = None  # see `read_rgb`
+
+    @classmethod
+    def of(cls, name: str, network: Network, root: Path, **options: Any) -> "SampleSource":
+        """That of the network `name`; `options` are the fields from `names` on."""
+        return cls(root, name, network.classes, tuple(network.mask_colours.items()), **options)
+
+
+def dataset_labels(folder: Path, source: SampleSource) -> LabelMap:
+    """What the masks of the dataset in `folder` mean: by its own file, by that of the run, or by the network's palette.
+
+    Raises:
+        FileNotFoundError: the file of the run is not there.
+        ValueError: a file is not one of labels, both are there and differ, or none and the network has no palette.
+    """
+    own, given = folder / LABELS_FILE, source.labels
+    if not source.classes:
+        raise ValueError(f"{source.network} has no classes that masks could name; give `classes` in its models.Network")
+    if own.is_file() and given is None:
+        return read_labels(own, source.classes)
+    if given is not None:
+        labels = read_labels(given, source.classes)
+        if own.is_file() and read_labels(own, source.classes).to_class != labels.to_class:
+            raise ValueError(f"--labels {given}: {own} says otherwise; leave the flag out, or remove that file")
+        return labels
+    if not source.mask_colours:
+        raise ValueError(
+            f"{folder}: no {LABELS_FILE}, and {source.network} has no palette of its own; say what the masks hold in "
+            f"{own}, or with --labels FILE"
+        )
+    return palette_labels(dict(source.mask_colours), source.classes, source.network)
+
+
+def find_samples(source: SampleSource, split: str, bad: list[BadSample] | None = None) -> list[Sample]:
     """The samples of one split, sorted by dataset and file name; every tenth of a dataset is validation.
 
     Args:
-        names: datasets to use, known ones without regard to case; None takes every known one that is there and logs
-            those that are not.
+        source: its names are known datasets without regard to case, or a user's; None takes every known one that is
+            there and logs those that are not.
         split: "train" or "val"; of a dataset that is for validation only, the training part is left out.
         bad: takes the files without a partner; None: they are errors.
 
@@ -87,6 +123,7 @@ def find_samples(
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
+    root, names = source.root, source.names
     specs = [find_spec(name) for name in names] if names else _known_datasets(root)
     if twice := sorted({spec.name for spec in specs if specs.count(spec) > 1}):
         raise ValueError(f"datasets named more than once: {', '.join(twice)}; name each once")
@@ -94,7 +131,7 @@ def find_samples(
     if not used:
         listed = ", ".join(spec.name for spec in specs)
         raise ValueError(f"no train images in {listed} below {root}: for validation only; add a dataset to train on")
-    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(root, spec, split, bad)]
+    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(source, spec, split, bad)]
 
 
 def _known_datasets(root: Path) -> list[DatasetSpec]:
@@ -111,12 +148,12 @@ def _folder(root: Path, spec: DatasetSpec) -> Path:
     return root / spec.name / spec.name
 
 
-def _split(root: Path, spec: DatasetSpec, split: str, bad: list[BadSample] | None) -> list[Sample]:
-    samples = find_pairs(_folder(root, spec), spec.name, bad)
-    if len(samples) < 10 and split == "val":
-        raise ValueError(
-            f"{_folder(root, spec)}: {len(samples)} images; every tenth is validation, so 10 are the least"
-        )
+def _split(source: SampleSource, spec: DatasetSpec, split: str, bad: list[BadSample] | None) -> list[Sample]:
+    folder = _folder(source.root, spec)
+    pairs = find_pairs(folder, spec.name, dataset_labels(folder, source), bad)
+    if len(pairs) < 10 and split == "val":
+        raise ValueError(f"{folder}: {len(pairs)} images; every tenth is validation, so 10 are the least")
+    samples = [replace(sample, image_bits=source.image_bits) for sample in pairs]
     return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
 
 
@@ -180,9 +217,10 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
     """The class ids of the mask in the region of interest, before any resize: uint8 (H, W).
 
     Raises:
-        ValueError: the mask has not its image's size `image_hw`, unknown colours, or values that are no 8-bit colours.
+        ValueError: the mask has not its image's size `image_hw`, or holds what its labels do not name.
     """
-    mask, (height, width) = read_mask(sample.mask), image_hw
+    read = read_mask if sample.labels.stored == "colours" else read_values
+    mask, (height, width) = read(sample.mask), image_hw
     if mask.shape[:2] != image_hw:
         raise ValueError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
@@ -190,9 +228,9 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
         )
     left, top, right, bottom = _region(sample, width, height)
     try:
-        return class_ids(mask[top:bottom, left:right])
+        return sample.labels.class_ids(mask[top:bottom, left:right])
     except ValueError as error:
-        greys = stored_greys(sample.mask)
+        greys = stored_greys(sample.mask) if sample.labels.stored == "colours" else ""
         raise ValueError(f"{sample.mask}: {error}{'; ' if greys else ''}{greys}") from error
 
 
@@ -203,30 +241,30 @@ def load_sample(sample: Sample, input_hw: tuple[int, int], *, reduced: bool = Fa
     the time: each pixel is then the mean of four, which the resize alone would not take, and the region may be off by
     half a pixel. The mask is the same.
 
-    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (3,), which come from the pixels
+    Returns uint8 RGB (H, W, 3), class ids uint8 (H, W), and the class weights float32 (C,), which come from the pixels
     of the region before the resize.
 
     Raises:
-        ValueError: image and mask differ in size, the region does not fit, or the mask has unknown colours.
+        ValueError: image and mask differ in size, the region does not fit, or the mask has unknown values.
     """
     load = _load_reduced_image if reduced and sample.image.suffix.lower() in JPEG_SUFFIXES else load_image
     image, size = load(sample, input_hw)
     ids = load_ids(sample, size)
-    return image, resize_mask(ids, input_hw), class_weights(ids)
+    return image, resize_mask(ids, input_hw), class_weights(ids, sample.labels.class_count)
 
 
-class SceneSegDataset(Dataset):
+class SampleDataset(Dataset):
     """Samples as they are, for validation, calibration and benchmarks; `[index]` -> Example."""
 
-    def __init__(self, samples: Sequence[Sample], input_hw: tuple[int, int] = INPUT_HW, load: Loader = load_sample):
-        self.samples, self.input_hw, self.load = samples, input_hw, load
+    def __init__(self, samples: Sequence[Sample], image_format: ImageFormat, load: Loader = load_sample):
+        self.samples, self.image_format, self.load = samples, image_format, load
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
-        image, ids, weights = self.load(self.samples[index], self.input_hw)
-        return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+        image, ids, weights = self.load(self.samples[index], self.image_format.hw)
+        return Example(self.image_format.to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
 
 
 class AugmentedDataset(Dataset):
@@ -235,12 +273,12 @@ class AugmentedDataset(Dataset):
     def __init__(
         self,
         samples: Sequence[Sample],
-        input_hw: tuple[int, int],
+        image_format: ImageFormat,
         strength: float,
         seed: int,
         load: Loader = load_sample,
     ):
-        self.samples, self.input_hw, self.seed, self.load = samples, input_hw, seed, load
+        self.samples, self.image_format, self.seed, self.load = samples, image_format, seed, load
         self.transform = augmentation(strength) if strength else None
 
     def __len__(self) -> int:
@@ -248,11 +286,12 @@ class AugmentedDataset(Dataset):
 
     def __getitem__(self, draw: tuple[int, int]) -> Example:
         epoch, index = draw
-        image, ids, weights = self.load(self.samples[index], self.input_hw)
+        rgb, ids, weights = self.load(self.samples[index], self.image_format.hw)
         if self.transform is None:
-            return Example(to_tensor(image), torch.from_numpy(ids).long(), torch.from_numpy(weights))
-        image, mask = augment(image, ids, self.transform, _derived_seed(self.seed, epoch, index))
-        return Example(normalise(image.as_subclass(Tensor)), mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
+            return Example(self.image_format.to_tensor(rgb), torch.from_numpy(ids).long(), torch.from_numpy(weights))
+        image, mask = augment(rgb, ids, self.transform, _derived_seed(self.seed, epoch, index))
+        normalised = self.image_format.normalise(image.as_subclass(Tensor))
+        return Example(normalised, mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -118,10 +118,33 @@ def read_mask(path: Path) -> np.ndarray:
         if not _repeats(pixels):
             raise ValueError(
                 f"{path}: a mask of 16 bits a value, with the values {_listed(pixels)}, which 8 bits cannot hold; "
-                "store it as 8-bit RGB in the colours of common/data/labels.py"
+                "store it as 8-bit RGB, or say what its values mean in a file of labels"
             )
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Decode a mask of ids to uint8 or uint16 (H, W): grey of any depth, the indices of a palette, or equal channels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no ordinary file, not to be decoded, too large, of an EXIF orientation, or of colours.
+    """
+    data = read_bytes(path)
+    header = read_header(data.data, path)
+    require_upright(header, path)
+    kind = header.png
+    if kind and kind.colour == PALETTE:
+        return _indices(data, path)
+    pixels = _decode(data, header, cv2.IMREAD_UNCHANGED, path)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        _require_idle_alpha(pixels, path)
+    values = pixels if pixels.ndim == 2 else pixels[..., 0]
+    if pixels.ndim == 3 and not all(np.array_equal(values, pixels[..., channel]) for channel in range(1, 3)):
+        raise ValueError(f"{path}: a mask of colours, where its labels give the classes of values")
+    largest = 2**kind.depth - 1 if kind else 255
+    return values if largest >= 255 else values // (255 // largest)  # fewer bits are spread over 0..255
 
 
 def stored_greys(path: Path) -> str:
@@ -137,14 +160,8 @@ def stored_greys(path: Path) -> str:
 
 
 def _from_palette(data: np.ndarray, kind: PngKind, path: Path) -> np.ndarray:
-    """The colours of a palette PNG; Pillow gives its indices, which OpenCV does not."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            indices = np.asarray(image)
-    except DAMAGED as error:
-        raise ValueError(f"{path}: {DAMAGED_FILE}") from error
-    if not has_whole_pixels(data.data):
-        raise ValueError(f"{path}: {DAMAGED_FILE}")
+    """The colours of a palette PNG."""
+    indices = _indices(data, path)
     colours, used = kind.palette, np.flatnonzero(np.bincount(indices.ravel())).tolist()
     # an index of its own is the first with its colour; encoders fill a palette up with copies, often of black
     lost = [index for index in used if index >= len(colours) or colours.index(colours[index]) != index]
@@ -157,6 +174,18 @@ def _from_palette(data: np.ndarray, kind: PngKind, path: Path) -> np.ndarray:
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     return table[indices]
+
+
+def _indices(data: np.ndarray, path: Path) -> np.ndarray:
+    """The indices of a palette PNG, uint8 (H, W), which OpenCV does not give."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            indices = np.asarray(image)
+    except DAMAGED as error:
+        raise ValueError(f"{path}: {DAMAGED_FILE}") from error
+    if not has_whole_pixels(data.data):
+        raise ValueError(f"{path}: {DAMAGED_FILE}")
+    return indices
 
 
 def _require_idle_alpha(pixels: np.ndarray, path: Path) -> None:
@@ -173,7 +202,7 @@ def _require_idle_alpha(pixels: np.ndarray, path: Path) -> None:
     depth = 8 * pixels.itemsize
     raise ValueError(
         f"{path}: a mask with an alpha channel of {depth} bits that holds data, the values {_listed(alpha)}; it is "
-        "not read: store the mask as 8-bit RGB in the colours of common/data/labels.py"
+        "not read: store the mask as 8-bit RGB in the palette's colours"
     )
 
 

@@ -8,50 +8,65 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.data.classes import Classes
 from common.data.datasets import Sample
-from common.data.labels import CLASSES, DISPLAY_COLOURS, colourise
 from common.system.files import atomic_path, short_stem
 
 OPACITY = 0.6  # of the class colours over the image
 BAR = 26  # height of the title bar and of the legend, pixels
 GAP = 4  # between the panels, pixels
 SMALLEST_PANEL = 240  # pixels wide; holds the longest title
+FACE, TEXT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 WHITE, DARK = (255, 255, 255), (32, 32, 32)
 # of the pixels on which a model and the reference differ: only the reference is right, only the model, or neither
 DISAGREEMENT = {"lost": (220, 38, 38), "gained": (22, 150, 72), "both wrong": (234, 160, 0)}
 
 
-def overlay(rgb: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def overlay(rgb: np.ndarray, ids: np.ndarray, classes: Classes) -> np.ndarray:
     """Blend the colours of the classes (H, W) over an image, uint8 RGB (H, W, 3)."""
-    return cv2.addWeighted(colourise(ids), OPACITY, rgb, 1 - OPACITY, 0)
+    return cv2.addWeighted(classes.colourise(ids), OPACITY, rgb, 1 - OPACITY, 0)
 
 
-def strip(rgb: np.ndarray, panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+def strip(rgb: np.ndarray, panels: Sequence[tuple[str, np.ndarray]], classes: Classes) -> np.ndarray:
     """Original | one panel for each (title, class ids) side by side, with the legend of the classes below.
 
     Shapes: uint8 RGB (H, W, 3) and class ids (H, W) -> uint8 RGB. Small images are enlarged: text does not shrink.
     """
     scale = math.ceil(SMALLEST_PANEL / rgb.shape[1])
-    pictures = [("Original", rgb), *((title, overlay(rgb, ids)) for title, ids in panels)]
+    pictures = [("Original", rgb), *((title, overlay(rgb, ids, classes)) for title, ids in panels)]
     height, width = scale * rgb.shape[0], scale * rgb.shape[1]
-    canvas = np.full((height + 2 * BAR, len(pictures) * (width + GAP) - GAP, 3), DARK, np.uint8)
+    canvas = np.full((height + BAR, len(pictures) * (width + GAP) - GAP, 3), DARK, np.uint8)
     for index, (title, picture) in enumerate(pictures):
         left = index * (width + GAP)
         canvas[BAR : BAR + height, left : left + width] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         _write(canvas, title, (left + 6, BAR - 8))
-    left = 6
-    for name, colour in zip(CLASSES, DISPLAY_COLOURS.tolist(), strict=True):
-        bottom = BAR + height + BAR - 7
-        cv2.rectangle(canvas, (left, bottom - 12), (left + 18, bottom), colour, thickness=-1)
-        left = _write(canvas, name, (left + 26, bottom)) + 22
-    return canvas
+    return np.vstack([canvas, _legend(classes, canvas.shape[1])])
 
 
-def _write(canvas: np.ndarray, text: str, origin: tuple[int, int]) -> int:
-    """Write white text and return where it ends."""
-    face, size = cv2.FONT_HERSHEY_SIMPLEX, 0.5
-    cv2.putText(canvas, text, origin, face, size, WHITE, 1, cv2.LINE_AA)
-    return origin[0] + cv2.getTextSize(text, face, size, 1)[0][0]
+def _legend(classes: Classes, width: int) -> np.ndarray:
+    """A swatch and the name of each class, in as many lines as they take."""
+    places, left, line = [], 6, 0
+    for name in classes.names:
+        needed = 26 + _text_width(name)
+        if left > 6 and left + needed > width:
+            left, line = 6, line + 1
+        places.append((left, line))
+        left += needed + 22
+    legend = np.full(((line + 1) * BAR, width, 3), DARK, np.uint8)
+    for (left, line), name, colour in zip(places, classes.names, classes.colours, strict=True):
+        bottom = line * BAR + BAR - 7
+        cv2.rectangle(legend, (left, bottom - 12), (left + 18, bottom), colour, thickness=-1)
+        _write(legend, name, (left + 26, bottom))
+    return legend
+
+
+def _write(canvas: np.ndarray, text: str, origin: tuple[int, int]) -> None:
+    """Write white text."""
+    cv2.putText(canvas, text, origin, FACE, TEXT_SIZE, WHITE, 1, cv2.LINE_AA)
+
+
+def _text_width(text: str) -> int:
+    return cv2.getTextSize(text, FACE, TEXT_SIZE, 1)[0][0]
 
 
 def save_png(path: Path, rgb: np.ndarray) -> None:
@@ -76,7 +91,13 @@ def disagreement(rgb: np.ndarray, target: np.ndarray, reference: np.ndarray, can
 
 
 def save_prediction(
-    folder: Path, sample: Sample, label: str, rgb: np.ndarray, target: np.ndarray, predicted: np.ndarray
+    folder: Path,
+    sample: Sample,
+    label: str,
+    rgb: np.ndarray,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    classes: Classes,
 ) -> Path:
     """Write Original | GT | Prediction of one sample to `folder`/pictures and return the file.
 
@@ -84,7 +105,7 @@ def save_prediction(
     """
     (folder / "pictures").mkdir(exist_ok=True)
     path = folder / "pictures" / f"{sample.dataset}_{short_stem(sample.image.stem)}_{file_name(label)}.png"
-    save_png(path, strip(rgb, [("GT", target), (f"Prediction: {label}", predicted)]))
+    save_png(path, strip(rgb, [("GT", target), (f"Prediction: {label}", predicted)], classes))
     return path
 
 

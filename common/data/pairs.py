@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.labels import LabelMap
+
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -15,11 +17,12 @@ LISTED_FILES = 5  # that an error message spells out
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask, the name of the dataset they belong to, and how the image is read (`read_rgb`)."""
+    """An image and its mask, the dataset they belong to, and how both are read."""
 
     dataset: str
     image: Path
     mask: Path
+    labels: LabelMap  # what the mask's values mean
     image_bits: int | None = None  # of data in an image of 16 bits a value
 
 
@@ -32,7 +35,7 @@ class BadSample:
     reason: str
 
 
-def find_pairs(folder: Path, dataset: str, bad: list[BadSample] | None = None) -> list[Sample]:
+def find_pairs(folder: Path, dataset: str, labels: LabelMap, bad: list[BadSample] | None = None) -> list[Sample]:
     """Pair `folder`/images with `folder`/gt_masks by file stem, sorted by file name.
 
     Args:
@@ -52,7 +55,7 @@ def find_pairs(folder: Path, dataset: str, bad: list[BadSample] | None = None) -
         bad += [BadSample(dataset, str(path), "no partner") for path in lonely]
         bad += [BadSample(dataset, str(path), "two files of one stem") for path in twin_images + twin_masks]
     paired = sorted(images.keys() & masks.keys(), key=lambda stem: images[stem].name)
-    return [Sample(dataset, images[stem], masks[stem]) for stem in paired]
+    return [Sample(dataset, images[stem], masks[stem], labels) for stem in paired]
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...], skip: bool) -> tuple[dict[str, Path], list[Path]]:

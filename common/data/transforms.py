@@ -1,5 +1,7 @@
 """From pixels to tensors: the one path of training, validation, calibration and every benchmarked model."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -7,14 +9,37 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from models import IMAGENET_MEAN as MEAN
-from models import IMAGENET_STD as STD
-from models import NETWORKS
+from models import Network
 
-INPUT_HW = NETWORKS["SceneSeg"].input_shape[1:]  # (height, width)
 
-_MEAN = torch.tensor(MEAN)[:, None, None]
-_STD = torch.tensor(STD)[:, None, None]
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a network takes its images: their size, and what becomes of their bytes."""
+
+    hw: tuple[int, int]  # height, width
+    mean: tuple[float, ...]  # of 0..1, in the order of the channels
+    std: tuple[float, ...]
+    channel_order: str = "RGB"  # or BGR
+
+    @classmethod
+    def of(cls, network: Network, hw: tuple[int, int] | None = None) -> "ImageFormat":
+        """That of a network, at its native size or another; ValueError where its input is no image."""
+        if network.mean is None or network.std is None or network.input_shape[0] != len(network.channel_order):
+            raise ValueError("this network's input is no image of three channels")
+        return cls(hw or network.input_shape[1:], network.mean, network.std, network.channel_order)
+
+    def to_tensor(self, rgb: np.ndarray) -> Tensor:
+        """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W)."""
+        return self.normalise(torch.from_numpy(rgb).permute(2, 0, 1))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 RGB (3, H, W) -> (pixel / 255 - mean) / std in the network's order of channels, float32."""
+        if self.channel_order == "BGR":
+            image = image.flip(0)
+        # contiguous while it is bytes; a copy because the arithmetic is in place
+        planes = image.contiguous().to(torch.float32, copy=True)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return planes.div_(255).sub_(mean).div_(std)
 
 
 def resize_image(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
@@ -25,18 +50,6 @@ def resize_image(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 def resize_mask(ids: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
     """Nearest neighbour with the pixel centres of the bilinear resize, so that image and mask stay aligned."""
     return cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def to_tensor(rgb: np.ndarray) -> Tensor:
-    """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W)."""
-    return normalise(torch.from_numpy(rgb).permute(2, 0, 1))
-
-
-def normalise(image: Tensor) -> Tensor:
-    """uint8 (3, H, W) -> (pixel / 255 - mean) / std, float32."""
-    # contiguous while it is bytes; a copy because the arithmetic is in place
-    planes = image.contiguous().to(torch.float32, copy=True)
-    return planes.div_(255).sub_(_MEAN).div_(_STD)
 
 
 def augmentation(strength: float) -> v2.Transform:

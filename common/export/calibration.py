@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.data.decoding import read_rgb
 from common.data.pairs import IMAGE_SUFFIXES
-from common.data.transforms import resize_image
+from common.data.transforms import ImageFormat, resize_image
 from common.runtimes.predictors import Predictor
 from common.system.progress import progress
 from models import Network
@@ -55,14 +55,11 @@ def image_preparer(network: Network, input_hw: tuple[int, int], image_bits: int 
     Raises:
         ValueError: the network's input is no image.
     """
-    if network.mean is None:
-        raise ValueError("this network's input is no image; its own inputs come from another network")
+    image_format = ImageFormat.of(network, input_hw)
     fit = letterbox if network.task == "detection" else resize_image
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (network.mean, network.std))
 
     def prepare(path: Path) -> Tensor:
-        rgb = fit(read_rgb(path, image_bits), input_hw)
-        return ((torch.from_numpy(rgb).permute(2, 0, 1).float() / 255 - mean) / std)[None].contiguous()
+        return image_format.to_tensor(fit(read_rgb(path, image_bits), input_hw))[None]
 
     return prepare
 

@@ -89,7 +89,7 @@ def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
 
 def _as_written(model: nn.Module, source: OpenedNetwork) -> nn.Module:
     """The operators that ONNX Runtime is fast at, where there are fused stages."""
-    fused = any(isinstance(module, FusedUpsampleStage) for module in model.modules())
+    fused = any(isinstance(module, FusedUpsampleStage) for _, module in model.named_modules())
     return with_subpixel_convolutions(model, source.input_shape) if fused else model
 
 
@@ -99,7 +99,7 @@ def _export(
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
     description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     metadata = as_metadata(description)
-    outputs = list(source.network.outputs)
+    outputs = list(source.network.outputs or ())
     return export_onnx(
         model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset
     )

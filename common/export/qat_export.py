@@ -15,24 +15,24 @@ from common.export.onnx_writer import export_onnx
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import Description
 from common.networks.metadata import as_metadata, describe
+from common.networks.registry import file_stem, find_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.runtimes.candidates import Candidate
 from common.runtimes.parity import Agreement, Check, compare, require_equal_pixels
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
 from common.system.environment import versions
-from models import find_network
 
 logger = logging.getLogger(__name__)
 
 ONNX_LABEL, PTE_LABEL = "ONNX INT8", "ExecuTorch INT8"
-ONNX_FILE = "SceneSegNetwork_QAT_INT8_final.onnx"
-PTE_FILE = "SceneSegNetwork_QAT_INT8_final.pte"
+ONNX_FILE, PTE_FILE = "{}_QAT_INT8_final.onnx", "{}_QAT_INT8_final.pte"  # of file_stem
 PTE_EQUAL_PIXELS = 0.98  # XNNPACK rounds in other places than the reference: 0.994 on CamVid, an eighth-width SceneSeg
 
 
 def export_int8(
     int8: GraphModule,
+    name: str,
     checkpoint: Description,
     folder: Path,
     compared: Sequence[Tensor],
@@ -43,6 +43,7 @@ def export_int8(
     """Write the ONNX file, and with `pte` the ExecuTorch program, of a converted network.
 
     Args:
+        name: of the network.
         checkpoint: what the network's checkpoint says of itself.
         compared: images (1, 3, H, W) on which each file has to agree with PyTorch.
         min_equal_pixels: on this share of their pixels, 0..1.
@@ -52,18 +53,18 @@ def export_int8(
     Raises:
         ValueError: a file disagrees; it is not kept.
     """
-    name, network = find_network(checkpoint.network)
+    name, network = find_network(name)
     input_shape = (network.input_shape[0], *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     unsigned = for_onnx_runtime(copy.deepcopy(int8))
     check = _check_against(unsigned, compared, min_equal_pixels)
-    path, outputs = folder / ONNX_FILE, list(network.outputs)
+    path, outputs = folder / ONNX_FILE.format(file_stem(name)), list(network.outputs or ())
     logger.info("exporting %s", path)
     (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
     candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
     notes = [f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"]
     if pte:
-        path = folder / PTE_FILE
+        path = folder / PTE_FILE.format(file_stem(name))
         logger.info("exporting %s", path)
         reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
         check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))

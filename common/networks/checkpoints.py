@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from common.networks.reading import read_document
+from common.networks.registry import build_network, find_network
 from common.networks.weights import AVERAGED, RAW, StateDict, largest_state_dict, network_weights, require_plain, some
 from common.system.files import atomic_path
-from models import find_network
 from models.checkpoint_keys import from_published, infer_width, to_published
 
 KINDS = ("fp32", "qat")
@@ -82,8 +82,9 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
 @functools.cache
 def _published_names(name: str) -> frozenset[str]:
     """The keys of a network's published state dict."""
+    name, network = find_network(name)
     with torch.device("meta"):  # no memory: the names alone
-        return frozenset(to_published(name, find_network(name)[1].build().state_dict()))
+        return frozenset(to_published(network, build_network(name, network).state_dict()))
 
 
 def require_choice(checkpoint: Checkpoint, choice: str | None) -> None:
@@ -161,8 +162,8 @@ def load_network(name: str, path: Path, choice: str | None = None) -> tuple[nn.M
     name, network = find_network(name)
     checkpoint = read_checkpoint(path, name, choice)
     description = checkpoint.description
-    if description and description.network != name:
-        raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}")
+    if description:
+        require_network(path, description, name)
     if (description and description.kind == "qat") or observer_keys(checkpoint.state):
         raise ValueError(
             f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
@@ -177,6 +178,17 @@ def load_network(name: str, path: Path, choice: str | None = None) -> tuple[nn.M
     return model, description
 
 
+def require_network(path: Path, description: Description, name: str) -> None:
+    """Raise ValueError where a checkpoint says that it is of another network than the one that was asked for.
+
+    What a checkpoint names is never imported: its module has to be named by the one who runs it.
+    """
+    if description.network != name:
+        own = f"; name it with -n {description.network}" + " and have its module in the folder or on PYTHONPATH"
+        cure = own if ":" in description.network else f"; name it with -n {description.network}"
+        raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}{cure}")
+
+
 def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
     """The named network filled with a published state dict, strictly, and its width; `path` is named in errors.
 
@@ -184,18 +196,18 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
     """
     _, network = find_network(name)
     try:
-        width = infer_width(name, state)
+        width = infer_width(network, state)
     except (KeyError, ValueError, IndexError):
         width = 1.0  # not this network's keys: compare with the published network below
     if not 0 < width <= LARGEST_WIDTH:
         raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
-    model = network.build(width=width)
-    expected = to_published(name, model.state_dict())
+    model = build_network(name, network, width)
+    expected = to_published(network, model.state_dict())
     if state.keys() & expected.keys() and not any(key.endswith(BATCH_NORM_COUNTER) for key in state):
         state = state | {key: value for key, value in expected.items() if key.endswith(BATCH_NORM_COUNTER)}
     check_keys(expected, state, f"{path}: not a checkpoint of {name} (width {width:g})")
     require_finite(state, path)
-    model.load_state_dict(from_published(name, state), strict=True)
+    model.load_state_dict(from_published(network, state), strict=True)
     return model.eval(), width
 
 
@@ -214,7 +226,8 @@ def require_finite(state: StateDict, path: Path) -> None:
 
 def published_state(name: str, model: nn.Module) -> StateDict:
     """The state dict of `model` under the published names, on the CPU: what the toolkit saves as FP32 weights."""
-    return {key: value.detach().cpu().contiguous() for key, value in to_published(name, model.state_dict()).items()}
+    published = to_published(find_network(name)[1], model.state_dict())
+    return {key: value.detach().cpu().contiguous() for key, value in published.items()}
 
 
 def observer_keys(state: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from common.data.labels import DISPLAY_COLOURS
+from common.data.classes import classes_of
 from models import Network
 
 TORCH_FILE = "quanty.json"  # the name of the description within a TorchScript or torch.export file
@@ -30,10 +30,10 @@ def describe(
         "versions": versions,
     }
     if network.mean:
-        fields |= {"input_layout": "NCHW, RGB, float32, (pixel / 255 - mean) / std"}
-        fields |= {"mean": network.mean, "std": network.std}
+        fields |= {"input_layout": f"NCHW, {network.channel_order}, float32, (pixel / 255 - mean) / std"}
+        fields |= {"mean": network.mean, "std": network.std, "channel_order": network.channel_order}
     if network.classes:
-        palette = dict(zip(network.classes, DISPLAY_COLOURS.tolist(), strict=True))
+        palette = dict(zip(network.classes, classes_of(network).colours, strict=True))
         fields |= {"classes": network.classes, "palette": palette}
     return fields
 

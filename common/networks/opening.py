@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.networks.checkpoints import load_network
+from common.networks.registry import find_network
 from common.system.markdown import table
-from models import NETWORKS, Network, check_input_hw, find_network
+from models import NETWORKS, Network, check_input_hw
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def network_table() -> str:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             outputs = model(example)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        shapes = (f"{key} {_shape(output)}" for key, output in zip(network.outputs, outputs, strict=True))
+        shapes = (f"{key} {_shape(output)}" for key, output in zip(network.outputs or (), outputs, strict=True))
         rows.append(
             {
                 "network": name,

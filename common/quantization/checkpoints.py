@@ -14,37 +14,40 @@ from common.networks.checkpoints import (
     observer_keys,
     read_checkpoint,
     require_finite,
+    require_network,
 )
+from common.networks.registry import build_network, find_network
 from common.quantization.pt2e import QuantizationSettings, prepare_qat
-from models import check_input_hw, find_network
+from models import check_input_hw
 
 logger = logging.getLogger(__name__)
 
 MOST_GROWTH = 1.1  # parameters of a network / numbers in its checkpoint, which holds the observers, too
-ORIGINAL_NETWORK = "SceneSeg"  # the only one that the original's QAT checkpoints, which name no network, are of
 
 
-def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description, Checkpoint]:
-    """The prepared graph with every weight and observer of the checkpoint, its description, and the checkpoint.
+def load_qat(path: Path, name: str, device: torch.device) -> tuple[GraphModule, Description, Checkpoint]:
+    """The prepared graph of the network `name` with all that the checkpoint holds, its description, and the checkpoint.
 
     A state dict that does not describe itself, as the original wrote them, gives its weights only: its observers belong
     to another version of PyTorch and are left fresh, to be calibrated.
 
     Raises:
-        ValueError: FP32 weights, or any key that is missing, unexpected or misshapen.
+        ValueError: FP32 weights, another network's checkpoint, or any key that is missing, unexpected or misshapen.
     """
-    checkpoint = read_checkpoint(path, ORIGINAL_NETWORK)
+    checkpoint = read_checkpoint(path, name)
     description = checkpoint.description
     if description is None:
-        return (*_from_original(checkpoint, device), checkpoint)
+        return (*_from_original(checkpoint, name, device), checkpoint)
     if description.kind != "qat":
         raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
+    name, network = find_network(name)
+    require_network(path, description, name)
     try:
-        _, network = find_network(description.network)
         check_input_hw(network, description.input_hw)
         settings = QuantizationSettings(**description.quantization or {})
         with torch.device("meta"):  # no memory is taken for a width that is not the weights'
-            expected = sum(parameter.numel() for parameter in network.build(width=description.width).parameters())
+            model = build_network(name, network, description.width)
+            expected = sum(parameter.numel() for parameter in model.parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: its description is damaged, or of another version of this toolkit ({error})"
@@ -52,7 +55,8 @@ def load_qat(path: Path, device: torch.device) -> tuple[GraphModule, Description
     if expected > MOST_GROWTH * (found := sum(value.numel() for value in checkpoint.state.values())):
         raise ValueError(f"{path}: {found} numbers in it, {expected} in the network of width {description.width:g}")
     require_finite(checkpoint.state, path)
-    prepared = prepare_qat(network.build(width=description.width).to(device), description.input_hw, settings)
+    model = build_network(name, network, description.width).to(device)
+    prepared = prepare_qat(model, description.input_hw, settings)
     _load_strictly(prepared, checkpoint)
     return prepared, description, checkpoint
 
@@ -68,16 +72,16 @@ def _load_strictly(prepared: GraphModule, checkpoint: Checkpoint) -> None:
         raise ValueError(f"{checkpoint.path}: {len(altered)} keys changed while loading, the first is {altered[0]}")
 
 
-def _from_original(checkpoint: Checkpoint, device: torch.device) -> tuple[GraphModule, Description]:
+def _from_original(checkpoint: Checkpoint, name: str, device: torch.device) -> tuple[GraphModule, Description]:
     observers = set(observer_keys(checkpoint.state))
     weights = {key: value for key, value in checkpoint.state.items() if key not in observers}
-    model, width = build_from_published(ORIGINAL_NETWORK, weights, checkpoint.path)
+    model, width = build_from_published(name, weights, checkpoint.path)
     logger.warning(
         "%s does not describe itself: taken as %s (width %g); weights loaded, observers are calibrated anew",
         checkpoint.path,
-        ORIGINAL_NETWORK,
+        name,
         width,
     )
-    _, network = find_network(ORIGINAL_NETWORK)
-    description = Description(ORIGINAL_NETWORK, "qat", width, network.input_shape[1:], network.classes)
+    name, network = find_network(name)
+    description = Description(name, "qat", width, network.input_shape[1:], network.classes)
     return prepare_qat(model.to(device), description.input_hw, QuantizationSettings()), description

@@ -28,7 +28,10 @@ def store_beside(graph: GraphModule, source: Node, values: Tensor, ending: str) 
     """A get_attr of `values`, named after what the get_attr `source` stands for; to be placed by the caller."""
     name = source.target.replace(".", "_") + ending
     graph.register_buffer(name, values)
-    return graph.graph.get_attr(name)
+    node = graph.graph.get_attr(name)
+    if "val" in source.meta:  # a shape without numbers, by which quantizers decide
+        node.meta["val"] = source.meta["val"].new_empty(values.shape)
+    return node
 
 
 def finish(graph: GraphModule) -> None:

@@ -15,7 +15,8 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
-from common.quantization.batch_norm import BATCH_NORM, fold_batch_norm
+from common.quantization.batch_norm import batch_norm_attributes, fold_batch_norm, restore_batch_norm
+from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
 from common.quantization.quantizer import NetworkQuantizer
 from models.backbone import remove_stochastic_depth
@@ -69,7 +70,11 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
         fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
-    return prepare_qat_pt2e(export_graph(model, (3, *input_hw)), quantizer)
+    graph = export_graph(model, (3, *input_hw))
+    attributes = batch_norm_attributes(graph)
+    prepared = prepare_qat_pt2e(graph, quantizer)
+    restore_batch_norm(prepared, attributes)
+    return prepared
 
 
 def quantize_after_training(
@@ -82,7 +87,9 @@ def quantize_after_training(
     if settings.fused:
         fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
-    prepared = prepare_pt2e(export_graph(model, input_shape), quantizer)
+    graph = export_graph(model, input_shape)
+    fold_exported_batch_norm(graph)
+    prepared = prepare_pt2e(graph, quantizer)
     calibrate(prepared, batches)
     return convert(prepared)
 

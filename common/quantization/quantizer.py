@@ -21,6 +21,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.folding import IN_FLOAT
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
@@ -72,7 +73,7 @@ class NetworkQuantizer(XNNPACKQuantizer):
         super().__init__()
         self.is_qat = is_qat
         self.keep_float = keep_float
-        self.set_filter_function(lambda node: not self._stays_float(node))
+        self.set_filter_function(lambda node: IN_FLOAT not in node.meta and not self._stays_float(node))
         self.config = get_symmetric_quantization_config(per_channel, is_qat)
         if is_qat:
             self.config = with_own_fake_quantization(self.config, per_channel)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.benchmark.results import Document
-from common.data.labels import CLASSES
 from common.report import charts
 from common.report.figures import Place, figure, look_up
 from common.report.page_gate import baseline, decision, gate
@@ -165,7 +164,12 @@ def _scores(document: Document) -> str:
                 for one in model["overall"]["iou"]
             ]
             rows.append([*cells, figure(document, (*base, "pixel_accuracy"), "percent")])
-    return figures_table(["dataset", "model", "images", "mIoU", *CLASSES, "pixels right"], rows, starts)
+    return figures_table(["dataset", "model", "images", "mIoU", *_classes(document), "pixels right"], rows, starts)
+
+
+def _classes(document: Document) -> list[str]:
+    """The classes that are scored."""
+    return list(document["models"][document["reference"]]["overall"]["iou"])
 
 
 def _differences(document: Document) -> str:
@@ -176,18 +180,19 @@ def _differences(document: Document) -> str:
             base: Place = ("differences", label, *(("datasets", name) if name else ()))
             starts.append(number == 0)
             names = [left(model_name(document, label) if number == 0 else ""), left(html.escape(name or "together"))]
-            places = [(*base, "miou"), *((*base, "iou", one) for one in CLASSES)]
+            places = [(*base, "miou"), *((*base, "iou", one) for one in _classes(document))]
             rows.append([*names, *(with_interval(document, place, "signed") for place in places)])
     title = f"<h3>Differences from {html.escape(document['reference'])}</h3>"
-    return rows and title + figures_table(["model", "dataset", "mIoU", *CLASSES], rows, starts) or ""
+    return rows and title + figures_table(["model", "dataset", "mIoU", *_classes(document)], rows, starts) or ""
 
 
 def _matrix(document: Document, label: str) -> str:
     model = document["models"][label]["overall"]
-    rows = []
-    for number, name in enumerate(CLASSES):
+    rows, names = [], _classes(document)
+    columns = [*names, "another"][: len(model["confusion"][0])]  # predictions of classes that are not scored
+    for number, name in enumerate(names):
         cells = []
-        for column in range(len(CLASSES)):
+        for column in range(len(columns)):
             share = model["confusion_share"][number][column] or 0.0
             base: Place = ("models", label, "overall")
             shade = f"background: rgba(0, 114, 178, {0.04 + 0.86 * share:.3f}); color: {_on_shade(share)}"
@@ -195,7 +200,7 @@ def _matrix(document: Document, label: str) -> str:
             count = figure(document, (*base, "confusion", number, column), "count")
             cells.append(f'<td style="{shade}">{percent}<br>{small(count)}</td>')
         rows.append(f"<tr><th>{html.escape(name)}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in CLASSES)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     return (
         f"<figure><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         f"<figcaption>{model_name(document, label)}: predicted class by column; pixels below</figcaption></figure>"

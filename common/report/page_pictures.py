@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from common.benchmark.results import Document
 from common.data.drawing import DISAGREEMENT
-from common.data.labels import CLASSES, DISPLAY_COLOURS
 from common.report.figures import Place, figure, look_up
 from common.report.parts import figures_table, left, model_name
 from common.report.pictures import Panel, Scene, data_uri
@@ -14,7 +13,7 @@ MOST_COLUMNS = 6  # pictures side by side
 
 
 def pictures(document: Document, scenes: Sequence[Scene]) -> str:
-    return scenes and _legend() + "".join(_scene(document, scene, scene.panels) for scene in scenes) or ""
+    return scenes and _legend(document) + "".join(_scene(document, scene, scene.panels) for scene in scenes) or ""
 
 
 def worst_images(document: Document, worst: Mapping[str, Sequence[Scene]]) -> str:
@@ -70,14 +69,16 @@ def _caption(document: Document, index: int, panel: Panel) -> str:
     return f"<figcaption>{caption}</figcaption>"
 
 
-def _legend() -> str:
-    classes = zip(CLASSES, DISPLAY_COLOURS.tolist(), strict=True)
+def _legend(document: Document) -> str:
     rights = {
         "lost": "only the reference is right",
         "gained": "only the model is right",
         "both wrong": "both are wrong",
     }
-    entries = [*classes, *((f"Disagreement: {rights[key]}", colour) for key, colour in DISAGREEMENT.items())]
+    entries = [
+        *document["classes"].items(),
+        *((f"Disagreement: {rights[key]}", colour) for key, colour in DISAGREEMENT.items()),
+    ]
     swatches = (
         f'<span style="--model: rgb{tuple(colour)}"><span class="swatch"></span>{html.escape(name)}</span>'
         for name, colour in entries

@@ -37,9 +37,10 @@ def scene(measurement: Measurement, index: int) -> Scene:
     """Original, GT, every model's prediction, and every model's disagreement with the first, if there is any."""
     reference, *others = measurement.candidates
     rgb, target, _ = load_sample(measurement.samples[index], measurement.candidates[reference].input_hw)
+    classes = measurement.classes
     maps = {label: _class_map(measurement, label, index, target.shape) for label in measurement.candidates}
-    panels = [Panel("Original", None, rgb), Panel("GT", None, overlay(rgb, target))]
-    panels += [Panel("Prediction", label, overlay(rgb, ids)) for label, ids in maps.items()]
+    panels = [Panel("Original", None, rgb), Panel("GT", None, overlay(rgb, target, classes))]
+    panels += [Panel("Prediction", label, overlay(rgb, ids, classes)) for label, ids in maps.items()]
     panels += [
         Panel("Disagreement", label, disagreement(rgb, target, maps[reference], maps[label]))
         for label in others
@@ -67,7 +68,7 @@ def save_pictures(folder: Path, measurement: Measurement, indices: Sequence[int]
             sample = measurement.samples[index]
             rgb, target, _ = load_sample(sample, candidate.input_hw)
             predicted = measurement.recordings[label].class_map(index)
-            written.append(save_prediction(folder, sample, label, rgb, target, predicted))
+            written.append(save_prediction(folder, sample, label, rgb, target, predicted, measurement.classes))
     return written
 
 

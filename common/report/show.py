@@ -9,25 +9,32 @@ import cv2
 import numpy as np
 import torch
 
+from common.data.classes import Classes, classes_of
 from common.data.decoding import read_rgb
 from common.data.drawing import save_png, strip
-from common.data.labels import CLASSES
 from common.data.pairs import IMAGE_SUFFIXES
-from common.data.transforms import resize_image, to_tensor
+from common.data.transforms import ImageFormat, resize_image
 from common.export.calibration import find_images
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map
 from common.scoring.latency import timed
 from common.system.files import atomic_path, new_folder, short_stem
 from common.system.progress import progress
+from models import Network
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+Shown = tuple[Predictor, ImageFormat]  # a model, and how it takes a frame
 MOST_ELONGATED = 16  # one side of an image that is drawn, in sides of the other
 PANEL_WIDTH = 640  # pixels of one model's picture, at most; narrower images keep theirs
 
 
 def show(
-    source: Path, candidates: Mapping[str, Candidate], threads: int, folder: Path, image_bits: int | None = None
+    source: Path,
+    candidates: Mapping[str, Candidate],
+    network: Network,
+    threads: int,
+    folder: Path,
+    image_bits: int | None = None,
 ) -> list[Path]:
     """Write Original | one overlay per model of every frame of `source` into a new `folder`; the files written.
 
@@ -39,30 +46,34 @@ def show(
         ValueError: it is neither an image, nor a folder, nor a video that can be read, an image is too long and narrow
             to be drawn, or a model's output is no map of the classes.
     """
+    classes = classes_of(network)
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         frames, rate, count = read_video(source)
-        predictors = _warm(candidates, threads)
-        pictures = (compose(rgb, predictors, candidates) for rgb in progress(frames, "show", "frame", total=count))
+        models = _warm(candidates, network, threads)
+        pictures = (compose(rgb, models, classes) for rgb in progress(frames, "show", "frame", total=count))
         path = new_folder(folder) / f"{source.stem}.mp4"
         write_video(path, pictures, rate)
         return [path]
     images = [source] if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() else _images_below(source)
-    predictors = _warm(candidates, threads)
+    models = _warm(candidates, network, threads)
     folder, written = new_folder(folder), []
     for index, image in enumerate(progress(images, "show", "image")):
         written.append(folder / f"{index:04d}_{short_stem(image.stem)}.png")
         rgb = read_rgb(image, image_bits)
         require_drawable(rgb, image)
-        save_png(written[-1], compose(rgb, predictors, candidates))
+        save_png(written[-1], compose(rgb, models, classes))
     return written
 
 
-def _warm(candidates: Mapping[str, Candidate], threads: int) -> dict[str, Predictor]:
+def _warm(candidates: Mapping[str, Candidate], network: Network, threads: int) -> dict[str, Shown]:
     """The models, opened and run once, so that the first frame's time is like the others'."""
-    predictors = {label: candidate.open(threads) for label, candidate in candidates.items()}
-    for label, predict in predictors.items():
-        predict(torch.zeros(1, 3, *candidates[label].input_hw))
-    return predictors
+    models = {
+        label: (candidate.open(threads), ImageFormat.of(network, candidate.input_hw))
+        for label, candidate in candidates.items()
+    }
+    for predict, image_format in models.values():
+        predict(torch.zeros(1, 3, *image_format.hw))
+    return models
 
 
 def require_drawable(rgb: np.ndarray, path: Path) -> None:
@@ -83,19 +94,19 @@ def _images_below(source: Path) -> list[Path]:
     return find_images(source)
 
 
-def compose(rgb: np.ndarray, predictors: Mapping[str, Predictor], candidates: Mapping[str, Candidate]) -> np.ndarray:
+def compose(rgb: np.ndarray, models: Mapping[str, Shown], classes: Classes) -> np.ndarray:
     """Original | overlay of each model with its time for this frame, uint8 RGB."""
     width = min(rgb.shape[1], PANEL_WIDTH)
     hw = (round(rgb.shape[0] * width / rgb.shape[1]), width)
     panels = []
-    for label, predict in predictors.items():
-        image = to_tensor(resize_image(rgb, candidates[label].input_hw))[None]
+    for label, (predict, image_format) in models.items():
+        image = image_format.to_tensor(resize_image(rgb, image_format.hw))[None]
         logits, seconds = timed(partial(predict, image))
-        require_class_map(logits, len(CLASSES), candidates[label].input_hw, label)
+        require_class_map(logits, len(classes.names), image_format.hw, label)
         ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
         ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))
-    return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels)
+    return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels, classes)
 
 
 def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int | None]:

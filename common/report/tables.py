@@ -84,8 +84,9 @@ def _ratio_cells(difference: Mapping[str, object] | None) -> dict[str, object]:
 
 def image_rows(document: Document) -> list[dict[str, object]]:
     """One row for each model and image: mIoU, the medians of its times and the confusion matrix, targets in rows."""
-    count = len(_classes(document))
-    cells = [f"target_{row}_predicted_{column}" for row in range(count) for column in range(count)]
+    rows = len(_classes(document))
+    columns = len(document["models"][document["reference"]]["overall"]["confusion"][0])  # the last: no scored class
+    cells = [f"target_{row}_predicted_{column}" for row in range(rows) for column in range(columns)]
     return [
         {
             "model": label,

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from common.networks.checkpoints import load_network
+from common.networks.registry import find_network
 from common.runtimes.onnx_files import CHANNELS, data_files, fixed_hw, read_graph, require_image_input, stored_precision
 from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
-from models import check_input_hw, find_network
+from models import check_input_hw
 
-NETWORK = "SceneSeg"
-INPUT_HW = find_network(NETWORK)[1].input_shape[1:]  # where neither a file nor a flag says another size
 SHORT_FORMS = {
     "PyTorch": ".pth",
     "ONNX FP32": ".onnx",
@@ -52,6 +51,7 @@ class OpenOptions:
 
     device: torch.device  # of the PyTorch kinds
     threads: int
+    network: str  # its name: which one the weights of a .pth are of, and whose input size a file has that says none
     pytorch_hw: tuple[int, int] | None = None  # None: the file's own, or the network's
     onnx_hw: tuple[int, int] | None = None
     provider: str = CPU  # of ONNX Runtime
@@ -93,15 +93,18 @@ def open_candidates(
 
 
 def _checkpoint(path: Path, options: OpenOptions) -> Candidate:
-    _, description = load_network(NETWORK, path, options.weights)
+    _, description = load_network(options.network, path, options.weights)
     input_hw = options.pytorch_hw or description.input_hw
-    check_input_hw(find_network(NETWORK)[1], input_hw)
-    return Candidate(path, partial(_open_checkpoint, path, options.device, options.weights), "fp32", input_hw)
+    check_input_hw(find_network(options.network)[1], input_hw)
+    opener = partial(_open_checkpoint, options.network, path, options.device, options.weights)
+    return Candidate(path, opener, "fp32", input_hw)
 
 
-def _open_checkpoint(path: Path, device: torch.device, weights: str | None, threads: int) -> TorchPredictor:
+def _open_checkpoint(
+    network: str, path: Path, device: torch.device, weights: str | None, threads: int
+) -> TorchPredictor:
     torch.set_num_threads(threads)
-    return TorchPredictor(load_network(NETWORK, path, weights)[0], device)
+    return TorchPredictor(load_network(network, path, weights)[0], device)
 
 
 def _torchscript(path: Path, options: OpenOptions) -> Candidate:
@@ -132,7 +135,7 @@ def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) ->
     """A traced file is bound to the size it was traced with."""
     if own and options.pytorch_hw and own != options.pytorch_hw:
         raise ValueError(f"--pytorch_target_hw {options.pytorch_hw}: {path} is fixed to {own}; leave the flag out")
-    return own or options.pytorch_hw or INPUT_HW
+    return own or options.pytorch_hw or _native_hw(options)
 
 
 def _onnx(path: Path, options: OpenOptions) -> Candidate:
@@ -141,7 +144,7 @@ def _onnx(path: Path, options: OpenOptions) -> Candidate:
     own = fixed_hw(model)
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
-    input_hw = own or options.onnx_hw or INPUT_HW
+    input_hw = own or options.onnx_hw or _native_hw(options)
     opener = partial(OnnxPredictor, path, provider=options.provider, shape=(1, CHANNELS, *input_hw))
     opener(options.threads)  # what the runtime does not take fails here
     return Candidate(path, opener, stored_precision(model), input_hw, tuple(data_files(model, path)))
@@ -154,6 +157,10 @@ def _program(path: Path, options: OpenOptions) -> Candidate:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
     precision = str(predictor.description.get("precision", "unknown"))
     return Candidate(path, partial(PtePredictor, path), precision, own)
+
+
+def _native_hw(options: OpenOptions) -> tuple[int, int]:
+    return find_network(options.network)[1].input_shape[1:]
 
 
 def _precision(tensors: Iterable[Tensor]) -> str:

@@ -1,73 +1,65 @@
 """Scoring in training: any predictor, over batches, into an IoU meter. The benchmarks measure time too: measure.py."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from common.data.datasets import Example, Loader, Sample, SceneSegDataset, load_sample, worker_init
-from common.data.labels import CLASSES
+from common.data.classes import Classes
+from common.data.datasets import Example, Loader, Sample, SampleDataset, load_sample, worker_init
+from common.data.transforms import ImageFormat
 from common.runtimes.predictors import Predictor
 from common.scoring.metrics import IoUMeter
 from common.system.progress import progress
 
 
-@dataclass
-class Evaluation:
-    """The counts of the images that were scored."""
-
-    meter: IoUMeter = field(default_factory=lambda: IoUMeter(len(CLASSES)))
-
-    def add(self, other: "Evaluation") -> None:
-        """Count the images of `other` here too."""
-        self.meter.merge(other.meter)
-
-
-def evaluate(predict: Predictor, batches: Iterable[Example], description: str = "evaluate") -> Evaluation:
+def evaluate(
+    predict: Predictor, batches: Iterable[Example], classes: Classes, description: str = "evaluate"
+) -> IoUMeter:
     """Score any predictor (eager, prepared, converted or ONNX) on batches."""
-    result = Evaluation()
+    meter = IoUMeter(classes)
     for batch in progress(batches, description, unit="batch"):
-        result.meter.update(predict(batch.image).argmax(dim=1), batch.mask)
-    return result
+        meter.update(predict(batch.image).argmax(dim=1), batch.mask)
+    return meter
 
 
 def evaluate_datasets(
     predict: Predictor,
     samples: Sequence[Sample],
-    input_hw: tuple[int, int],
+    image_format: ImageFormat,
+    classes: Classes,
     batch_size: int = 1,
     workers: int = 0,
     description: str = "evaluate",
     load: Loader = load_sample,
-) -> dict[str, Evaluation]:
+) -> dict[str, IoUMeter]:
     """Score each dataset that occurs in `samples`, by name, in the order of `samples`."""
     results = {}
     for name in dict.fromkeys(sample.dataset for sample in samples):
-        dataset = SceneSegDataset([sample for sample in samples if sample.dataset == name], input_hw, load)
+        dataset = SampleDataset([sample for sample in samples if sample.dataset == name], image_format, load)
         batches = batches_of(dataset, batch_size, workers)
-        results[name] = evaluate(predict, batches, f"{description} {name}")
+        results[name] = evaluate(predict, batches, classes, f"{description} {name}")
     return results
 
 
-def batches_of(dataset: SceneSegDataset, batch_size: int, workers: int) -> DataLoader:
+def batches_of(dataset: SampleDataset, batch_size: int, workers: int) -> DataLoader:
     """Batches in the dataset's order. Its own generator keeps the loader away from PyTorch's global random state."""
     return DataLoader(
         dataset, batch_size, num_workers=workers, worker_init_fn=worker_init, generator=torch.Generator().manual_seed(0)
     )
 
 
-def together(evaluations: Iterable[Evaluation]) -> Evaluation:
-    """One evaluation over the images of all."""
-    total = Evaluation()
-    for evaluation in evaluations:
-        total.add(evaluation)
+def together(meters: Iterable[IoUMeter], classes: Classes) -> IoUMeter:
+    """One meter over the images of all."""
+    total = IoUMeter(classes)
+    for meter in meters:
+        total.merge(meter)
     return total
 
 
 def calibration_batches(
-    samples: Sequence[Sample], count: int, batch_size: int, input_hw: tuple[int, int], seed: int, workers: int
+    samples: Sequence[Sample], count: int, batch_size: int, image_format: ImageFormat, seed: int, workers: int
 ) -> Iterable[Tensor]:
     """At most `count` images of `samples`, drawn with `seed` from all datasets, in batches (N, 3, H, W).
 
@@ -78,6 +70,6 @@ def calibration_batches(
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = [samples[index] for index in order[:count]]
     for batch in progress(
-        batches_of(SceneSegDataset(chosen, input_hw), batch_size, workers), "calibrate", unit="batch"
+        batches_of(SampleDataset(chosen, image_format), batch_size, workers), "calibrate", unit="batch"
     ):
         yield batch.image

@@ -1,18 +1,20 @@
 """IoU from confusion matrices, and a meter that counts over any number of batches and divides once."""
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.classes import Classes
+
 
 def iou(confusion: np.ndarray) -> np.ndarray:
-    """IoU of each class, diag / (row + column - diag): (..., C, C) [target, predicted] -> (..., C); nan for a class
-    that neither targets nor predictions hold."""
+    """IoU of each class, diag / (row + column - diag): (..., C, C or C + 1) [target, predicted] -> (..., C); nan for a
+    class that neither targets nor predictions hold. A last column more is of predictions that are none of the classes.
+    """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
+    union = confusion.sum(axis=-1) + confusion.sum(axis=-2)[..., : hits.shape[-1]] - hits
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
@@ -37,34 +39,41 @@ class IoUMeter:
       once for each class, averaged over the images; a class absent from both counts as 1.
     """
 
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [target, predicted]
-        self.smoothed_sum = torch.zeros(1 + num_classes, dtype=torch.float64)  # all maps together, then each class
+    def __init__(self, classes: Classes):
+        self.classes = classes
+        count, scored = len(classes.names), len(classes.scored)
+        others = int(scored < count)
+        self.place = torch.full((count,), scored)  # class id -> row and column; `scored`: none of the scored classes
+        self.place[list(classes.scored)] = torch.arange(scored)
+        self.confusion = torch.zeros(scored, scored + others, dtype=torch.int64)  # [target, predicted]
+        self.smoothed_sum = torch.zeros(1 + scored, dtype=torch.float64)  # all maps together, then each class
         self.images = 0
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Count a batch of class ids, predicted and target (N, H, W); targets outside 0..C-1 are ignored.
+        """Count a batch of class ids, predicted and target (N, H, W); targets that are not scored are ignored.
 
         Raises:
-            ValueError: the shapes differ, or a predicted id is none of the classes.
+            ValueError: the shapes differ, or a predicted id is none of the network's classes.
         """
-        n, count = self.num_classes, len(target)
+        (rows, columns), count, known = self.confusion.shape, len(target), len(self.place)
         if predicted.shape != target.shape:
             raise ValueError(
                 f"predicted ids {tuple(predicted.shape)} and target ids {tuple(target.shape)} differ in shape"
             )
         predicted, target = predicted.cpu().long(), target.cpu().long()
-        if predicted.numel() and not 0 <= predicted.min() <= predicted.max() < n:
-            raise ValueError(f"predicted ids {predicted.min()}..{predicted.max()}, wanted class ids 0..{n - 1}")
+        if predicted.numel() and not 0 <= predicted.min() <= predicted.max() < known:
+            raise ValueError(f"predicted ids {predicted.min()}..{predicted.max()}, wanted class ids 0..{known - 1}")
         image = torch.arange(count).reshape(-1, 1, 1)
-        valid = (target >= 0) & (target < n)
-        ignored = count * n * n  # one more cell takes the ignored pixels: cheaper than selecting the others
-        cells = torch.where(valid, (image * n + target) * n + predicted, ignored).flatten()
-        matrices = torch.bincount(cells, minlength=ignored + 1)[:ignored].reshape(count, n, n)
+        valid = (target >= 0) & (target < known)
+        if rows < known:
+            predicted, target = self.place[predicted], self.place[torch.where(valid, target, 0)]
+            valid &= target < rows
+        ignored = count * rows * columns  # one more cell takes the ignored pixels: cheaper than selecting the others
+        cells = torch.where(valid, (image * rows + target) * columns + predicted, ignored).flatten()
+        matrices = torch.bincount(cells, minlength=ignored + 1)[:ignored].reshape(count, rows, columns)
         self.confusion += matrices.sum(dim=0)
         hits = matrices.diagonal(dim1=1, dim2=2)
-        union = matrices.sum(dim=1) + matrices.sum(dim=2) - hits
+        union = matrices.sum(dim=1)[:, :rows] + matrices.sum(dim=2) - hits
         together = (hits.sum(dim=1, keepdim=True) + 1) / (union.sum(dim=1, keepdim=True) + 1).double()
         self.smoothed_sum += torch.cat([together, (hits + 1) / (union + 1).double()], dim=1).sum(dim=0)
         self.images += count
@@ -92,7 +101,7 @@ class IoUMeter:
         """Share of the counted pixels with the right class."""
         return (self.confusion.diag().sum() / self.confusion.sum()).item()
 
-    def summary(self, class_names: Sequence[str]) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """All figures as JSON takes them; null for a class that does not occur.
 
         Raises:
@@ -101,12 +110,13 @@ class IoUMeter:
         if not self.confusion.any():
             raise ValueError("no image was scored, or none whose target holds a class id")
         together, classes = self.smoothed()
-        named = zip(class_names, self.iou().tolist(), strict=True)
+        names = self.classes.scored_names
+        named = zip(names, self.iou().tolist(), strict=True)
         return {
             "images": self.images,
             "miou": self.miou(),
             "iou": {name: None if value != value else value for name, value in named},
             "miou_smoothed": together,
-            "iou_smoothed": dict(zip(class_names, classes.tolist(), strict=True)),
+            "iou_smoothed": dict(zip(names, classes.tolist(), strict=True)),
             "pixel_accuracy": self.pixel_accuracy(),
         }

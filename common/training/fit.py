@@ -15,8 +15,10 @@ from torch import nn
 
 from common.data.bad_samples import record_bad
 from common.data.cache import open_cache, sample_loader
+from common.data.classes import classes_of
 from common.data.datasets import AugmentedDataset, Sample
 from common.data.pairs import BadSample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
 from common.runtimes.predictors import TorchPredictor
 from common.system.distributed import is_writer, make_equal, rank, synchronise, world_size
@@ -40,6 +42,7 @@ from common.training.resume import (
 from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
 from common.training.steps import Position
 from common.training.validation import Scores, validate
+from models import Network
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Trainee:
 
     model: nn.Module
     description: Description
+    network: Network  # its row
     train_mode: Callable[[int], None]  # of an epoch
     eval_mode: Callable[[], object]
     state: Callable[[], StateDict]  # what a checkpoint saves
@@ -96,10 +100,11 @@ def fit(
     """
     accumulation = Accumulation.by(settings.training.gradient_accumulation, stored_parts(resumed) if resumed else None)
     settings = with_parts(settings, accumulation)
-    recipe, data, input_hw = settings.training, settings.data, trainee.description.input_hw
+    recipe, data = settings.training, settings.data
+    image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
     set_precision(recipe.precision, device)
     learner = make_learner(trainee, recipe, accumulation)
-    fixed = fixed_settings(settings, training, input_hw)
+    fixed = fixed_settings(settings, training, image_format.hw)
     start, history = Position(), []
     if resumed:
         start, history = restore_training_state(resumed, learner.optimizer, learner.average, fixed, device)
@@ -108,7 +113,7 @@ def fit(
     if data.cache_dir:
         open_cache(data.cache_dir)
     load = sample_loader(data.cache_dir, reduced=data.reduced_decode)
-    dataset = AugmentedDataset(training, input_hw, recipe.augmentation, recipe.seed, load)
+    dataset = AugmentedDataset(training, image_format, recipe.augmentation, recipe.seed, load)
     monitor = _monitor(settings, folder, start)
     keeper = Keeper(trainee, learner, folder, validation, settings, fixed, device, monitor, history)
     interval, workers = settings.records.checkpoint_interval, data.workers
@@ -198,10 +203,10 @@ class Keeper:
 
     def score(self, moment: Moment, settings: RunSettings) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
-        model, input_hw, average = self.learner.model, self.trainee.description.input_hw, self.learner.average
+        trainee, average = self.trainee, self.learner.average
         with average.applied() if average else nullcontext():
-            self.trainee.eval_mode()
-            work = partial(scores_of, self.trainee, self.validation, settings, self.device)
+            trainee.eval_mode()
+            work = partial(scores_of, trainee, self.validation, settings, self.device)
             scores = (
                 self.learner.stop.unless_stopped(work) if world_size() == 1 else work()
             )  # the ranks score together or not at all
@@ -210,10 +215,12 @@ class Keeper:
             self.history.append(entry(moment, scores))
             if is_writer():
                 self.monitor.record(self.history, moment, scores)
-                predict = TorchPredictor(model, self.device)
-                self.monitor.draw(predict, self.validation, input_hw, moment.position.step)
+                predict = TorchPredictor(trainee.model, self.device)
+                image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
+                classes = classes_of(trainee.network, self.validation)
+                self.monitor.draw(predict, self.validation, image_format, classes, moment.position.step)
                 if self.history[-1]["miou"] >= max(past["miou"] for past in self.history):
-                    save_trainee(self.folder.path / self.trainee.best, self.trainee, scores, settings)
+                    save_trainee(self.folder.path / trainee.best, trainee, scores, settings)
         return scores
 
 
@@ -223,7 +230,8 @@ def scores_of(trainee: Trainee, samples: Sequence[Sample], settings: RunSettings
         trainee.model,
         device,
         samples,
-        trainee.description.input_hw,
+        ImageFormat.of(trainee.network, trainee.description.input_hw),
+        classes_of(trainee.network, samples),
         batch_size=images_at_a_time(settings),
         workers=settings.data.workers,
         load=sample_loader(settings.data.cache_dir),

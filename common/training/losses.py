@@ -3,21 +3,28 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.data.labels import IGNORED
+
+SMALLEST_WEIGHT = 1e-12  # of an image's pixels together: one without a labelled pixel has none
+
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
     """Cross-entropy in which every image has class weights of its own, averaged over the images.
 
     Equal to `torch.nn.functional.cross_entropy(..., weight=...)` of each image alone: a mean over its pixels weighted
-    by the weight of their class. Shapes: logits (N, C, H, W), target ids (N, H, W), class_weights (N, C) -> scalar.
+    by the weight of their class, without those that are ignored; an image of ignored pixels alone adds nothing.
+    Shapes: logits (N, C, H, W), target ids (N, H, W), class_weights (N, C) -> scalar.
     """
-    losses = F.cross_entropy(logits, target, reduction="none").flatten(1)
-    weights = class_weights.gather(1, target.flatten(1))
-    return ((losses * weights).sum(dim=1) / weights.sum(dim=1)).mean()
+    losses = F.cross_entropy(logits, target, reduction="none", ignore_index=IGNORED).flatten(1)
+    known = target != IGNORED
+    weights = class_weights.gather(1, target.where(known, 0).flatten(1)) * known.flatten(1)
+    return ((losses * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=SMALLEST_WEIGHT)).mean()
 
 
 def unweighted_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor) -> Tensor:
-    """Cross-entropy in which every pixel counts the same; `class_weights` is not used."""
-    return F.cross_entropy(logits, target)
+    """Cross-entropy in which every pixel that is not ignored counts the same; `class_weights` is not used."""
+    losses = F.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
+    return losses / (target != IGNORED).sum().clamp(min=1)
 
 
 def distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:

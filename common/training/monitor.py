@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.data.classes import Classes
 from common.data.datasets import Sample, load_sample, spread
 from common.data.drawing import save_prediction
-from common.data.transforms import to_tensor
+from common.data.transforms import ImageFormat
 from common.runtimes.predictors import Predictor
 from common.system.files import write_json, write_text
 from common.training.loop import Moment
@@ -58,12 +59,14 @@ class Monitor:
             self.events.flush()
         _log(row, scores)
 
-    def draw(self, predict: Predictor, samples: Sequence[Sample], input_hw: tuple[int, int], step: int) -> None:
+    def draw(
+        self, predict: Predictor, samples: Sequence[Sample], image_format: ImageFormat, classes: Classes, step: int
+    ) -> None:
         """Write pictures of some validation images, as many of each dataset as was asked for."""
         for sample in spread(samples, self.pictures) if self.pictures else ():
-            rgb, target, _ = load_sample(sample, input_hw)
-            predicted = predict(to_tensor(rgb)[None]).argmax(dim=1)[0].numpy()
-            save_prediction(self.folder, sample, f"step {step:06d}", rgb, target, predicted)
+            rgb, target, _ = load_sample(sample, image_format.hw)
+            predicted = predict(image_format.to_tensor(rgb)[None]).argmax(dim=1)[0].numpy()
+            save_prediction(self.folder, sample, f"step {step:06d}", rgb, target, predicted, classes)
 
 
 def entry(moment: Moment, scores: Scores) -> dict[str, Any]:

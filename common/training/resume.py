@@ -113,9 +113,11 @@ def fixed_settings(settings: RunSettings, samples: Sequence[Sample], input_hw: t
     """What makes a run this run and no other."""
     values = flat(settings)
     listed = "\n".join(f"{sample.dataset} {sample.image.name}" for sample in samples)
+    labels = sorted({(sample.dataset, sample.labels.stored, sample.labels.to_class) for sample in samples})
     fixed = {
         "training images": f"{len(samples)} (sha256 of their names {hashlib.sha256(listed.encode()).hexdigest()[:12]})",
         "input size": "{},{}".format(*(values.get("input_hw") or input_hw)),
+        "labels (sha256)": hashlib.sha256(repr(labels).encode()).hexdigest()[:12],
         **{name: values.get(name) for name in FIXED},
     }
     if settings.training.schedule != "constant":
@@ -184,7 +186,8 @@ def restore_training_state(
 def _fixed_before(checkpoint: Checkpoint, stored: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
     """What was fixed in the run of a checkpoint; what its version did not keep yet is among its flags."""
     flags = checkpoint.description.arguments if checkpoint.description else {}
-    values = {**{key: flags[key] for key in fixed if key in flags}, **stored}
+    palette = {"labels (sha256)": fixed["labels (sha256)"]}  # older runs know the network's palette alone
+    values = {**palette, **{key: flags[key] for key in fixed if key in flags}, **stored}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 

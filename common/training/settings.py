@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.data.bad_samples import SampleSource
+from common.data.datasets import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
+from models import Network
 
 AUTO = "auto"
 SCHEDULES = ("constant", "cosine")
@@ -46,16 +47,25 @@ class DataSettings:
 
     root: Path = Path("data")  # the datasets are below it, as README.md shows
     datasets: tuple[str, ...] | None = None  # names below the root; None: all known ones that are found
+    labels: Path | None = None  # what the masks of all datasets mean; None: their own files, or the network's palette
     workers: int = 2  # processes that decode images; 0: the one that trains
     skip_bad: bool = False  # read every sample once first; leave bad ones out and list them
     cache_dir: Path | None = None  # keeps prepared images, 0.8 MB each at 320,640; None: no cache
     reduced_decode: bool = False  # decode large JPEG training images at half their size
     image_bits: int | None = None  # bits of data in images stored with 16; None: as the images show
 
-    @property
-    def source(self) -> SampleSource:
-        """Where the samples are, and how they are read."""
-        return SampleSource(self.root, self.datasets, self.skip_bad, self.workers, self.image_bits)
+    def source(self, name: str, network: Network) -> SampleSource:
+        """Where the samples of the network `name` are, and how they are read."""
+        return SampleSource.of(
+            name,
+            network,
+            self.root,
+            names=self.datasets,
+            labels=self.labels,
+            skip_bad=self.skip_bad,
+            workers=self.workers,
+            image_bits=self.image_bits,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class RunSettings:
 class QatSettings:
     """What quantization-aware training has beside that."""
 
+    name: str = "SceneSeg"  # the network: of the family, or MODULE:ATTRIBUTE
     fp32_model: Path = Path("best_model.pth")  # FP32 weights to start from; the original's
     weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
     recipe: str = "original"  # one of RECIPES, which gives defaults

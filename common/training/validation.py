@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.data.classes import Classes
 from common.data.datasets import Loader, Sample, load_sample
-from common.data.labels import CLASSES
+from common.data.transforms import ImageFormat
 from common.runtimes.predictors import TorchPredictor
-from common.scoring.evaluate import Evaluation, evaluate_datasets, together
+from common.scoring.evaluate import evaluate_datasets, together
 from common.scoring.metrics import IoUMeter
 from common.system.allocator import give_freed_memory_back
 from common.system.distributed import rank, summed, world_size
@@ -22,7 +23,8 @@ def validate(
     model: nn.Module,
     device: torch.device,
     samples: Sequence[Sample],
-    input_hw: tuple[int, int],
+    image_format: ImageFormat,
+    classes: Classes,
     *,
     batch_size: int = VALIDATION_BATCH,
     workers: int = 0,
@@ -36,14 +38,14 @@ def validate(
         give_freed_memory_back()
     predict = TorchPredictor(model, device)
     own = samples[rank() :: world_size()]
-    evaluations = evaluate_datasets(
-        predict, own, input_hw, min(batch_size, VALIDATION_BATCH), workers, "validate", load
-    )
-    whole = {name: evaluations.get(name, Evaluation()) for name in dict.fromkeys(sample.dataset for sample in samples)}
-    for evaluation in whole.values():
-        _add_up(evaluation.meter, device)
-    summaries = {name: evaluation.meter.summary(CLASSES) for name, evaluation in whole.items()}
-    return {**summaries, "together": together(whole.values()).meter.summary(CLASSES)}
+    size = min(batch_size, VALIDATION_BATCH)
+    meters = evaluate_datasets(predict, own, image_format, classes, size, workers, "validate", load)
+    names = dict.fromkeys(sample.dataset for sample in samples)
+    whole = {name: meters.get(name, IoUMeter(classes)) for name in names}
+    for meter in whole.values():
+        _add_up(meter, device)
+    summaries = {name: meter.summary() for name, meter in whole.items()}
+    return {**summaries, "together": together(whole.values(), classes).summary()}
 
 
 def _add_up(meter: IoUMeter, device: torch.device) -> None:
@@ -52,6 +54,6 @@ def _add_up(meter: IoUMeter, device: torch.device) -> None:
         return
     counts = torch.cat([meter.confusion.flatten().double(), meter.smoothed_sum, torch.tensor([float(meter.images)])])
     counts = summed(counts.to(device)).cpu()
-    confusion, meter.smoothed_sum, images = counts.split([meter.num_classes**2, 1 + meter.num_classes, 1])
+    confusion, meter.smoothed_sum, images = counts.split([meter.confusion.numel(), len(meter.smoothed_sum), 1])
     meter.confusion = confusion.long().reshape_as(meter.confusion)
     meter.images = int(images)

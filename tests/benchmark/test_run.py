@@ -9,6 +9,7 @@ from common.benchmark.run import benchmark
 from common.benchmark.settings import BenchmarkSettings, GateLimits, GateSettings
 from common.report.writer import write_report
 from tests.benchmarked import candidates, samples
+from tests.family import NETWORK
 
 SETTINGS = BenchmarkSettings(threads=1, workers=0, warmup_runs=1, timed_runs=2, thread_counts=(1,), seed=7)
 
@@ -16,7 +17,9 @@ SETTINGS = BenchmarkSettings(threads=1, workers=0, warmup_runs=1, timed_runs=2, 
 def test_a_benchmark_in_python(tmp_path, capsys):
     models = candidates(tmp_path, PyTorch=0.05, INT8=0.4)
     gate = open_gate(GateSettings(GateLimits(max_miou_drop=0.01, max_size_ratio=0.6)), list(models))
-    document, measurement = benchmark("A notebook's", models, samples(tmp_path), SETTINGS, gate, notes=["A note."])
+    document, measurement = benchmark(
+        "A notebook's", models, samples(tmp_path), NETWORK, SETTINGS, gate, notes=["A note."]
+    )
     assert list(document["models"]) == ["PyTorch", "INT8"]
     assert document["models"]["INT8"]["latency_ms"]["n"] == 2 * len(document["images"])
     assert list(document["models"]["INT8"]["by_threads"]) == ["1"]
@@ -34,7 +37,7 @@ def test_a_benchmark_in_python(tmp_path, capsys):
     assert "Command" not in (tmp_path / "report.html").read_text()
     assert capsys.readouterr().out == ""
     again = open_gate(GateSettings(baseline=(tmp_path / "results.json",)), list(models))
-    document, measurement = benchmark("Once more", models, measurement.samples, SETTINGS, again)
+    document, measurement = benchmark("Once more", models, measurement.samples, NETWORK, SETTINGS, again)
     assert {row["what"]: row["result"] for row in document["baseline"]["rows"]}["mIoU"] == "ok"
     write_report(tmp_path, document, measurement, per_dataset=1)
     stored = json.loads((tmp_path / "results.json").read_text())
@@ -49,4 +52,4 @@ def test_settings_that_no_benchmark_can_have_name_their_field():
 
 def test_more_threads_than_processors_are_refused_before_the_work(tmp_path):
     with pytest.raises(ValueError, match="--thread_counts 5000"):
-        benchmark("", {}, [], BenchmarkSettings(threads=1, thread_counts=(5000,)))
+        benchmark("", {}, [], NETWORK, BenchmarkSettings(threads=1, thread_counts=(5000,)))

@@ -15,6 +15,7 @@ from common.report.sensitivity import sensitivity_tables
 from common.report.writer import write_report
 from tests.benchmarked import document_of, measured, sensitivity
 from tests.conftest import TinyNetwork
+from tests.family import CLASSES
 
 HW = (32, 64)
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def damaged(prepared, module, part):
 @pytest.mark.parametrize("module", ["first.0", "second.0", "last"])
 def test_a_damaged_layer_is_named_and_comes_first(prepared, module, part):
     with damaged(prepared, module, part):
-        found = analyse(prepared, examples(), CPU, {})
+        found = analyse(prepared, examples(), CLASSES, CPU, {})
     assert found.coarse == [module]
     assert found.layers[0].module == module
     assert found.layers[1].own > 20 > 10 > found.layers[0].own
@@ -73,7 +74,7 @@ def test_a_damaged_layer_is_named_and_comes_first(prepared, module, part):
 @pytest.mark.parametrize(("block", "module"), [("first", "first.0"), ("second", "second.0"), ("last", "last")])
 def test_the_block_with_a_damaged_layer_gains_most_in_float(prepared, block, module):
     with damaged(prepared, module, "weights"):
-        found = analyse(prepared, examples(), CPU, {"root": "data", "epochs": 2})
+        found = analyse(prepared, examples(), CLASSES, CPU, {"root": "data", "epochs": 2})
     assert found.blocks[0].modules == [block]
     assert found.blocks[0].gain_db > 5 > 1 > found.blocks[1].gain_db
     assert found.proposed.modules[0] == block
@@ -82,7 +83,7 @@ def test_the_block_with_a_damaged_layer_gains_most_in_float(prepared, block, mod
 
 
 def test_a_sound_network_has_no_coarse_layer(prepared):
-    found = analyse(prepared, examples(), CPU, {})
+    found = analyse(prepared, examples(), CLASSES, CPU, {})
     assert found.coarse == []
     assert all(layer.own > 20 for layer in found.layers)
     assert [layer.module for layer in found.layers if layer.weight_sqnr_db] != []
@@ -112,7 +113,7 @@ def test_errors_are_those_of_a_hand_computed_rounding(prepared):
 
 def test_measuring_changes_nothing(prepared):
     before = {key: value.clone() for key, value in prepared.state_dict().items() if "num_batches" not in key}
-    analyse(prepared, examples(), CPU, {})
+    analyse(prepared, examples(), CLASSES, CPU, {})
     assert all(torch.equal(prepared.state_dict()[key], value) for key, value in before.items())
 
 

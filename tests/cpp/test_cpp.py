@@ -19,7 +19,6 @@ import convert_pytorch_to_onnx
 import trace_pytorch_model
 from common.data.decoding import read_rgb
 from common.data.drawing import overlay
-from common.data.labels import colourise
 from common.export.calibration import image_preparer
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import published_state
@@ -29,6 +28,7 @@ from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
 from examples.make_scenes import write_dataset, write_image
 from models import NETWORKS
+from tests.family import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -147,8 +147,8 @@ def check_pictures(program, model, images, predict, folder):
         ids = predict(prepare(path)).argmax(dim=1)[0].to(torch.uint8).numpy()
         ids = enlarge(ids, rgb.shape[:2])
         seen |= set(np.unique(ids))
-        assert np.array_equal(read_rgb(folder / f"{path.stem}_mask.png"), colourise(ids)), path.name
-        assert np.array_equal(read_rgb(folder / f"{path.stem}_overlay.png"), overlay(rgb, ids)), path.name
+        assert np.array_equal(read_rgb(folder / f"{path.stem}_mask.png"), CLASSES.colourise(ids)), path.name
+        assert np.array_equal(read_rgb(folder / f"{path.stem}_overlay.png"), overlay(rgb, ids, CLASSES)), path.name
     assert len(seen) > 1, "one class everywhere shows nothing"
     return process.stdout
 

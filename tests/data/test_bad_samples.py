@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from common.data.bad_samples import SampleSource, report_bad, usable_samples
-from common.data.datasets import find_samples
+from common.data.bad_samples import report_bad, usable_samples
+from common.data.datasets import SampleSource
 from common.data.pairs import BadSample
 from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import refusal
+from tests.family import NAME, NETWORK, found
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def root(tmp_path):
 
 
 def usable(root, split, bad, skip_bad=True, workers=0):
-    return usable_samples(SampleSource(root, ["Town"], skip_bad, workers), split, bad)
+    source = SampleSource.of(NAME, NETWORK, root, names=["Town"], skip_bad=skip_bad, workers=workers)
+    return usable_samples(source, split, bad)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -62,7 +64,7 @@ def test_twins_are_listed_where_nothing_else_is_bad(tmp_path, mask):
 
 def test_a_file_that_cannot_be_read_moves_no_other_to_another_split(tmp_path):
     write_dataset(tmp_path, "Town", 30, seed=0, size=(48, 96))
-    before = {split: find_samples(tmp_path, ["Town"], split) for split in ("train", "val")}
+    before = {split: found(tmp_path, ["Town"], split) for split in ("train", "val")}
     for stem in ("0002", "0019"):
         (tmp_path / f"Town/Town/images/{stem}.jpg").write_bytes(b"")
     for split, samples in before.items():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from common.data.cache import entry_path, load_cached
-from common.data.datasets import Sample, load_sample
-from common.data.labels import PALETTE
+from common.data.datasets import load_sample
+from common.data.pairs import Sample
 from common.system.files import remove_leftovers
+from models.scene_seg import PALETTE
+from tests.family import LABELS
 
 HW = (32, 64)
 
@@ -24,7 +26,7 @@ def write(path, rgb):
 def make_sample(folder, size=(96, 200), suffix=".png", seed=0):
     rng = np.random.default_rng(seed)
     colours = np.array([colour for _, colour, _ in PALETTE], np.uint8)
-    sample = Sample("Town", folder / f"image{suffix}", folder / "mask.png")
+    sample = Sample("Town", folder / f"image{suffix}", folder / "mask.png", LABELS)
     smooth = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
     write(sample.image, smooth)
     write(sample.mask, colours[rng.integers(len(colours), size=size)])

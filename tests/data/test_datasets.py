@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,16 +11,17 @@ from torch.utils.data import DataLoader
 from common.data.datasets import (
     AugmentedDataset,
     EpochSampler,
-    SceneSegDataset,
-    find_pairs,
-    find_samples,
+    SampleDataset,
     find_spec,
     spread,
     worker_init,
 )
-from common.data.labels import PALETTE
-from common.data.transforms import MEAN, STD
+from common.data.pairs import find_pairs
 from examples.make_scenes import write_dataset
+from models.network import IMAGENET_MEAN as MEAN
+from models.network import IMAGENET_STD as STD
+from models.scene_seg import CLASSES, PALETTE
+from tests.family import LABELS, NATIVE, format_of, found
 from tests.pixels import denormalise
 
 
@@ -41,7 +43,7 @@ def write_pair(root, image, mask, name="Own", stem="0001"):
 
 def slow_reference(sample, hw, region):
     """Decode with another library, walk the pixels, resize by index arithmetic; no code of ours but the palette."""
-    classes = {colour: class_id for _, colour, class_id in PALETTE}
+    classes = {colour: CLASSES.index(name) for _, colour, name in PALETTE}
     image = np.asarray(Image.open(sample.image).convert("RGB"), np.float64)
     mask = Image.open(sample.mask).convert("RGB")
     left, top, right, bottom = region
@@ -67,15 +69,15 @@ def slow_reference(sample, hw, region):
 
 @pytest.mark.parametrize(("name", "region"), [("Town", (0, 0, 80, 48)), ("comma10k", (0, 0, 89, 42))])
 def test_the_loader_equals_a_slow_walk_over_the_pixels(root, name, region):
-    samples = find_samples(root, [name], "val")
+    samples = found(root, [name], "val")
     if name == "Town":  # JPEG decoders differ; the reference gets the same pixels as PNG
         rgb = cv2.imread(str(samples[0].image))
         png = samples[0].image.with_suffix(".reference.png")
         cv2.imwrite(str(png), rgb)
-        reference = type(samples[0])(name, png, samples[0].mask)
+        reference = replace(samples[0], image=png)
     else:
         reference = samples[0]
-    image, mask, weights = SceneSegDataset(samples, (32, 64))[0]
+    image, mask, weights = SampleDataset(samples, format_of((32, 64)))[0]
     expected_image, expected_ids, expected_weights = slow_reference(reference, (32, 64), region)
     if reference is not samples[0]:
         png.unlink()
@@ -86,7 +88,7 @@ def test_the_loader_equals_a_slow_walk_over_the_pixels(root, name, region):
 
 
 def test_every_tenth_file_is_validation(root):
-    names = {split: [s.image.name for s in find_samples(root, ["Town"], split)] for split in ("train", "val")}
+    names = {split: [s.image.name for s in found(root, ["Town"], split)] for split in ("train", "val")}
     assert names["val"] == ["0009.jpg", "0019.jpg"]
     assert len(names["train"]) == 21
     assert not set(names["train"]) & set(names["val"])
@@ -94,9 +96,9 @@ def test_every_tenth_file_is_validation(root):
 
 def test_bdd100k_is_for_validation_only(tmp_path):
     write_dataset(tmp_path, "BDD100K", 10, seed=0, size=(40, 60))
-    assert len(find_samples(tmp_path, ["bdd100k"], "val")) == 1
+    assert len(found(tmp_path, ["bdd100k"], "val")) == 1
     with pytest.raises(ValueError, match="no train images in BDD100K"):
-        find_samples(tmp_path, None, "train")
+        found(tmp_path, None, "train")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_regions_of_interest(name, size, region):
 
 def test_default_is_every_dataset_found_and_the_absent_are_named(root, caplog):
     caplog.set_level("INFO")
-    samples = find_samples(root, None, "train")
+    samples = found(root, None, "train")
     assert {sample.dataset for sample in samples} == {"comma10k"}  # Town is not a known name
     assert "not below" in caplog.text
     assert "ACDC, IDDAW, MUSES, Mapillary_Vistas, BDD100K" in caplog.text
@@ -125,9 +127,9 @@ def test_default_is_every_dataset_found_and_the_absent_are_named(root, caplog):
 
 def test_no_dataset_shows_the_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match="ROOT/NAME/NAME/images"):
-        find_samples(tmp_path, None, "train")
+        found(tmp_path, None, "train")
     with pytest.raises(FileNotFoundError, match="Absent"):
-        find_samples(tmp_path, ["Absent"], "train")
+        found(tmp_path, ["Absent"], "train")
 
 
 BLACK = np.zeros((8, 12, 3), np.uint8)
@@ -138,21 +140,21 @@ def test_files_without_a_partner_are_named(tmp_path):
     write_pair(tmp_path, BLACK, None, stem="0002")
     write_pair(tmp_path, None, BLACK, stem="0003")
     with pytest.raises(ValueError, match=r"2 files have no partner: images/0002.png, gt_masks/0003.png"):
-        find_samples(tmp_path, ["Own"], "train")
+        found(tmp_path, ["Own"], "train")
 
 
 def test_an_empty_folder_and_twins_are_errors(tmp_path):
     write_pair(tmp_path, None, None)
     with pytest.raises(FileNotFoundError, match=r"images: no \.png, \.jpg, \.jpeg file"):
-        find_samples(tmp_path, ["Own"], "train")
+        found(tmp_path, ["Own"], "train")
     write_pair(tmp_path, BLACK, BLACK)
     (tmp_path / "Own/Own/images/0001.jpg").write_bytes((tmp_path / "Own/Own/images/0001.png").read_bytes())
     with pytest.raises(ValueError, match="same stem"):
-        find_samples(tmp_path, ["Own"], "train")
+        found(tmp_path, ["Own"], "train")
 
 
 def first_example(root, name="Own"):
-    return SceneSegDataset(find_samples(root, [name], "train"), (32, 32))[0]
+    return SampleDataset(found(root, [name], "train"), format_of((32, 32)))[0]
 
 
 def test_a_mask_of_another_size_is_an_error(tmp_path):
@@ -186,7 +188,7 @@ def test_long_lists_of_files_are_cut_short(tmp_path):
     for number in range(7):
         write_pair(tmp_path, BLACK, None, stem=f"lonely{number}")
     with pytest.raises(ValueError, match=r"7 files have no partner: (images/lonely\d.png, ){5}\.\.\.; images/X"):
-        find_samples(tmp_path, ["Own"], "train")
+        found(tmp_path, ["Own"], "train")
 
 
 def test_hidden_files_are_ignored_and_suffixes_take_any_case(tmp_path):
@@ -199,7 +201,7 @@ def test_hidden_files_are_ignored_and_suffixes_take_any_case(tmp_path):
     for stem, suffix in (("0002", ".JPG"), ("0003", ".Jpeg"), ("0004", ".PNG")):
         (folder / "images" / f"{stem}{suffix}").write_bytes(b"x")
         (folder / "gt_masks" / f"{stem}.PNG").write_bytes(b"x")
-    samples = find_samples(tmp_path, ["Own"], "train")
+    samples = found(tmp_path, ["Own"], "train")
     assert [(s.image.name, s.mask.name) for s in samples] == [
         ("0001.png", "0001.png"),
         ("0002.JPG", "0002.PNG"),
@@ -213,32 +215,32 @@ def test_the_split_goes_by_file_name(tmp_path):
     for stem in stems:
         write_pair(tmp_path, BLACK, BLACK, stem=stem)
     names = sorted(f"{stem}.png" for stem in stems)
-    assert [s.image.name for s in find_samples(tmp_path, ["Own"], "val")] == [names[9], names[19], names[29]]
+    assert [s.image.name for s in found(tmp_path, ["Own"], "val")] == [names[9], names[19], names[29]]
     kept = [name for index, name in enumerate(names) if index % 10 != 9]
-    assert [s.image.name for s in find_samples(tmp_path, ["Own"], "train")] == kept
+    assert [s.image.name for s in found(tmp_path, ["Own"], "train")] == kept
 
 
 def test_samples_do_not_depend_on_the_order_of_the_names(root):
-    samples = find_samples(root, ["comma10k", "Town"], "train")
-    assert samples == find_samples(root, ["Town", "COMMA10K"], "train")
+    samples = found(root, ["comma10k", "Town"], "train")
+    assert samples == found(root, ["Town", "COMMA10K"], "train")
     assert [sample.dataset for sample in samples] == ["Town"] * 21 + ["comma10k"] * 10
 
 
 def test_names_and_splits_that_cannot_be_meant(root, tmp_path):
     with pytest.raises(ValueError, match="more than once: comma10k"):
-        find_samples(root, ["comma10k", "Town", "Comma10K"], "val")
+        found(root, ["comma10k", "Town", "Comma10K"], "val")
     with pytest.raises(ValueError, match="no split 'validation'; there are train and val"):
-        find_samples(root, ["Town"], "validation")
+        found(root, ["Town"], "validation")
     write_pair(tmp_path, BLACK, BLACK)
     with pytest.raises(ValueError, match=r"Own: 1 images; every tenth is validation, so 10 are the least"):
-        find_samples(tmp_path, ["Own"], "val")
+        found(tmp_path, ["Own"], "val")
 
 
 def test_validation_only_data_is_left_out_beside_others(root, tmp_path):
     (tmp_path / "comma10k").symlink_to(root / "comma10k")
     write_dataset(tmp_path, "BDD100K", 10, seed=0, size=(40, 60))
-    assert {s.dataset for s in find_samples(tmp_path, None, "train")} == {"comma10k"}
-    assert {s.dataset for s in find_samples(tmp_path, None, "val")} == {"comma10k", "BDD100K"}
+    assert {s.dataset for s in found(tmp_path, None, "train")} == {"comma10k"}
+    assert {s.dataset for s in found(tmp_path, None, "val")} == {"comma10k", "BDD100K"}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_nothing_outside_the_region_is_seen_and_its_corners_are(tmp_path, name, 
     image[top:bottom, left:right] = 200
     mask[top:bottom, left:right] = (0, 255, 220)
     write_pair(tmp_path, image, mask, name=name)
-    example = SceneSegDataset(find_pairs(tmp_path / name / name, name), (32, 32))[0]
+    example = SampleDataset(find_pairs(tmp_path / name / name, name, LABELS), format_of((32, 32)))[0]
     assert (denormalise(example.image) == 200).all()
     assert (example.mask == 2).all()
     pixels = (right - left) * (bottom - top)
@@ -267,24 +269,24 @@ def test_nothing_outside_the_region_is_seen_and_its_corners_are(tmp_path, name, 
 
 
 def test_a_batch_is_an_example_too(root):
-    batch = next(iter(DataLoader(SceneSegDataset(find_samples(root, ["Town"], "train"), (32, 64)), 4)))
+    batch = next(iter(DataLoader(SampleDataset(found(root, ["Town"], "train"), format_of((32, 64))), 4)))
     assert (batch.image.shape, batch.image.dtype) == ((4, 3, 32, 64), torch.float32)
     assert (batch.mask.shape, batch.mask.dtype) == ((4, 32, 64), torch.int64)
     assert (batch.class_weights.shape, batch.class_weights.dtype) == ((4, 3), torch.float32)
 
 
 def test_real_images_load(shared):
-    samples = find_samples(shared / "data", ["CamVid"], "val")
+    samples = found(shared / "data", ["CamVid"], "val")
     assert len(samples) == 46
-    for example in SceneSegDataset(samples[::15]):
+    for example in SampleDataset(samples[::15], NATIVE):
         assert example.image.shape == (3, 320, 640)
         assert set(example.mask.unique().tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**40])
 def test_any_seed_is_taken_and_makes_a_difference(root, seed):
-    samples = find_samples(root, ["Town"], "train")
-    first, second = (AugmentedDataset(samples, (32, 64), 1.0, each)[0, 0].image for each in (seed, seed + 1))
+    samples = found(root, ["Town"], "train")
+    first, second = (AugmentedDataset(samples, format_of((32, 64)), 1.0, each)[0, 0].image for each in (seed, seed + 1))
     assert not torch.equal(first, second)
     orders = [[index for _, index in EpochSampler(30, 0, each)] for each in (seed, seed + 1)]
     assert orders[0] != orders[1]
@@ -299,7 +301,7 @@ def test_a_resumed_sampler_yields_the_rest():
 
 
 def test_spread_takes_evenly_spaced_files(root):
-    samples = find_samples(root, ["Town", "comma10k"], "train")
+    samples = found(root, ["Town", "comma10k"], "train")
     assert [s.image.name for s in spread(samples, 3)] == [
         "0000.jpg",
         "0007.jpg",
@@ -314,8 +316,8 @@ def test_spread_takes_evenly_spaced_files(root):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmentation_depends_on_seed_epoch_and_index_alone(root, workers):
-    samples = find_samples(root, ["Town"], "train")
-    dataset = AugmentedDataset(samples, (32, 64), 1.0, seed=3)
+    samples = found(root, ["Town"], "train")
+    dataset = AugmentedDataset(samples, format_of((32, 64)), 1.0, seed=3)
     alone = [dataset[epoch, index] for epoch, index in EpochSampler(len(samples), 2, seed=3)]
     torch.manual_seed(5)
     sampler = EpochSampler(len(samples), 2, seed=3, start=4)
@@ -332,8 +334,11 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(root, workers):
 
 
 def test_augmentation_changes_images_and_keeps_masks_aligned(root):
-    samples = find_samples(root, ["Town"], "train")[:1]
-    plain, augmented = SceneSegDataset(samples, (32, 64))[0], AugmentedDataset(samples, (32, 64), 1.0, seed=0)
+    samples = found(root, ["Town"], "train")[:1]
+    plain, augmented = (
+        SampleDataset(samples, format_of((32, 64)))[0],
+        AugmentedDataset(samples, format_of((32, 64)), 1.0, seed=0),
+    )
     draws = [augmented[epoch, 0] for epoch in range(12)]
     assert len({draw.image.sum().item() for draw in draws}) > 6
     flipped = [torch.equal(draw.mask, plain.mask.flip(1)) for draw in draws]
@@ -341,7 +346,7 @@ def test_augmentation_changes_images_and_keeps_masks_aligned(root):
     assert any(flipped)
     assert any(same)
     assert all(a or b for a, b in zip(flipped, same, strict=True))
-    untouched = AugmentedDataset(samples, (32, 64), 0.0, seed=0)[0, 0]
+    untouched = AugmentedDataset(samples, format_of((32, 64)), 0.0, seed=0)[0, 0]
     assert all(torch.equal(a, b) for a, b in zip(untouched, plain, strict=True))
 
 
@@ -353,8 +358,19 @@ def test_the_sampler_visits_every_index_once_and_differently_each_epoch():
 
 
 def test_normalisation_is_inverted_for_pictures(root):
-    example = SceneSegDataset(find_samples(root, ["Town"], "val"), (48, 80))[0]
+    example = SampleDataset(found(root, ["Town"], "val"), format_of((48, 80)))[0]
     rgb = denormalise(example.image)
-    original = cv2.imread(str(find_samples(root, ["Town"], "val")[0].image))[..., ::-1]
+    original = cv2.imread(str(found(root, ["Town"], "val")[0].image))[..., ::-1]
     assert np.abs(rgb.astype(int) - original).max() <= 1
     assert math.isclose(example.image.mean().item(), ((original / 255 - MEAN) / STD).mean(), abs_tol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_a_network_that_takes_bgr_gets_the_same_images_with_their_channels_turned_round(root, strength):
+    samples = found(root, ["Town"], "train")[:1]
+    rgb = format_of((32, 64))
+    bgr = replace(rgb, mean=rgb.mean[::-1], std=rgb.std[::-1], channel_order="BGR")
+    first, second = (SampleDataset(samples, each)[0] for each in (rgb, bgr))
+    assert torch.equal(second.image, first.image.flip(0)) and torch.equal(second.mask, first.mask)
+    first, second = (AugmentedDataset(samples, each, strength, seed=0)[0, 0] for each in (rgb, bgr))
+    assert torch.equal(second.image, first.image.flip(0)) and torch.equal(second.mask, first.mask)

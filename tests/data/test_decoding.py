@@ -12,9 +12,11 @@ from PIL import Image, ImageOps
 from common.data.datasets import load_ids
 from common.data.decoding import read_mask, read_rgb
 from common.data.image_header import read_header
-from common.data.labels import PALETTE
 from common.data.pairs import Sample
-from common.data.png import SIGNATURE, chunks
+from common.data.png import chunks
+from models.scene_seg import CLASSES, PALETTE
+from tests.family import LABELS
+from tests.pngs import chunk, grey_png, palette_png, png
 
 ORIENTATION = 0x0112
 COLOURS = np.array([colour for _, colour, _ in PALETTE], np.uint8)
@@ -24,18 +26,6 @@ MASK = COLOURS[IDS]
 
 def random_image(seed, height, width, channels=3):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(rows, depth, colour, before=b"", after=b""):
-    """A PNG of `rows`, each the packed bytes of a line; `before` and `after` the pixels stand other chunks."""
-    width = 8 * len(rows[0]) // (depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return SIGNATURE + header + before + pixels + after + chunk(b"IEND", b"")
 
 
 def saved(image, kind="PNG", **options):
@@ -179,11 +169,6 @@ def test_the_number_of_bits_is_for_images_of_16_alone(tmp_path):
 # ---- masks -----------------------------------------------------------------------------------------------------------
 
 
-def palette_png(indices, colours, depth=8, more=b""):
-    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - depth :]).tobytes() for row in indices]
-    return png(rows, depth, 3, chunk(b"PLTE", np.asarray(colours, np.uint8).tobytes()) + more)
-
-
 BLACK = [(0, 0, 0)]
 ALL = [tuple(colour) for colour in COLOURS.tolist()]
 SIX = IDS % 6  # that a palette of the first six colours gives
@@ -213,18 +198,13 @@ READ = {
 def test_masks_whose_colours_are_all_that_they_hold_are_read(case, tmp_path):
     (tmp_path / "a.png").write_bytes(READ[case])
     assert (read_mask(tmp_path / "a.png") == MASK).all()
-    sample = Sample("Own", tmp_path / "a.png", tmp_path / "a.png")
-    assert (load_ids(sample, IDS.shape) == np.array([class_id for *_, class_id in PALETTE])[IDS]).all()
+    sample = Sample("Own", tmp_path / "a.png", tmp_path / "a.png", LABELS)
+    assert (load_ids(sample, IDS.shape) == np.array([CLASSES.index(name) for *_, name in PALETTE])[IDS]).all()
 
 
 def wide(values):
     """16-bit values as they are, not widened."""
     return cv2.imencode(".png", np.ascontiguousarray(values.astype(np.uint16)))[1].tobytes()
-
-
-def grey_bits(depth):
-    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - depth :]).tobytes() for row in IDS % 2**depth]
-    return png(rows, depth, 0)
 
 
 def alpha_of(alpha, rgb=MASK):
@@ -254,9 +234,9 @@ REFUSED = {
     "short palette": (palette_png(IDS, ALL[:6]), INDICES + "6 colours"),
     "no colour for id 255": (palette_png(np.where(IDS == 4, 255, IDS), ALL + 247 * BLACK), "palette image of 8 bits"),
     "two indices of one colour": (palette_png(IDS % 4, [ALL[8], *ALL[8:], *ALL], 4), "of 4 bits with the indices 0, 1"),
-    "grey of 1 bit": (grey_bits(1), "stored as grey of 1 bits with the values 0, 1$"),
-    "grey of 2 bits": (grey_bits(2), "stored as grey of 2 bits with the values 0, 1, 2, 3$"),
-    "grey of 4 bits": (grey_bits(4), "stored as grey of 4 bits with the values 0, 1, .*and 1 more$"),
+    "grey of 1 bit": (grey_png(IDS % 2**1, 1), "stored as grey of 1 bits with the values 0, 1$"),
+    "grey of 2 bits": (grey_png(IDS % 2**2, 2), "stored as grey of 2 bits with the values 0, 1, 2, 3$"),
+    "grey of 4 bits": (grey_png(IDS % 2**4, 4), "stored as grey of 4 bits with the values 0, 1, .*and 1 more$"),
     "grey of 8 bits": (saved(Image.fromarray(IDS)), "stored as grey of 8 bits with the values 0, 1, .*and 1 more$"),
     "16 bits, widened ids": (wide(IDS.astype(int) * 257), "not among .* grey of 16 bits with the values 0, 257"),
     "ids over the channels": (saved(Image.fromarray(np.dstack([IDS, IDS * 0, IDS * 0]))), r"\(\d, 0, 0\): "),
@@ -276,7 +256,7 @@ def test_masks_that_hold_more_than_colours_are_refused_with_what_was_found(case,
     content, message = REFUSED[case]
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        load_ids(Sample("Own", tmp_path / "a.png", tmp_path / "a.png"), IDS.shape)
+        load_ids(Sample("Own", tmp_path / "a.png", tmp_path / "a.png", LABELS), IDS.shape)
     assert str(error.value).startswith(f"{tmp_path / 'a.png'}: ")
 
 

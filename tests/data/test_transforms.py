@@ -1,23 +1,22 @@
 """The pixel path: the two resizes against index arithmetic, normalisation, augmentation."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from common.data.transforms import (
-    INPUT_HW,
-    MEAN,
-    STD,
     augment,
     augmentation,
-    normalise,
     resize_image,
     resize_mask,
-    to_tensor,
 )
+from tests.family import NATIVE
 from tests.pixels import denormalise
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -28,7 +27,7 @@ def random_image(seed, height, width, channels=3):
 
 
 def test_the_native_input_is_320_by_640():
-    assert INPUT_HW == (320, 640)
+    assert NATIVE.hw == (320, 640)
 
 
 def bilinear_by_hand(values, target):
@@ -79,30 +78,48 @@ def test_images_are_resized_bilinearly_without_antialiasing(size, hw, seed):
 def test_image_and_mask_stay_aligned():
     edge = np.zeros((1080, 1920), np.uint8)
     edge[:, 700:] = 1
-    image = resize_image(np.repeat(255 * edge[..., None], 3, axis=2), INPUT_HW)
-    assert (np.abs((image[..., 0] > 127).astype(int) - resize_mask(edge, INPUT_HW)).sum(axis=1) <= 1).all()
+    image = resize_image(np.repeat(255 * edge[..., None], 3, axis=2), NATIVE.hw)
+    assert (np.abs((image[..., 0] > 127).astype(int) - resize_mask(edge, NATIVE.hw)).sum(axis=1) <= 1).all()
 
 
 def test_normalisation_by_hand():
     rgb = np.zeros((2, 1, 3), np.uint8)
     rgb[1, 0] = (255, 128, 51)
-    image = to_tensor(rgb)
+    image = NATIVE.to_tensor(rgb)
     assert (image.dtype, image.shape, image.is_contiguous()) == (torch.float32, (3, 2, 1), True)
     dark = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
     light = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     torch.testing.assert_close(image[..., 0], torch.tensor([dark, light]).T, rtol=1e-6, atol=1e-6)
-    assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (NATIVE.mean, NATIVE.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_normalise_leaves_its_input_alone():
     for image in (torch.full((3, 2, 2), 7, dtype=torch.uint8), torch.full((3, 2, 2), 7.0)):
-        normalise(image)
+        NATIVE.normalise(image)
         assert (image == 7).all()
+
+
+def test_bgr_by_hand():
+    """Mean and deviation are of the channels in the network's order, blue first."""
+    rgb = np.array([[(255, 128, 51)]], np.uint8)
+    image = ImageFormat((1, 1), (0.1, 0.2, 0.5), (0.5, 1.0, 2.0), "BGR").to_tensor(rgb)
+    assert (image.shape, image.is_contiguous()) == ((3, 1, 1), True)
+    expected = [(0.2 - 0.1) / 0.5, (128 / 255 - 0.2) / 1.0, (1 - 0.5) / 2.0]
+    torch.testing.assert_close(image.flatten(), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_the_format_is_that_of_the_row():
+    row = Network(build=object, input_shape=(3, 36, 52), mean=(0.1, 0.2, 0.3), std=(1, 2, 3), channel_order="BGR")
+    assert ImageFormat.of(row) == ImageFormat((36, 52), (0.1, 0.2, 0.3), (1, 2, 3), "BGR")
+    assert ImageFormat.of(row, (72, 104)).hw == (72, 104)
+    for other in (replace(row, mean=None, std=None), NETWORKS["AutoSteer"]):
+        with pytest.raises(ValueError, match="input is no image of three channels"):
+            ImageFormat.of(other)
 
 
 def test_every_level_can_be_given_back():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-    assert (denormalise(to_tensor(levels)) == levels).all()
+    assert (denormalise(NATIVE.to_tensor(levels)) == levels).all()
 
 
 def draws(strength, count=40):

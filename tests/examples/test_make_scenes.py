@@ -2,10 +2,11 @@ import cv2
 import numpy as np
 import pytest
 
-from common.data.datasets import find_samples, load_sample
-from common.data.labels import PALETTE
+from common.data.datasets import load_sample
 from examples.make_scenes import SCENE_SETS, draw_at, write_dataset
 from examples.scenes import make_scene
+from models.scene_seg import PALETTE
+from tests.family import found
 
 
 def files(root):
@@ -40,7 +41,7 @@ def test_masks_hold_the_palette_and_all_of_it():
 @pytest.mark.parametrize("name", sorted(SCENE_SETS))
 def test_every_dataset_passes_the_loader_with_road_in_its_region(tmp_path, name):
     write_dataset(tmp_path, name, 10, seed=0)
-    image, ids, weights = load_sample(find_samples(tmp_path, [name], "val")[0], (64, 128))
+    image, ids, weights = load_sample(found(tmp_path, [name], "val")[0], (64, 128))
     assert (ids == 2).mean() > 0.05
     assert image.shape == (64, 128, 3)
     assert (weights > 0).all()
@@ -66,4 +67,4 @@ def test_a_folder_with_files_is_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="--overwrite"):
         write_dataset(tmp_path, "Town", 1, seed=0, size=(48, 80))
     write_dataset(tmp_path, "Town", 2, seed=0, size=(48, 80), overwrite=True)
-    assert len(find_samples(tmp_path, ["Town"], "train")) == 2
+    assert len(found(tmp_path, ["Town"], "train")) == 2

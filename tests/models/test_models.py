@@ -51,7 +51,7 @@ def test_the_published_state_dict_and_its_outputs(shared, name):
     golden_fill = load_golden_fill(shared)
     manifest = json.loads((shared / "spec" / "manifests" / f"{name}.json").read_text())
     network = NETWORKS[name].build().eval()
-    state = to_published(name, network.state_dict())
+    state = to_published(NETWORKS[name], network.state_dict())
     assert list(state) == list(manifest)
     assert [list(value.shape) for value in state.values()] == [entry["shape"] for entry in manifest.values()]
     assert [str(value.dtype) for value in state.values()] == [f"torch.{entry['dtype']}" for entry in manifest.values()]
@@ -59,7 +59,7 @@ def test_the_published_state_dict_and_its_outputs(shared, name):
     weights = golden_fill.fill(state)
     digests = json.loads((shared / "golden" / "digests.json").read_text())[name]
     assert golden_fill.digest(weights) == digests["weights_A"], "the recipe's weights differ on this machine"
-    network.load_state_dict(from_published(name, weights), strict=True)
+    network.load_state_dict(from_published(NETWORKS[name], weights), strict=True)
     with torch.no_grad():
         outputs = network(golden_fill.make_input((1, *NETWORKS[name].input_shape), seed=1))
     expected = np.load(shared / "golden" / "public" / f"{name}_seed1.npz")
@@ -126,8 +126,8 @@ def test_other_input_sizes_are_refused():
 
 @pytest.mark.parametrize("width", [1 / 32, 3 / 32, 1 / 8, 0.5])
 def test_the_width_follows_from_the_shapes(width):
-    state = to_published("SceneSeg", SceneSegNetwork(width).state_dict())
-    assert infer_width("SceneSeg", state) == width
+    state = to_published(NETWORKS["SceneSeg"], SceneSegNetwork(width).state_dict())
+    assert infer_width(NETWORKS["SceneSeg"], state) == width
 
 
 @pytest.mark.parametrize("width", [0, -1, 0.3, 1 / 64])
@@ -138,9 +138,10 @@ def test_a_width_without_whole_channels_is_refused(width):
 
 def test_renaming_there_and_back_changes_nothing(narrow_network):
     state = narrow_network.state_dict()
-    published = to_published("SceneSeg", state)
+    scene_seg = NETWORKS["SceneSeg"]
+    published = to_published(scene_seg, state)
     assert not set(published) & set(state)
-    assert list(from_published("SceneSeg", published)) == list(state)
+    assert list(from_published(scene_seg, published)) == list(state)
 
 
 def test_names_are_matched_without_regard_to_case():

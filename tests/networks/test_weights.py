@@ -419,7 +419,7 @@ def test_damaged_and_hostile_safetensors_are_refused(content, tmp_path):
 
 def test_a_benchmark_takes_safetensors_and_the_choice(state, tmp_path):
     save_file({**behind("model.", state), **behind("ema.", averaged(state))}, tmp_path / "w.safetensors")
-    options = OpenOptions(torch.device("cpu"), 1, pytorch_hw=(32, 64), weights="ema")
+    options = OpenOptions(torch.device("cpu"), 1, "SceneSeg", pytorch_hw=(32, 64), weights="ema")
     candidate = open_candidates([("A", tmp_path / "w.safetensors", ".safetensors")], options)["A"]
     network, _ = load_network("SceneSeg", tmp_path / "w.safetensors", "ema")
     image = torch.randn(1, 3, 32, 64)

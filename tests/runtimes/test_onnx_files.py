@@ -10,7 +10,7 @@ from common.runtimes.candidates import OpenOptions, open_candidates
 from common.runtimes.onnx_files import data_files, read_graph
 from tests.benchmarked import HW, document_of, measured_models, samples
 
-OPTIONS = OpenOptions(torch.device("cpu"), threads=1)
+OPTIONS = OpenOptions(torch.device("cpu"), 1, "SceneSeg")
 
 
 def convolution(value: float) -> onnx.ModelProto:

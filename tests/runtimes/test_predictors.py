@@ -88,7 +88,7 @@ def test_images_that_are_computed_on_the_cpu_are_refused(path, cuda):
 
 def test_a_benchmark_fixes_what_is_dynamic_so_that_no_shape_is_computed(path, cuda):
     assert free_sizes(read_graph(path), (1, 3, *HW)) == {"batch": 1}
-    candidate = open_candidates([("A", path, ".onnx")], OpenOptions(torch.device("cpu"), 1), ["CUDA"])["A"]
+    candidate = open_candidates([("A", path, ".onnx")], OpenOptions(torch.device("cpu"), 1, "SceneSeg"), ["CUDA"])["A"]
     predict = candidate.open(1)
     parts = predict.session.get_provider_graph_assignment_info()
     assert {node.op_type for part in parts for node in part.get_nodes()} == {"Conv", "Reshape"}

@@ -3,10 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.data.classes import Classes, distinct_colours
 from common.scoring.metrics import IoUMeter
 
+ABC = Classes(("a", "b", "c"), distinct_colours(3), (0, 1, 2))
 
-def meter_of(predicted, target, classes=3):
+
+def meter_of(predicted, target, classes=ABC):
     meter = IoUMeter(classes)
     meter.update(torch.tensor(predicted), torch.tensor(target))
     return meter
@@ -30,14 +33,14 @@ def test_smoothed_iou_by_hand():
 
 
 def test_a_missing_class_is_null_in_the_summary():
-    summary = meter_of([[[0, 0]]], [[[0, 0]]]).summary(("a", "b", "c"))
+    summary = meter_of([[[0, 0]]], [[[0, 0]]]).summary()
     assert summary["iou"] == {"a": 1.0, "b": None, "c": None}
     assert (summary["miou"], summary["miou_smoothed"], summary["images"]) == (1.0, 1.0, 1)
 
 
 def test_nothing_scored_is_an_error():
     with pytest.raises(ValueError, match="no image was scored"):
-        IoUMeter(3).summary(("a", "b", "c"))
+        IoUMeter(ABC).summary()
 
 
 maps = st.integers(1, 5).flatmap(
@@ -51,10 +54,10 @@ maps = st.integers(1, 5).flatmap(
 @given(maps, st.integers(1, 5))
 def test_scores_do_not_depend_on_the_batching(maps, batch):
     predicted, target = maps
-    whole, parts = IoUMeter(3), IoUMeter(3)
+    whole, parts = IoUMeter(ABC), IoUMeter(ABC)
     whole.update(predicted, target)
     for start in range(0, len(target), batch):
-        part = IoUMeter(3)
+        part = IoUMeter(ABC)
         part.update(predicted[start : start + batch], target[start : start + batch])
         parts.merge(part)
     torch.testing.assert_close(whole.iou(), parts.iou(), equal_nan=True)
@@ -66,7 +69,7 @@ def test_scores_do_not_depend_on_the_batching(maps, batch):
 @given(maps)
 def test_counts_equal_a_walk_over_the_pixels(maps):
     predicted, target = maps
-    meter = IoUMeter(3)
+    meter = IoUMeter(ABC)
     meter.update(predicted, target)
     pairs = list(zip(target.flatten().tolist(), predicted.flatten().tolist(), strict=True))
     for class_id in range(3):
@@ -82,7 +85,7 @@ def test_counts_equal_a_walk_over_the_pixels(maps):
 @given(maps, st.randoms())
 def test_scores_do_not_depend_on_the_order_of_the_images(maps, random):
     order = random.sample(range(maps.shape[1]), maps.shape[1])
-    first, second = IoUMeter(3), IoUMeter(3)
+    first, second = IoUMeter(ABC), IoUMeter(ABC)
     first.update(*maps)
     second.update(*maps[:, order])
     assert torch.equal(first.confusion, second.confusion)
@@ -93,7 +96,7 @@ def test_scores_do_not_depend_on_the_order_of_the_images(maps, random):
 @given(maps)
 def test_smoothed_scores_equal_the_original_formula(maps):
     predicted, target = maps
-    meter = IoUMeter(3)
+    meter = IoUMeter(ABC)
     meter.update(predicted, target)
     one_hot = [torch.nn.functional.one_hot(ids, 3).bool() for ids in (predicted, target)]
     together, classes = [], []
@@ -111,10 +114,10 @@ def test_rows_of_the_confusion_are_targets():
 
 def test_class_ids_of_any_integer_type_count_the_same():
     predicted, target = torch.randint(3, (2, 2, 8, 9), generator=torch.Generator().manual_seed(0))
-    expected = IoUMeter(3)
+    expected = IoUMeter(ABC)
     expected.update(predicted, target)
     for dtype in (torch.uint8, torch.int32):
-        meter = IoUMeter(3)
+        meter = IoUMeter(ABC)
         meter.update(predicted.to(dtype), target.to(dtype))
         assert torch.equal(meter.confusion, expected.confusion)
 
@@ -122,7 +125,7 @@ def test_class_ids_of_any_integer_type_count_the_same():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_ids_on_a_cuda_device_count_the_same():
     predicted, target = torch.randint(3, (2, 2, 8, 9), generator=torch.Generator().manual_seed(0))
-    host, device = IoUMeter(3), IoUMeter(3)
+    host, device = IoUMeter(ABC), IoUMeter(ABC)
     host.update(predicted, target)
     device.update(predicted.cuda(), target)
     assert torch.equal(host.confusion, device.confusion)
@@ -135,4 +138,52 @@ def test_what_cannot_be_counted_is_an_error():
         with pytest.raises(ValueError, match=r"predicted ids .*, wanted class ids 0\.\.2"):
             meter_of([[[0, predicted]]], [[[0, 0]]])
     with pytest.raises(ValueError, match="none whose target holds a class id"):
-        meter_of([[[0, 1]]], [[[255, 255]]]).summary(("a", "b", "c"))
+        meter_of([[[0, 1]]], [[[255, 255]]]).summary()
+
+
+# ---- more channels than classes that labels name ---------------------------------------------------------------------
+
+# of four channels, labels name b and d alone
+SPARSE = Classes(("a", "b", "c", "d"), distinct_colours(4), (1, 3))
+
+
+def test_a_prediction_of_a_class_that_no_label_names_is_wrong_and_has_no_iou_by_hand():
+    # counted are the pixels of the target b, b and d: b is right once and taken for a once, d is right
+    predicted, target = [[[1, 0, 3, 3, 1, 2]]], [[[1, 1, 3, 255, 0, 2]]]
+    meter = meter_of(predicted, target, SPARSE)
+    assert meter.confusion.tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert meter.iou().tolist() == [0.5, 1.0]
+    assert meter.miou() == 0.75
+    assert meter.pixel_accuracy() == pytest.approx(2 / 3)
+    summary = meter.summary()
+    assert summary["iou"] == {"b": 0.5, "d": 1.0}
+    assert summary["iou_smoothed"] == {"b": pytest.approx(2 / 3), "d": 1.0}  # (1 + 1) / (2 + 1) and (1 + 1) / (1 + 1)
+    assert summary["miou_smoothed"] == pytest.approx(3 / 4)  # (2 + 1) / (3 + 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 3, 255])), min_size=12, max_size=12))
+def test_sparse_counts_equal_a_walk_over_the_pixels(pairs):
+    predicted, target = torch.tensor(pairs).T.reshape(2, 1, 3, 4)
+    meter = IoUMeter(SPARSE)
+    meter.update(predicted, target)
+    known = [pair for pair in pairs if pair[1] != 255]
+    for row, class_id in enumerate(SPARSE.scored):
+        hits = sum(pair == (class_id, class_id) for pair in known)
+        union = sum(class_id in pair for pair in known)
+        assert meter.iou()[row].item() == pytest.approx(hits / union if union else torch.nan, nan_ok=True)
+
+
+def test_predictions_of_all_channels_are_taken_and_no_others():
+    meter_of([[[0, 1, 2, 3]]], [[[1, 1, 1, 1]]], SPARSE)
+    with pytest.raises(ValueError, match=r"predicted ids 0\.\.4, wanted class ids 0\.\.3"):
+        meter_of([[[0, 4]]], [[[1, 1]]], SPARSE)
+    with pytest.raises(ValueError, match="none whose target holds a class id"):
+        meter_of([[[0, 1]]], [[[0, 2]]], SPARSE).summary()
+
+
+def test_sparse_meters_are_added_up():
+    parts = [meter_of([[[1, 0, 3]]], [[[1, 1, 3]]], SPARSE), meter_of([[[3, 3, 0]]], [[[1, 3, 255]]], SPARSE)]
+    parts[0].merge(parts[1])
+    whole = meter_of([[[1, 0, 3]], [[3, 3, 0]]], [[[1, 1, 3]], [[1, 3, 255]]], SPARSE)
+    assert parts[0].summary() == whole.summary()

@@ -15,6 +15,7 @@ from common.scoring.statistics import (
     resampled_iou,
     speedup_interval,
 )
+from tests.family import CLASSES
 
 
 def matrices(images, seed=0, error=0.1):
@@ -50,7 +51,7 @@ def test_pooled_iou_equals_the_meter_and_scikit_learn():
     target = torch.randint(3, (6, 20, 30), generator=generator)
     noise = torch.rand(target.shape, generator=generator) < 0.3
     predicted = torch.where(noise, torch.randint(3, target.shape, generator=generator), target)
-    meters = [IoUMeter(3) for _ in target]
+    meters = [IoUMeter(CLASSES) for _ in target]
     for meter, ids, truth in zip(meters, predicted, target, strict=True):
         meter.update(ids[None], truth[None])
     ours = pooled_iou(np.stack([meter.confusion.numpy() for meter in meters]))

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from common.data.cache import load_cached
-from common.data.datasets import SceneSegDataset, find_samples, load_sample, spread
+from common.data.datasets import SampleDataset, load_sample, spread
 from common.data.decoding import read_rgb
 from common.data.drawing import save_prediction
 from common.data.image_header import MAX_PIXELS, read_header
@@ -27,6 +27,7 @@ from common.export.calibration import find_images
 from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import call, refusal
+from tests.family import CLASSES, LABELS, format_of, found
 
 ROOT = Path(__file__).resolve().parents[2]
 RGB = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
@@ -178,7 +179,7 @@ def pair(tmp_path):
     for folder, rgb in zip(folders, (RGB, ROAD), strict=True):
         folder.mkdir(parents=True)
         image(rgb).save(folder / "0000.png")
-    return Sample("Own", *(folder / "0000.png" for folder in folders))
+    return Sample("Own", *(folder / "0000.png" for folder in folders), LABELS)
 
 
 @pytest.mark.parametrize("case", MASKS)
@@ -203,13 +204,13 @@ NAMES = [
 
 @pytest.mark.parametrize("stem", NAMES)
 def test_any_name_is_read_cached_and_drawn(pair, tmp_path, stem):
-    renamed = Sample("Own", *(path.rename(path.with_name(f"{stem}.png")) for path in (pair.image, pair.mask)))
-    (sample,) = find_samples(tmp_path, ["Own"], "train")
-    assert sample == renamed
+    renamed = [path.rename(path.with_name(f"{stem}.png")) for path in (pair.image, pair.mask)]
+    (sample,) = found(tmp_path, ["Own"], "train")
+    assert sample == Sample("Own", *renamed, LABELS)
     (tmp_path / "cache").mkdir()
     first, again = (load_cached(tmp_path / "cache", sample, (32, 64)) for _ in range(2))
     assert all((one == other).all() for one, other in zip(first, again, strict=True))
-    written = save_prediction(tmp_path, sample, "INT8" * 100, first[0], first[1], first[1])
+    written = save_prediction(tmp_path, sample, "INT8" * 100, first[0], first[1], first[1], CLASSES)
     assert written.exists()
     assert len([*(tmp_path / "cache").iterdir(), *(tmp_path / "pictures").iterdir()]) == 2
 
@@ -307,8 +308,8 @@ def test_images_of_12_bits_train_a_network_once_their_bits_are_said(tmp_path, ca
     assert re.search(r"images/00\d\d.png: stored with 16 bits a value, but the largest is \d+, of 12 bits", line), line
     call(tiny_run, [*flags, "--image_bits", "12", "--cache_dir", tmp_path / "cache"])
     assert (tmp_path / "out" / "final.pth").exists()
-    path = find_samples(tmp_path, ["Town"], "val")[0].image
-    twelve = Sample("Town", path, masks(tmp_path) / f"{path.stem}.png", 12)
+    path = found(tmp_path, ["Town"], "val")[0].image
+    twelve = Sample("Town", path, masks(tmp_path) / f"{path.stem}.png", LABELS, 12)
     assert load_cached(tmp_path / "cache", twelve, (16, 32))[0].mean() > 30
     sixteen = load_cached(tmp_path / "cache", replace(twelve, image_bits=16), (16, 32))  # no entry of the other bits
     assert sixteen[0].max() <= 16
@@ -319,7 +320,7 @@ def test_files_of_other_kinds_are_told(tmp_path, caplog):
     for folder in ("images", "gt_masks"):
         image(RGB).save(tmp_path / "Kinds/Kinds" / folder / "more.bmp")
     with caplog.at_level("INFO"):
-        assert len(find_samples(tmp_path, ["Kinds"], "val")) == 2
+        assert len(found(tmp_path, ["Kinds"], "val")) == 2
     assert "images: 1 files are not read, being no .png, .jpg, .jpeg: more.bmp" in caplog.text
     assert "gt_masks: 1 files are not read, being no .png: more.bmp" in caplog.text
 
@@ -364,6 +365,6 @@ def test_a_folder_that_links_to_itself_is_searched_once(tmp_path):
 def test_fewer_images_than_asked_for_are_all_taken_and_it_is_said(tmp_path, caplog):
     write_dataset(tmp_path, "Few", 20, seed=0, size=(48, 96))
     with caplog.at_level("INFO"):
-        assert len(spread(find_samples(tmp_path, ["Few"], "val"), 7)) == 2
+        assert len(spread(found(tmp_path, ["Few"], "val"), 7)) == 2
     assert "Few: 2 images, 7 asked for" in caplog.text
-    assert len(SceneSegDataset(find_samples(tmp_path, ["Few"], "val"), (32, 32))) == 2
+    assert len(SampleDataset(found(tmp_path, ["Few"], "val"), format_of((32, 32)))) == 2

@@ -8,11 +8,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from common.data.datasets import find_samples
 from common.networks.checkpoints import Description, read_checkpoint, save_checkpoint
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.scoring.evaluate import evaluate_datasets
 from examples.make_scenes import write_dataset
+from tests.family import CLASSES, format_of, found
 
 LEAST, GROWTH = 200, 8e6  # repetitions before the first look; bytes of noise of the allocator
 
@@ -52,9 +52,9 @@ def test_inferences_leak_neither_memory_nor_files(onnx_path):
 @pytest.mark.slow
 def test_validations_with_workers_leak_nothing_and_leave_no_worker(tmp_path):
     write_dataset(tmp_path, "Town", 20, seed=0, size=(48, 96))
-    samples = find_samples(tmp_path, ["Town"], "val")
+    samples = found(tmp_path, ["Town"], "val")
     predict = TorchPredictor(nn.Conv2d(3, 3, 1), torch.device("cpu"))
-    level(lambda: evaluate_datasets(predict, samples, (32, 64), workers=1), 200)
+    level(lambda: evaluate_datasets(predict, samples, format_of((32, 64)), CLASSES, workers=1), 200)
 
 
 @pytest.mark.slow

@@ -127,8 +127,8 @@ QAT = GOOD | {"kind": "qat"}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "Nope"}, "its description is damaged.*unknown network 'Nope'"),
-        ({"network": "AutoSteer"}, "its description is damaged.*bound to 80x160"),
+        ({"network": "Nope"}, "a checkpoint of Nope, not of SceneSeg; name it with -n Nope$"),
+        ({"network": "AutoSteer"}, "a checkpoint of AutoSteer, not of SceneSeg; name it with -n AutoSteer$"),
         ({"input_hw": (63, 127)}, "its description is damaged.*multiples of 32"),
         ({"quantization": {"keep_float": 5}}, "its description is damaged.*keep_float is 5"),
         ({"quantization": {"tomorrow": 5}}, "its description is damaged.*tomorrow"),
@@ -140,7 +140,13 @@ QAT = GOOD | {"kind": "qat"}
 def test_qat_descriptions_that_cannot_be(change, message, weights, tmp_path):
     torch.save({"description": QAT | change, "model_state_dict": weights}, tmp_path / "q.pth")
     with pytest.raises(ValueError, match=rf"q\.pth: {message}"):
-        load_qat(tmp_path / "q.pth", torch.device("cpu"))
+        load_qat(tmp_path / "q.pth", "SceneSeg", torch.device("cpu"))
+
+
+def test_a_qat_checkpoint_of_a_size_that_its_network_cannot_take_is_damaged(weights, tmp_path):
+    torch.save({"description": QAT | {"network": "AutoSteer"}, "model_state_dict": weights}, tmp_path / "q.pth")
+    with pytest.raises(ValueError, match=r"q\.pth: its description is damaged.*bound to 80x160"):
+        load_qat(tmp_path / "q.pth", "AutoSteer", torch.device("cpu"))
 
 
 def test_a_checkpoint_of_the_older_format_is_read(weights, tmp_path):
@@ -305,7 +311,7 @@ def test_onnx_files_that_are_refused_before_they_are_opened(case, tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
     onnx_file(tmp_path / "a.onnx", **how)
     with pytest.raises((ValueError, OSError), match=message) as error:
-        open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1))
+        open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1, "SceneSeg"))
     assert str(tmp_path / "a.onnx") in str(error.value)
 
 
@@ -321,7 +327,7 @@ def test_what_fails_when_it_runs_or_gives_no_number_names_the_file(tmp_path):
 def test_onnx_files_with_another_input_name_and_with_weights_beside_them_are_taken(tmp_path):
     onnx_file(tmp_path / "a.onnx", weights=stored(4, location="w.bin"))
     (tmp_path / "w.bin").write_bytes(bytes(16))
-    candidates = open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1))
+    candidates = open_candidates([("A", tmp_path / "a.onnx", ".onnx")], OpenOptions(CPU, 1, "SceneSeg"))
     assert candidates["A"].input_hw == (32, 64)
     assert candidates["A"].files == (tmp_path / "a.onnx", (tmp_path / "w.bin").resolve())
 

@@ -373,7 +373,7 @@ def original_qat(fp32, tmp_path):
 
 
 def test_a_qat_state_dict_of_the_original_gives_its_weights(original_qat, fp32, caplog):
-    prepared, description, _ = load_qat(original_qat, torch.device("cpu"))
+    prepared, description, _ = load_qat(original_qat, "SceneSeg", torch.device("cpu"))
     assert "calibrated anew" in caplog.text
     assert (description.network, description.width, description.input_hw) == ("SceneSeg", 1 / 32, (320, 640))
     expected, _ = load_network("SceneSeg", fp32 / "best_model.pth")

@@ -5,14 +5,13 @@ import json
 import pytest
 import torch
 
-from common.data.datasets import find_samples
-from common.data.labels import CLASSES
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
 from common.training import accumulation
 from common.training.fit import Trainee, fit, open_folder
 from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
 from examples.make_scenes import write_dataset
+from tests.family import NETWORK, found
 from tests.tiny_run import make_model
 
 HW = (16, 32)
@@ -42,11 +41,12 @@ def run(settings, resume=None):
     checkpoint = read_checkpoint(resume) if resume else None
     if checkpoint:
         model.load_state_dict(checkpoint.state)
-    training, validation = (find_samples(settings.data.root, settings.data.datasets, one) for one in ("train", "val"))
+    training, validation = (found(settings.data.root, settings.data.datasets, one) for one in ("train", "val"))
     folder = open_folder(settings.records.model_save_root_path, "checkpoint")
     trainee = Trainee(
         model,
-        Description("Tiny", "fp32", 1.0, HW, CLASSES),
+        Description("Tiny", "fp32", 1.0, HW, NETWORK.classes),
+        NETWORK,
         train_mode=lambda epoch: model.train(),
         eval_mode=model.eval,
         state=model.state_dict,

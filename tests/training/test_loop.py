@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.data.datasets import Sample
+from common.data.pairs import Sample
 from common.networks.checkpoints import Checkpoint, Description
 from common.system.signals import StopRequest
 from common.training.average import WeightAverage
@@ -17,6 +17,7 @@ from common.training.precision import keep_fake_quantization_in_float32
 from common.training.resume import fixed_settings, restore_training_state, training_state
 from common.training.settings import DataSettings, QatRunSettings, QatSettings, TrainingSettings
 from common.training.steps import Position
+from tests.family import LABELS
 
 
 class ToyData(torch.utils.data.Dataset):
@@ -224,7 +225,7 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
 def run_at_its_first_checkpoint(tmp_path):
     """A function that resumes it with other settings; it ends where the restoring does."""
     optimizer = make_optimizer(make_model(), SETTINGS)
-    samples = [Sample("Town", tmp_path / f"{index}.png", tmp_path) for index in range(10)]
+    samples = [Sample("Town", tmp_path / f"{index}.png", tmp_path, LABELS) for index in range(10)]
     state = training_state(optimizer, None, fixed(samples=samples), Position(1, 0, 3), [], CPU)
 
     def resume(*, forget=(), arguments=None, samples=samples, **changes):

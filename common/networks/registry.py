@@ -1,0 +1,155 @@
+"""Networks by name: those of the family, and a user's own as MODULE:ATTRIBUTE.
+
+Importing a module runs it. Only what the command line names is imported, never what a checkpoint names.
+"""
+
+import functools
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+from common.data.classes import distinct_colours
+from models import Network
+
+OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
+DICT_OUTPUT = "out"  # of the outputs of a dictionary, as torchvision names the map of the classes
+
+
+@functools.cache
+def find_network(name: str) -> tuple[str, Network]:
+    """The registered spelling and the row of a network of the family, without regard to case, or of MODULE:ATTRIBUTE.
+
+    ATTRIBUTE is a `models.Network`, or a class or function that builds an `nn.Module`. MODULE is looked for in the
+    current folder and on PYTHONPATH.
+
+    Raises:
+        ValueError: there is no such network, or its module cannot be imported.
+    """
+    return (name, _resolved(name, _own_network(name))) if ":" in name else models.find_network(name)
+
+
+def _own_network(name: str) -> Network:
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise ValueError(f"{name}: not MODULE:ATTRIBUTE such as my_network:NETWORK")
+    module = _imported(module_name, name)
+    found = getattr(module, attribute, None)
+    if isinstance(found, Network):
+        return found
+    if isinstance(found, nn.Module):
+        raise ValueError(f"{name}: a network that is built already; name its class, or a function that builds it")
+    if not callable(found):
+        known = [key for key, value in vars(module).items() if isinstance(value, Network)]
+        there = f"; it has {', '.join(known)}" if known else ""
+        what = "no such attribute" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{name}: {what}, wanted a models.Network or a callable that builds an nn.Module{there}")
+    return Network(build=found, input_shape=OWN_SHAPE)
+
+
+def _imported(module_name: str, name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(1, here)  # behind the scripts' own folder
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.split(".")[0] == error.name.split(".")[0]:
+            raise ValueError(
+                f"{name}: no module {error.name!r} in {here} or on PYTHONPATH; run from its folder, or set "
+                "PYTHONPATH to it"
+            ) from error
+        raise ValueError(f"{name}: its module needs {error.name!r}, which is not installed") from error
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
+        raise ValueError(f"{name}: importing its module fails: {_told(error)}") from error
+    if module_name.split(".")[0] == "models":
+        raise ValueError(f"{name}: `models` is a package of this toolkit; give your module another name")
+    return module
+
+
+def _told(error: Exception) -> str:
+    """An error of a user's code in one line: what it says, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", str(Path(torch.__file__).parent)))]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{place}"
+
+
+def file_stem(name: str) -> str:
+    """What files of a network are named by: SceneSeg gives SceneSegNetwork, my_network:NET gives NETNetwork."""
+    return f"{name.rpartition(':')[2]}Network"
+
+
+def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
+    """A network of a row with random weights. Its forward gives a tensor or a tuple of them.
+
+    Raises:
+        ValueError: it takes no width and is to have one, its code fails, or it builds no nn.Module.
+    """
+    takes_width = "width" in inspect.signature(network.build).parameters
+    if not takes_width and width != 1:
+        raise ValueError(f"{name}: its build function takes no width, so that it has no width {width:g}")
+    try:
+        model = network.build(width=width) if takes_width else network.build()
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        if ":" not in name:
+            raise
+        raise ValueError(f"{name}: building it fails: {_told(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name}: builds a {type(model).__name__}, wanted an nn.Module")
+    model.register_forward_hook(_plain_outputs)
+    return model
+
+
+def _plain_outputs(model: nn.Module, inputs: object, outputs: Any) -> Any:
+    """Lists become tuples; of a dictionary its map of the classes is taken, as training losses take the rest."""
+    if isinstance(outputs, Tensor | tuple):
+        return outputs
+    if isinstance(outputs, list):
+        return tuple(outputs)
+    if isinstance(outputs, Mapping) and isinstance(outputs.get(DICT_OUTPUT), Tensor):
+        return outputs[DICT_OUTPUT]
+    found = f"a dict of {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else type(outputs).__name__
+    raise ValueError(f"the network gives {found}; wanted a tensor, a tuple of tensors, or a dict with {DICT_OUTPUT!r}")
+
+
+def _resolved(name: str, network: Network) -> Network:
+    """The row with the names of all outputs and of all channels of a class map, found by running the network once.
+
+    Raises:
+        ValueError: it cannot take an image of its own size, or its row says otherwise than its outputs.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model, image = build_network(name, network).eval(), torch.zeros(1, *network.input_shape)
+        try:
+            outputs = model(image)
+        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+            raise ValueError(f"{name}: fails on an image {tuple(image.shape)}: {_told(error)}") from error
+    shapes = [tuple(output.shape) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    named = network.outputs
+    if named is None:
+        made = ["output"] if len(shapes) == 1 else [f"output_{index}" for index in range(len(shapes))]
+        named = dict.fromkeys(made, "logits of the classes" if network.task == "segmentation" else "output")
+    if len(named) != len(shapes):
+        raise ValueError(f"{name}: its row names {len(named)} outputs, the network gives {len(shapes)}")
+    return replace(network, outputs=named, **_resolved_classes(name, network, shapes[0]))
+
+
+def _resolved_classes(name: str, network: Network, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Names and colours for all channels of the first output, where that is a map of classes."""
+    if network.task != "segmentation" or len(shape) != 4 or shape[1] < 2:
+        return {}
+    names = network.classes + tuple(f"class {index}" for index in range(len(network.classes), shape[1]))
+    if len(names) != shape[1]:
+        raise ValueError(f"{name}: its row names {len(names)} classes, its output {shape} has {shape[1]} channels")
+    spare = distinct_colours(shape[1])[len(network.colours) :]
+    return {"classes": names, "colours": network.colours + spare}

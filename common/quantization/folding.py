@@ -1,0 +1,105 @@
+"""Batch norm in an exported float graph, in evaluation: part of the convolution before it, or a multiply-add."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from common.quantization.graphs import drop_unused_values, finish, store_beside, stored
+
+aten = torch.ops.aten
+BATCH_NORM = aten.batch_norm.default  # (input, weight, bias, mean, variance, training, momentum, eps, cudnn)
+CONVOLUTIONS = {
+    aten.conv1d.default: False,
+    aten.conv2d.default: False,
+    aten.conv3d.default: False,
+    aten.conv_transpose1d.default: True,
+    aten.conv_transpose2d.input: True,
+    aten.conv_transpose3d.input: True,
+}  # (input, weight, bias, ...) -> whether it is transposed
+GROUPS = 6  # the place of the groups in a transposed convolution's arguments
+IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized
+
+
+@torch.no_grad()
+def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
+    """Take every batch norm out of a float graph in evaluation mode, in place; the outputs stay the same.
+
+    Behind a convolution of its own it becomes part of its weights. Elsewhere, behind a sum, a concatenation or first of
+    all, it becomes x * scale + shift for each channel, which stays in float: in one scale for all channels its factors,
+    which differ by orders, would have few codes.
+
+    Returns how many were folded, and how many became multiply-adds.
+    """
+    uses = Counter(node.target for node in graph.graph.nodes if node.op == "get_attr" for _ in node.users)
+    folded, alone = 0, 0
+    for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
+        if _own_convolution(graph, norm, uses):
+            _fold(graph, norm)
+            folded += 1
+        else:
+            as_multiply_add(graph, norm)
+            alone += 1
+    finish(graph)
+    drop_unused_values(graph)
+    return folded, alone
+
+
+def _own_convolution(graph: GraphModule, norm: Node, uses: Counter) -> bool:
+    """Whether the input is a convolution's that nothing else takes, with weights that no other one has."""
+    source = norm.args[0]
+    if not isinstance(source, Node) or source.target not in CONVOLUTIONS or len(source.users) != 1:
+        return False
+    weight = source.args[1]
+    if CONVOLUTIONS[source.target] and len(source.args) > GROUPS and source.args[GROUPS] != 1:
+        return False  # the channels of a group are not on one axis
+    return isinstance(weight, Node) and weight.op == "get_attr" and uses[weight.target] == 1
+
+
+def _values(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Mean, variance, weight and bias, the latter two 1 and 0 where it has none, and eps."""
+    gamma, beta, mean, variance = (stored(graph, each) if isinstance(each, Node) else None for each in norm.args[1:5])
+    if mean is None or variance is None:
+        raise ValueError(f"{norm.name}: a batch norm without running statistics, which has no fixed form in evaluation")
+    gamma = torch.ones_like(mean) if gamma is None else gamma
+    beta = torch.zeros_like(mean) if beta is None else beta
+    return mean, variance, gamma, beta, norm.args[7]
+
+
+def _fold(graph: GraphModule, norm: Node) -> None:
+    convolution = norm.args[0]
+    weight, bias = convolution.args[1], convolution.args[2] if len(convolution.args) > 2 else None
+    mean, variance, gamma, beta, eps = _values(graph, norm)
+    old_bias = stored(graph, bias) if isinstance(bias, Node) else None
+    transposed = CONVOLUTIONS[convolution.target]
+    new_weight, new_bias = fuse_conv_bn_weights(
+        stored(graph, weight), old_bias, mean, variance, eps, gamma, beta, transposed
+    )
+    with graph.graph.inserting_before(convolution):
+        convolution.update_arg(1, store_beside(graph, weight, new_weight.detach(), "_folded"))
+        own_bias = store_beside(graph, weight, new_bias.detach(), "_folded_bias")
+    if len(convolution.args) > 2:
+        convolution.update_arg(2, own_bias)
+    else:
+        convolution.args = (*convolution.args[:2], own_bias)
+    norm.replace_all_uses_with(convolution)
+    graph.graph.erase_node(norm)
+
+
+def as_multiply_add(graph: GraphModule, norm: Node) -> None:
+    """Put x * scale + shift in the place of a batch norm with its running statistics, marked to stay in float."""
+    mean, variance, gamma, beta, eps = _values(graph, norm)
+    scale = gamma * torch.rsqrt(variance + eps)
+    shape = (-1, *[1] * (norm.meta["val"].dim() - 2))
+    statistics = norm.args[3]
+    with graph.graph.inserting_before(norm):
+        factor = store_beside(graph, statistics, scale.reshape(shape), "_scale")
+        offset = store_beside(graph, statistics, (beta - mean * scale).reshape(shape), "_shift")
+        product = graph.graph.call_function(aten.mul.Tensor, (norm.args[0], factor))
+        result = graph.graph.call_function(aten.add.Tensor, (product, offset))
+    for node in (product, result):
+        node.meta = {**norm.meta, IN_FLOAT: True}
+    norm.replace_all_uses_with(result)
+    graph.graph.erase_node(norm)
