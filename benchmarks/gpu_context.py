@@ -1,6 +1,5 @@
 """What the parts of benchmarks.gpu_check share: their sizes, inputs, and the toolkit's scripts as a user calls them."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from common.data.datasets import Example
 from common.networks.checkpoints import Description, published_state, save_checkpoint
 from common.quantization.pt2e import QuantizationSettings, prepare_qat
 from examples.make_scenes import write_dataset
-from examples.train_sceneseg import get_args_parser as trainer_parser
 from examples.train_sceneseg import initialise_decoder
 from models import find_network
 from models.scene_seg import SceneSegNetwork
@@ -27,7 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORK = "SceneSeg"
 SCENES = "Scenes"  # the name of the generated dataset
 CPU = torch.device("cpu")
-QAT_CHECKPOINT = "qat_checkpoint_epoch_{epoch}_step_{step}.pth"  # of quantize_model_sceneseg.py
 FINAL = "qat_model_final_calibrated.pth"
 
 
@@ -119,12 +116,6 @@ def _random_batch(batch_size: int, input_hw: tuple[int, int], generator: torch.G
     images = nn.functional.interpolate(coarse, size=input_hw, mode="bilinear")
     images = images + 0.1 * torch.randn(images.shape, generator=generator)
     return Example(images, images.argmax(dim=1), torch.rand(batch_size, 3, generator=generator) + 0.5)
-
-
-def training_arguments(context: Context, **changed: object) -> argparse.Namespace:
-    """The trainer's flags at their defaults, with `changed` ones."""
-    args = trainer_parser().parse_args(["-s", str(context.work), "-r", str(context.work)])
-    return argparse.Namespace(**{**vars(args), "distill": 0.0, **changed})
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

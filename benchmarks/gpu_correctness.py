@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.fx import GraphModule
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu_context import (
     CPU,
@@ -28,7 +27,6 @@ from benchmarks.gpu_context import (
     run_script,
     save_network,
     scenes,
-    training_arguments,
 )
 from common.data.datasets import AugmentedDataset, Example, find_samples
 from common.networks.checkpoints import read_checkpoint
@@ -37,9 +35,10 @@ from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.pt2e import QuantizationSettings, convert, set_evaluation_mode, set_mode
 from common.runtimes.parity import TOLERANCE, compare, example_inputs
 from common.runtimes.predictors import TorchPredictor
-from common.training.loop import Learner, batch_loss, make_optimizer, take_step
+from common.training.loop import Learner, make_optimizer, part_loss, take_step
 from common.training.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
-from common.training.steps import Position, Step, run_loader
+from common.training.settings import TrainingSettings
+from common.training.steps import LoadedSteps, Plan, Position, Step
 from common.training.validation import validate
 from models import NETWORKS
 
@@ -154,21 +153,20 @@ def qat_steps(context: Context) -> None:
 def _train(context: Context, batches: list[Example], device: torch.device, precision: str = "fp32") -> dict:
     """Losses of all steps, the gradients of the first, and the ranges and weights at the end; no dropout, which draws
     other numbers on another device."""
-    args = training_arguments(
-        context, precision=precision, batch_size=len(batches[0].image), learning_rate=LEARNING_RATE, workers=0
-    )
+    settings = TrainingSettings(precision=precision, batch_size=len(batches[0].image), learning_rate=LEARNING_RATE)
     set_precision(precision, device)
     prepared = prepared_network(context.scale.width, context.scale.input_hw, device)
     keep_fake_quantization_in_float32(prepared)
     set_mode(prepared, dropout=False, batch_norm=True, observers=True)
-    learner = Learner(prepared, make_optimizer(prepared, args), lambda epoch: None)
-    loss = batch_loss(learner, batches[0], args, device)
+    learner = Learner(prepared, make_optimizer(prepared, settings), lambda epoch: None)
+    loss = part_loss(learner, batches[0], settings, device)
     loss.backward()
     gradients = torch.cat([each.grad.flatten().cpu() for each in prepared.parameters() if each.grad is not None])
-    losses, turns = [], iter(batches)
-    for number in range(len(batches)):
-        step = Step(0, number * args.batch_size, args.batch_size)
-        losses.append(take_step(learner, turns, step, LEARNING_RATE, args, device)[0])
+    losses = []
+    for number, batch in enumerate(batches):
+        first = number * settings.batch_size
+        step = Step(0, first, [(0, first + place) for place in range(settings.batch_size)])
+        losses.append(take_step(learner, step, batch, LEARNING_RATE, settings, device)[0])
     return {
         "losses": losses,
         "gradients": gradients,
@@ -220,12 +218,11 @@ def _history(folder: Path) -> list[dict[str, float]]:
 def _compare_devices(context: Context, path: Path, root: Path) -> None:
     """One QAT checkpoint on both devices: outputs, validation scores, and the INT8 network that comes out."""
     samples = find_samples(root, [SCENES], "val")
-    args = training_arguments(context, batch_size=2, workers=0)
     found = {}
     for device in (CPU, context.device):
         prepared, description, _ = load_qat(path, device)
         set_evaluation_mode(prepared)
-        scores = validate(prepared, device, samples, description.input_hw, args)
+        scores = validate(prepared, device, samples, description.input_hw, batch_size=2)
         logits = TorchPredictor(prepared, device)(example_inputs((3, *description.input_hw), 0)[2])
         found[device.type] = logits, scores["together"]["miou"], convert(prepared.cpu()).state_dict()
     (logits, miou, int8), (other_logits, other_miou, other_int8) = found["cpu"], found[context.device.type]
@@ -287,8 +284,8 @@ def loader(context: Context) -> None:
     dataset = AugmentedDataset(samples, context.scale.input_hw, 0.5, 0)
     by_workers = {}
     for workers in (0, 2):
-        args = training_arguments(context, batch_size=4, epochs=1, workers=workers)
-        batches = list(run_loader(dataset, Position(), args, context.device))
+        plan = Plan.of(TrainingSettings(epochs=1, batch_size=4), len(dataset))
+        batches = [batch for _, batch in LoadedSteps(dataset, plan, Position(), workers, context.device)]
         by_workers[workers] = batches
         pinned = all(each.is_pinned() == context.on_gpu for batch in batches for each in batch)
         context.record.check(f"{workers} workers: memory is pinned for a GPU, and only then", pinned)
@@ -333,29 +330,33 @@ def run_short_of_memory(script: list[str]) -> None:
 
 
 def one_process_group(context: Context) -> None:
-    """A group of one process over nccl: DistributedDataParallel has the gradients of the bare graph; torchrun runs."""
+    """A group of one process over nccl: the collectives of common.system.distributed change nothing; torchrun runs."""
     root, scale = scenes(context), context.scale
     weights = save_network(context.work / "fp32.pth", scale.width, scale.input_hw)
     flags = ["-s", context.work / "out", "-r", root, "--datasets", SCENES, "-fp32", weights, "-e", 1]
     flags += ["--batch_size", scale.batch_size, "--workers", 0, "--num_calibration_samples", 4]
+    prepared = prepared_network(scale.width, scale.input_hw, context.device)
+    prepared(random_batches(1, scale.batch_size, scale.input_hw)[0].image.to(context.device)).sum().backward()
+    values = [*prepared.parameters(), *prepared.buffers()]
+    values += [each.grad for each in prepared.parameters() if each.grad is not None]
+    values = [each.detach() for each in values if each.numel()]
+    values.append(torch.tensor(2**40, device=context.device))  # a count, of 64 bits
+    before = [each.clone() for each in values]
     with tempfile.TemporaryDirectory() as folder:
         backend = "nccl" if context.on_gpu else "gloo"
         dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=0, world_size=1)
-        batch = random_batches(1, scale.batch_size, scale.input_hw)[0]
-        args = training_arguments(context)
-        gradients = []
-        for wrap in (False, True):
-            set_precision("fp32", context.device)
-            prepared = prepared_network(scale.width, scale.input_hw, context.device)
-            set_mode(prepared, dropout=False, batch_norm=True, observers=True)
-            devices = [torch.cuda.current_device()] if context.on_gpu else None
-            wrapped = DistributedDataParallel(prepared, device_ids=devices, broadcast_buffers=False)
-            learner = Learner(wrapped if wrap else prepared, make_optimizer(prepared, args), lambda epoch: None)
-            batch_loss(learner, batch, args, context.device).backward()
-            gradients.append(torch.cat([each.grad.flatten().cpu() for each in prepared.parameters()]))
+        for value in values:
+            dist.broadcast(value, 0)
+            dist.all_reduce(value, async_op=True).wait()
+        dist.all_reduce(values[-1], op=dist.ReduceOp.MIN)
+        objects: list = [None]
+        dist.all_gather_object(objects, {"random": torch.get_rng_state()})
         dist.destroy_process_group()
-    off = relative(gradients[1], gradients[0])
-    context.record.check(f"{backend}: gradients as without a group", off < 1e-3, relative=off)
+    same = all(torch.equal(value, kept) for value, kept in zip(values, before, strict=True))
+    context.record.check(f"{backend}: every tensor of a prepared graph is shared", same, tensors=len(values))
+    context.record.check(
+        f"{backend}: random states are shared", torch.equal(objects[0]["random"], torch.get_rng_state())
+    )
     run_script(
         context,
         "torch.distributed.run",

@@ -20,7 +20,6 @@ from benchmarks.gpu_context import (
     prepared_network,
     random_batches,
     scenes,
-    training_arguments,
 )
 from benchmarks.qat_step import FP32, PHASES, make_steps, operator_rows
 from common.data.datasets import AugmentedDataset, Sample, find_samples
@@ -29,7 +28,7 @@ from common.runtimes.predictors import TorchPredictor
 from common.scoring.latency import latency, no_garbage_collection, timed
 from common.training.loop import Learner, make_optimizer, train
 from common.training.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
-from common.training.steps import Position
+from common.training.settings import TrainingSettings
 from models import find_network
 
 MOST_OVER_FP32 = 1.5  # a QAT step against an FP32 step
@@ -174,10 +173,7 @@ def _run(
     """Train for some epochs of at least four steps; the figures are those after the first, which warms up."""
     scale = context.scale
     repeated = samples * -(-4 * batch_size // len(samples)) if batch_size > 1 else samples
-    args = training_arguments(
-        context, batch_size=batch_size, workers=workers, epochs=epochs, precision=precision, learning_rate=1e-5,
-        checkpoint_interval=10**9,
-    )  # fmt: skip
+    settings = TrainingSettings(epochs=epochs, batch_size=batch_size, precision=precision)
     set_precision(precision, context.device)
     if kind == "QAT":
         model = prepared_network(scale.full_width, scale.full_hw, context.device)
@@ -186,15 +182,15 @@ def _run(
     else:
         model = network(scale.full_width).to(context.device, memory_format=torch.channels_last)
         mode = model.train
-    learner = Learner(model, make_optimizer(model, args), lambda epoch: mode())
+    learner = Learner(model, make_optimizer(model, settings), lambda epoch: mode())
     dataset = AugmentedDataset(repeated, scale.full_hw, 0.5, 0)
     device_memory(context)
-    moments = list(train(learner, dataset, args, context.device, Position()))
-    later = moments[1:]
+    moments = list(train(learner, dataset, settings, context.device, checkpoint_interval=10**9, workers=workers))
+    first, *later = [moment.pace for moment in moments]
     return {
-        "images_per_second": round(float(np.mean([moment.images_per_second for moment in later])), 2),
-        "data_wait": round(float(np.mean([moment.data_wait for moment in later])), 4),
-        "first_epoch_images_per_second": round(moments[0].images_per_second, 2),
+        "images_per_second": round(float(np.mean([pace.images_per_second for pace in later])), 2),
+        "data_wait": round(float(np.mean([pace.data_wait for pace in later])), 4),
+        "first_epoch_images_per_second": round(first.images_per_second, 2),
         "peak_gb": device_memory(context),
         "losses": [round(moment.loss, 4) for moment in moments],
         "images_of_an_epoch": len(repeated),
