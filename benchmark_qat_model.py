@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
     keep_to_processors(settings)
     device = resolve_device(args.device)
     name, network = find_network(args.name)
-    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device)
+    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device, args.weights)
     require_choice(checkpoint, args.weights)
     untrained = None
     if args.compare_ptq:

@@ -192,7 +192,8 @@ def require_network(path: Path, description: Description, name: str) -> None:
 def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
     """The named network filled with a published state dict, strictly, and its width; `path` is named in errors.
 
-    The counters of batch norm, which networks in use do not read, may be missing: PyTorch 0.4 had none.
+    The counters of batch norm, which networks in use do not read, may be missing, as before PyTorch 0.4.1, or be no
+    whole numbers, where all of a state dict was made half precision.
     """
     _, network = find_network(name)
     try:
@@ -201,14 +202,24 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
         width = 1.0  # not this network's keys: compare with the published network below
     if not 0 < width <= LARGEST_WIDTH:
         raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
-    model = build_network(name, network, width)
+    try:
+        model = build_network(name, network, width)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a checkpoint of {name}; {error}") from error
     expected = to_published(network, model.state_dict())
-    if state.keys() & expected.keys() and not any(key.endswith(BATCH_NORM_COUNTER) for key in state):
-        state = state | {key: value for key, value in expected.items() if key.endswith(BATCH_NORM_COUNTER)}
+    state = _with_counters(state, expected)
     check_keys(expected, state, f"{path}: not a checkpoint of {name} (width {width:g})")
     require_finite(state, path)
     model.load_state_dict(from_published(network, state), strict=True)
     return model.eval(), width
+
+
+def _with_counters(state: StateDict, expected: StateDict) -> StateDict:
+    """`state` with the counters of batch norm that it lacks altogether, or has in another type of number."""
+    counters = [key for key in expected if key.endswith(BATCH_NORM_COUNTER)]
+    without = state.keys() & expected.keys() and not state.keys() & set(counters)
+    rounded = {key for key in state.keys() & set(counters) if state[key].is_floating_point()}
+    return state | {key: expected[key] for key in counters if without or key in rounded}
 
 
 def require_finite(state: StateDict, path: Path) -> None:

@@ -14,9 +14,21 @@ StateDict = dict[str, Tensor]
 
 RAW, AVERAGED = "raw", "ema"  # the words of --weights, which also takes a place in the file
 AVERAGED_WORDS = {"ema", "swa", "avg", "average", "averaged", "averages", "averaging", "shadow", "polyak"}
-OF_OPTIMIZERS = re.compile(r"optim|exp_avg|square_avg|grad_avg", re.IGNORECASE)  # averages, but of gradients
+OF_GRADIENTS = re.compile(r"exp_avg|square_avg|grad_avg|ema_grad")  # averages, but an optimizer's
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # never a module's own name
-COUNTERS = {"n_averaged", "decay", "num_updates", "initted", "step"}  # single numbers beside averaged weights
+PARALLEL = "module"  # the same within a name; before it, a prefix like any other
+# single numbers that averages, trainers and profilers keep beside the weights
+COUNTERS = {
+    "n_averaged",
+    "decay",
+    "num_updates",
+    "initted",
+    "step",
+    "global_step",
+    "epoch",
+    "total_ops",
+    "total_params",
+}
 DEEPEST = 6  # dicts within dicts that are looked into
 LISTED_KEYS = 8  # keys that an error message spells out
 LONGEST_KEY = 120  # letters of each; a file may hold one of megabytes
@@ -38,7 +50,8 @@ class Entry:
     @property
     def place(self) -> str:
         """Both together, without the names of wrappers."""
-        return ".".join([*self.folder, *(part for part in self.key.split(".") if part not in WRAPPERS)])
+        first, *rest = [part for part in self.key.split(".") if part not in WRAPPERS] or [""]
+        return ".".join([*self.folder, first, *(part for part in rest if part != PARALLEL)])
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ def _unnamed_averages(others: list[Entry], sets: list[WeightSet]) -> list[Entry]
 
     Half as many numbers as in a set of weights make them: less is a metric, or a rate of decay.
     """
-    found = [entry for entry in others if _says_averaged(entry.place) and not OF_OPTIMIZERS.search(entry.place)]
+    found = [entry for entry in others if _says_averaged(entry.place) and not OF_GRADIENTS.search(entry.place)]
     smallest = min(sum(entry.value.numel() for entry in each.own) for each in sets)
     return found if 2 * sum(entry.value.numel() for entry in found) >= smallest else []
 

@@ -25,16 +25,18 @@ logger = logging.getLogger(__name__)
 MOST_GROWTH = 1.1  # parameters of a network / numbers in its checkpoint, which holds the observers, too
 
 
-def load_qat(path: Path, name: str, device: torch.device) -> tuple[GraphModule, Description, Checkpoint]:
+def load_qat(
+    path: Path, name: str, device: torch.device, weights: str | None = None
+) -> tuple[GraphModule, Description, Checkpoint]:
     """The prepared graph of the network `name` with all that the checkpoint holds, its description, and the checkpoint.
 
     A state dict that does not describe itself, as the original wrote them, gives its weights only: its observers belong
-    to another version of PyTorch and are left fresh, to be calibrated.
+    to another version of PyTorch and are left fresh, to be calibrated. Of several sets in it, `weights` chooses.
 
     Raises:
         ValueError: FP32 weights, another network's checkpoint, or any key that is missing, unexpected or misshapen.
     """
-    checkpoint = read_checkpoint(path, name)
+    checkpoint = read_checkpoint(path, name, weights)
     description = checkpoint.description
     if description is None:
         return (*_from_original(checkpoint, name, device), checkpoint)
