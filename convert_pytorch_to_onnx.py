@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
 from common.cli.flags import add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.types import positive_int
@@ -17,14 +15,12 @@ from common.export.conversion import (
     convert_half,
     convert_int8,
 )
-from common.export.onnx_writer import OPSET
+from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.parity import Agreement
 from common.system.files import require_output
 from common.system.markdown import table
-
-OLDEST_OPSET = 18  # that PyTorch's exporter writes
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -34,7 +30,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "-o", "--onnx_model_path", required=True, type=Path, metavar="OUT.onnx", help="file to write, .onnx"
     )
     parser.add_argument("--batch", type=batch_size, default="dynamic", metavar="N|dynamic", help="batch axis")
-    parser.add_argument("--opset", type=opset, default=OPSET, help="ONNX operator set, 18 or newer")
+    parser.add_argument(
+        "--opset", type=opset, default=OPSET, help=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}"
+    )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="FP16 inside; input and output stay FP32")
     precision.add_argument("--int8", action="store_true", help="INT8 without training, from --calibration_data")
@@ -54,14 +52,16 @@ def batch_size(text: str) -> int | str:
 
 
 def opset(text: str) -> int:
-    """An argparse type: an operator set that the exporter writes and the installed onnx knows."""
-    number, newest = positive_int(text), onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= number <= newest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an operator set from {OLDEST_OPSET} to {newest}")
+    """An argparse type: an operator set that the exporter writes."""
+    number = positive_int(text)
+    if not OLDEST_OPSET <= number <= NEWEST_OPSET:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an operator set from {OLDEST_OPSET} to {NEWEST_OPSET}")
     return number
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.device == "cuda":
+        get_args_parser().error("argument --device: a conversion computes on the CPU; leave it out")  # exit code 2
     seed_everything(args.seed)
     require_output(args.onnx_model_path, ".onnx", args.model_checkpoint_path)
     if args.calibration_data and not args.int8:

@@ -13,7 +13,8 @@ from common.runtimes.parity import Agreement, Check
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
 
-OPSET = 20  # the first with Gelu as one node; the exporter writes 18 and newer
+OPSET = 20  # the first with Gelu as one node
+OLDEST_OPSET, NEWEST_OPSET = 18, 25  # that the exporter writes; onnx itself knows newer ones
 
 
 class HalfPrecision(nn.Module):

@@ -1,5 +1,6 @@
 import gc
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.benchmark import measure as measure_module
 from common.benchmark.measure import SWEEP_RUNS, blocks_of, load_inputs, measure, measure_threads
 from common.benchmark.settings import BenchmarkSettings
 from common.data.datasets import SampleDataset
@@ -55,6 +57,28 @@ def test_every_image_is_timed_and_its_map_kept(tmp_path):
     example = SampleDataset(measurement.samples, format_of(HW))[4]
     expected = Guess(0.1)(example.image[None]).argmax(dim=1)[0]
     np.testing.assert_array_equal(recording.class_map(4), expected)
+
+
+def test_end_to_end_holds_the_reading_of_the_file_the_call_and_the_largest_logit(tmp_path, monkeypatch):
+    clock, cost = [0.0], {"read": 1.0, "call": 10.0, "largest": 100.0}
+
+    def takes(what, function):
+        def timed_function(*arguments):
+            clock[0] += cost[what]
+            return function(*arguments)
+
+        return timed_function
+
+    class Slow(Guess):
+        __call__ = takes("call", Guess.__call__)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure_module, "load_image", takes("read", measure_module.load_image))
+    monkeypatch.setattr(measure_module, "_class_map", takes("largest", measure_module._class_map))
+    models = {label: replace(one, open=partial(Slow, 0.0)) for label, one in candidates(tmp_path, a=0).items()}
+    recording = measure(models, samples(tmp_path)[:2], QUICK).recordings["a"]
+    assert recording.seconds == [[10.0], [10.0]]
+    assert recording.end_to_end == [[111.0], [111.0]]
 
 
 def test_models_take_turns_and_no_garbage_is_collected_in_a_call(tmp_path):

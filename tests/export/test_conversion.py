@@ -10,6 +10,7 @@ import onnx.reference
 import onnxruntime as ort
 import pytest
 import torch
+from onnx.checker import ValidationError
 from PIL import Image
 
 from common.export.calibration import image_preparer
@@ -21,7 +22,7 @@ from common.export.conversion import (
     convert_half,
     convert_int8,
 )
-from common.export.onnx_writer import separate_weights
+from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, separate_weights
 from common.networks.checkpoints import published_state
 from common.networks.opening import OpenedNetwork, network_table, open_network
 from common.quantization.pt2e import QuantizationSettings
@@ -52,6 +53,19 @@ def test_a_fixed_batch_is_written_into_the_file(tiny, tmp_path):
     convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, batch=2))
     (wanted,) = ort.InferenceSession(tmp_path / "x.onnx").get_inputs()
     assert wanted.shape == [2, 3, 64, 64]
+
+
+@pytest.mark.parametrize("opset", [OLDEST_OPSET, NEWEST_OPSET])
+def test_the_oldest_and_the_newest_operator_set_are_written(tiny, tmp_path, opset):
+    convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, opset=opset))
+    assert {each.domain: each.version for each in read_graph(tmp_path / "x.onnx").opset_import}[""] == opset
+
+
+def test_a_newer_operator_set_is_still_not_written_whole(tiny, tmp_path):
+    """Where this fails, an update of the exporter has moved NEWEST_OPSET."""
+    with pytest.raises(ValidationError):
+        convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, opset=NEWEST_OPSET + 1))
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_half_stores_and_computes_in_fp16_and_is_fed_fp32(tiny, tmp_path):

@@ -319,12 +319,20 @@ def test_benchmarks_refuse_what_their_flags_do_not_say(failing, fp32, fp32_onnx,
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("number", ["-1", "7", "99", "x"])
+@pytest.mark.parametrize("number", ["-1", "7", "17", "26", "27", "99", "x"])
 def test_operator_sets_that_are_not_written_are_wrong_usage(number, capsys):
     parser = importlib.import_module("convert_pytorch_to_onnx").get_args_parser()
     with pytest.raises(SystemExit):
         parser.parse_args(["-n", "SceneSeg", "-p", "a.pth", "-o", "a.onnx", "--opset", number])
     assert f"--opset: '{number}' is not" in capsys.readouterr().err
+
+
+def test_a_conversion_takes_no_device_that_it_would_not_use(tmp_path, capsys):
+    paths = ["-p", tmp_path / "a.pth", "-o", tmp_path / "a.onnx"]
+    with pytest.raises(SystemExit) as exit_info:
+        call(importlib.import_module("convert_pytorch_to_onnx"), ["-n", "SceneSeg", *paths, "--device", "cuda"])
+    assert exit_info.value.code == 2
+    assert "argument --device: a conversion computes on the CPU" in capsys.readouterr().err
 
 
 def test_limits_are_of_a_benchmark_and_not_of_a_look(tmp_path, capsys):
