@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +53,32 @@ class StepState:
 
     def __init__(self, model: nn.Module, device: torch.device):
         self.device = device
-        self.buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        self.random = random_state(device)
+        self.random: dict[str, Any] = {}
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            groups.setdefault(buffer.dtype, []).append(buffer)
+        self.groups = [(buffers, [buffer.clone() for buffer in buffers]) for buffers in groups.values()]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Note the present state; a kernel for each type of number on CUDA, not one for each of 2500 buffers."""
+        for buffers, kept in self.groups:
+            _copy(buffers, kept)
+        self.random = random_state(self.device)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put it back, bit for bit."""
-        for buffer, before in self.buffers:
-            buffer.resize_(before.shape).copy_(before)  # ranges by channel get their size with the first image
+        """Put the state back that was noted, bit for bit."""
+        for buffers, kept in self.groups:
+            _copy(kept, buffers)
         set_random_state(self.random, self.device)
+
+
+def _copy(values: list[Tensor], places: list[Tensor]) -> None:
+    for value, place in zip(values, places, strict=True):
+        if place.shape != value.shape:  # ranges by channel get their size with the first image
+            place.resize_(value.shape)
+    torch._foreach_copy_(places, values)
 
 
 def fitting_parts(

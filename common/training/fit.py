@@ -29,7 +29,7 @@ from common.system.settings import flat
 from common.system.signals import EXIT_CODES
 from common.training.accumulation import Accumulation
 from common.training.average import WeightAverage
-from common.training.loop import Learner, Moment, make_optimizer, train
+from common.training.loop import Moment, train
 from common.training.monitor import Monitor, entry
 from common.training.precision import keep_fake_quantization_in_float32, set_precision
 from common.training.resume import (
@@ -40,6 +40,7 @@ from common.training.resume import (
     training_state,
 )
 from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
+from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
 from common.training.validation import Scores, validate
 from models import Network

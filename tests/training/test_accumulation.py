@@ -11,8 +11,9 @@ from torch import nn
 from common.data.datasets import Example
 from common.training import accumulation
 from common.training.accumulation import Accumulation, StepState, fitting_parts
-from common.training.loop import Learner, make_optimizer, train
+from common.training.loop import train
 from common.training.settings import TrainingSettings
+from common.training.stepper import Learner, make_optimizer
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-2)
@@ -115,6 +116,7 @@ class PerImage(nn.Module):
 def test_a_state_is_put_back_with_its_shapes():
     module = PerImage()
     state = StepState(module, CPU)
+    state.take()
     module(torch.ones(1, 5, 2, 2))
     torch.rand(3)
     assert module.largest.shape == (5,)
@@ -141,6 +143,7 @@ def machine(monkeypatch):
         return model(part.image).mean()
 
     monkeypatch.setattr(accumulation, "PeakMemory", Peak)
+    monkeypatch.setattr(accumulation.gc, "collect", lambda: None)  # of all that the tests have imported
 
     def with_free(gigabytes):
         Peak.images = 0

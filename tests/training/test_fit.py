@@ -7,9 +7,11 @@ import torch
 
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
-from common.training import accumulation
+from common.training import accumulation, monitor
+from common.training import fit as fitting
 from common.training.fit import Trainee, fit, open_folder
 from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
+from common.training.validation import validate
 from examples.make_scenes import write_dataset
 from tests.family import NETWORK, found
 from tests.tiny_run import make_model
@@ -36,6 +38,7 @@ def make_settings(data, folder, records=None, **training):
 
 
 def run(settings, resume=None):
+    """The model after a run, or after the rest of one."""
     torch.manual_seed(0)
     model = make_model(dropout=0.3)
     checkpoint = read_checkpoint(resume) if resume else None
@@ -91,3 +94,78 @@ def test_the_number_of_parts_that_memory_asked_for_is_kept_and_gone_on_with(data
 def fitted_parts(data, folder):
     run(make_settings(data, folder, gradient_accumulation="auto", epochs=1))
     return read_checkpoint(folder / "best.pth").description.arguments["gradient_accumulation"]
+
+
+def averages(path, model_keys):
+    """The averaged values that a periodic checkpoint keeps, under the model's names."""
+    stored = read_checkpoint(path).training["average"]
+    found = {key.removeprefix("module.").replace("/", "."): value for key, value in stored.items()}
+    return {key: value for key, value in found.items() if key in model_keys}
+
+
+AVERAGED = {"0.weight", "0.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var", "3.weight", "3.bias"}
+
+
+def test_a_run_ends_with_its_averaged_weights_and_statistics(data, tmp_path):
+    state = run(make_settings(data, tmp_path, ema=0.9)).state_dict()
+    last = tmp_path / "checkpoint_epoch_1_step_6.pth"
+    averaged, trained = averages(last, state), read_checkpoint(last).state
+    assert averaged.keys() == AVERAGED
+    for key, value in averaged.items():
+        assert torch.equal(state[key], value), key
+        assert not torch.equal(trained[key], value), key  # a checkpoint to go on from has those that are trained
+
+
+def test_the_best_are_averaged_weights_scored_and_saved(data, tmp_path):
+    """The one checkpoint of a run of one epoch is its best."""
+    settings = make_settings(data, tmp_path, ema=0.9, epochs=1, learning_rate=0.1)
+    run(settings)
+    best, last = (read_checkpoint(tmp_path / name) for name in ("best.pth", "checkpoint_epoch_0_step_3.pth"))
+    for key, value in averages(last.path, best.state).items():
+        assert torch.equal(best.state[key], value), key
+    assert scores(best.state, settings) == best.description.metrics
+    assert scores(last.state, settings) != best.description.metrics
+    (entry,) = json.loads((tmp_path / "history.json").read_text())
+    assert entry["miou"] == best.description.metrics["together"]["miou"]
+
+
+def scores(state, settings):
+    model = make_model(dropout=0.3).eval()
+    model.load_state_dict(state)
+    samples = find_samples(settings.data.root, settings.data.datasets, "val")
+    return validate(model, CPU, samples, HW)
+
+
+class Events:
+    """Stands for TensorBoard's writer, which the tests do not need to have installed."""
+
+    opened = 0
+
+    def __init__(self, folder, start_step):
+        Events.opened += 1
+
+    def add_scalar(self, name, value, step):
+        pass
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize(("writer", "opened"), [(True, 1), (False, 0)])
+def test_one_process_writes_events(writer, opened, data, tmp_path, monkeypatch):
+    """Of several, as torchrun starts them."""
+    monkeypatch.setattr(monitor, "_open_tensorboard", Events)
+    monkeypatch.setattr(Events, "opened", 0)
+    monkeypatch.setattr(fitting, "is_writer", lambda: writer)
+    run(make_settings(data, tmp_path, records={"tensorboard": True}, epochs=1))
+    assert Events.opened == opened
+
+
+def test_a_run_on_the_cpu_leaves_cuda_alone(data, tmp_path, monkeypatch):
+    """Starting a GPU takes seconds and half a GB of its memory. The scripts hide it from PyTorch's AdamW, too."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *args, **options: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was started"))
+    settings = make_settings(data, tmp_path, gradient_accumulation="auto", epochs=1)
+    run(settings)
+    run(settings, tmp_path / "checkpoint_epoch_0_step_3.pth")

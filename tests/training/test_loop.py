@@ -11,11 +11,12 @@ from common.data.pairs import Sample
 from common.networks.checkpoints import Checkpoint, Description
 from common.system.signals import StopRequest
 from common.training.average import WeightAverage
-from common.training.loop import Learner, make_optimizer, train
+from common.training.loop import train
 from common.training.losses import distillation, weighted_cross_entropy
 from common.training.precision import keep_fake_quantization_in_float32
 from common.training.resume import fixed_settings, restore_training_state, training_state
 from common.training.settings import DataSettings, QatRunSettings, QatSettings, TrainingSettings
+from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
 from tests.family import LABELS
 
