@@ -25,6 +25,7 @@ from common.report.show import show
 from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.runtimes.predictors import CPU, PROVIDERS
 from common.system.files import new_folder
+from models import DEFAULT_NETWORK
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
-    add_name_argument(parser, default="SceneSeg")
+    add_name_argument(parser, default=DEFAULT_NETWORK)
     parser.add_argument("--pytorch_model_path", type=Path, metavar="CKPT", help="FP32 weights (.pth, .safetensors)")
     parser.add_argument("--fp32_model_path", type=Path, metavar="ONNX", help="FP32 ONNX file")
     parser.add_argument("--int8_model_path", type=Path, metavar="ONNX", help="INT8 ONNX file")

@@ -34,6 +34,7 @@ from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.scoring.evaluate import calibration_batches
 from common.system.lock import hold_folder
+from models import DEFAULT_NETWORK
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser = make_parser(__doc__, example)
     parser.set_defaults(device="cpu")
-    add_name_argument(parser, default="SceneSeg")
+    add_name_argument(parser, default=DEFAULT_NETWORK)
     parser.add_argument(
         "--qat_checkpoint_path",
         required=True,

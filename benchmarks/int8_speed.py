@@ -40,7 +40,7 @@ from common.runtimes.pte import PtePredictor
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
-from models import check_input_hw
+from models import DEFAULT_NETWORK, check_input_hw
 from models.fuse import fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Row:
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m benchmarks.int8_speed --threads 1 --csv int8_speed.csv")
     parser.set_defaults(threads=1)
-    add_name_argument(parser, default="SceneSeg")  # with random weights
+    add_name_argument(parser, default=DEFAULT_NETWORK)  # with random weights
     parser.add_argument("--width", type=fraction, default=1.0, help="scale of its decoder's channels")
     parser.add_argument("--input_hw", type=height_width, metavar="H,W", help="default: the network's own")
     parser.add_argument(

@@ -30,6 +30,7 @@ from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import calibration_batches, evaluate_datasets, together
 from common.system.csv_text import csv_text
 from common.system.files import write_text
+from models import DEFAULT_NETWORK
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")  # where INT8 is computed
@@ -54,7 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         __doc__,
         "python -m benchmarks.qat_recipes -fp32 fp32/best_model.pth -r data --datasets CamVid --output recipes -e 5",
     )
-    add_name_argument(parser, default="SceneSeg")
+    add_name_argument(parser, default=DEFAULT_NETWORK)
     parser.add_argument("-fp32", "--fp32_model", type=Path, required=True, metavar="CKPT", help="FP32 weights")
     parser.add_argument("-r", "--root", type=Path, required=True, metavar="DIR", help="data root")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, and the table as recipes.csv")

@@ -14,7 +14,7 @@ from models.network import Network, check_input_hw
 from models.scene_3d import Scene3DNetwork
 from models.scene_seg import CLASSES, COLOURS, MASK_COLOURS, SceneSegNetwork
 
-__all__ = ["NETWORKS", "Network", "check_input_hw", "find_network"]
+__all__ = ["DEFAULT_NETWORK", "NETWORKS", "Network", "check_input_hw", "find_network"]
 
 
 def _of_images(name: str, build: Callable[..., nn.Module], task: str, output: str, **options: Any) -> Network:
@@ -74,6 +74,7 @@ NETWORKS = {
         size_multiple=None,
     ),
 }
+DEFAULT_NETWORK = "SceneSeg"  # of the scripts that can do without a name
 UNPUBLISHED = ("EgoPath",)  # named by the original trace script
 
 

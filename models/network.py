@@ -70,6 +70,10 @@ class Network:
         _require(len(names) <= MOST_CLASSES, "classes", len(names), f"at most {MOST_CLASSES}")
         if self.colours and len(self.colours) != len(names):
             raise ValueError(f"colours: {len(self.colours)} for {len(names)} classes; give one for each, or none")
+        for name, colours in (("colours", self.colours), ("mask_colours", self.mask_colours)):
+            _require(all(map(_is_colour, colours)), name, colours, "(red, green, blue) of 0 to 255 each")
+        for name in self.mask_colours.values():
+            _require(name in names, "mask_colours", name, f"one of the classes: {', '.join(names)}")
 
 
 def check_input_hw(network: Network, input_hw: tuple[int, int]) -> None:
@@ -91,6 +95,12 @@ def _require(accepted: bool, name: str, found: object, wanted: str) -> None:
 
 def _is_shape(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(type(each) is int and each > 0 for each in value)
+
+
+def _is_colour(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 3 and all(type(each) is int and 0 <= each <= 255 for each in value)
+    )
 
 
 def _are_numbers(values: object, count: int) -> bool:

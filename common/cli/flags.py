@@ -95,7 +95,7 @@ def add_fuse_argument(parser: argparse.ArgumentParser) -> None:
         "--fuse",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="fuse each upsampling stage into one convolution (exact; SceneSeg: 37 %% fewer operations)",
+        help="fuse each upsampling stage into one convolution: exact, and up to 37 %% fewer operations",
     )
 
 

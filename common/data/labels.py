@@ -18,7 +18,7 @@ LARGEST_VALUE = 65535  # of a mask of 16 bits
 CLASS_WEIGHT_OFFSET = 5120  # pixels; bounds the weight of a class that an image hardly shows
 LISTED = 5  # stored values that an error message spells out
 COLOUR = re.compile(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*")
-WANTED = '{"values": {"0": "Road", "255": null}} or {"colours": {"128,64,128": "Road", "0,0,0": null}}'
+WANTED = '{"values": {"0": "car", "255": null}} or {"colours": {"0,0,142": "car", "0,0,0": null}}'
 
 
 @dataclass(frozen=True)

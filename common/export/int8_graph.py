@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
-from common.quantization.graphs import drop_unused_values, finish, store_beside, stored
+from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -26,7 +26,6 @@ MOVES = {
     aten.max_pool2d.default,
     aten.cat.default,
 }
-WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
 SILU_GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0}  # x sigmoid(factor x)
 GATES = {**SILU_GATES, aten.gelu.default: 1.702}
 SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once

@@ -69,14 +69,14 @@ def _imported(module_name: str, name: str) -> ModuleType:
                 "PYTHONPATH to it"
             ) from error
         raise ValueError(f"{name}: its module needs {error.name!r}, which is not installed") from error
-    except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
         raise ValueError(f"{name}: importing its module fails: {_told(error)}") from error
     if module_name.split(".")[0] == "models":
         raise ValueError(f"{name}: `models` is a package of this toolkit; give your module another name")
     return module
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An error of a user's code in one line: what it says, and where."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<", str(Path(torch.__file__).parent)))]
@@ -95,12 +95,14 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     Raises:
         ValueError: it takes no width and is to have one, its code fails, or it builds no nn.Module.
     """
-    takes_width = "width" in inspect.signature(network.build).parameters
-    if not takes_width and width != 1:
+    parameter = inspect.signature(network.build).parameters.get("width")
+    if parameter is None and width != 1:
         raise ValueError(f"{name}: its build function takes no width, so that it has no width {width:g}")
+    # width 1 is not said where it need not be: another's `width` may be that of the images
+    said = parameter is not None and (width != 1 or parameter.default is parameter.empty)
     try:
-        model = network.build(width=width) if takes_width else network.build()
-    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        model = network.build(width=width) if said else network.build()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
         if ":" not in name:
             raise
         raise ValueError(f"{name}: building it fails: {_told(error)}") from error
@@ -112,13 +114,16 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
 
 def _plain_outputs(model: nn.Module, inputs: object, outputs: Any) -> Any:
     """Lists become tuples; of a dictionary its map of the classes is taken, as training losses take the rest."""
-    if isinstance(outputs, Tensor | tuple):
+    if isinstance(outputs, Tensor):
         return outputs
-    if isinstance(outputs, list):
+    if isinstance(outputs, list | tuple) and outputs and all(isinstance(each, Tensor) for each in outputs):
         return tuple(outputs)
     if isinstance(outputs, Mapping) and isinstance(outputs.get(DICT_OUTPUT), Tensor):
         return outputs[DICT_OUTPUT]
-    found = f"a dict of {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else type(outputs).__name__
+    found = type(outputs).__name__
+    if isinstance(outputs, Mapping | list | tuple):
+        parts = outputs if isinstance(outputs, Mapping) else (type(each).__name__ for each in outputs)
+        found = f"a {found} of {', '.join(map(str, parts)) or 'nothing'}"
     raise ValueError(f"the network gives {found}; wanted a tensor, a tuple of tensors, or a dict with {DICT_OUTPUT!r}")
 
 

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+aten = torch.ops.aten
+# operators with weights: (input, weight, bias, ...)
+WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from common.export.int8_graph import WEIGHTED
+from common.quantization.graphs import WEIGHTED
 
 LARGEST_BLOCK = 7  # layers with weights; the context has 7, a residual block of the encoder 5, a stage of the neck 3
 

@@ -14,7 +14,7 @@ from common.data.datasets import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
-from models import Network
+from models import DEFAULT_NETWORK, Network
 
 AUTO = "auto"
 SCHEDULES = ("constant", "cosine")
@@ -132,7 +132,7 @@ class RunSettings:
 class QatSettings:
     """What quantization-aware training has beside that."""
 
-    name: str = "SceneSeg"  # the network: of the family, or MODULE:ATTRIBUTE
+    name: str = DEFAULT_NETWORK  # the network: of the family, or MODULE:ATTRIBUTE
     fp32_model: Path = Path("best_model.pth")  # FP32 weights to start from; the original's
     weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
     recipe: str = "original"  # one of RECIPES, which gives defaults

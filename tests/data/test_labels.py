@@ -252,7 +252,7 @@ COLOURED[..., 2] = STORED  # red; OpenCV writes BGR
     ("document", "mask", "message"),
     [
         (VALUES, COLOURED, r"a\.png: a mask of colours, where its labels give the classes of values"),
-        ({"colours": {"0,0,0": "Sky"}}, STORED, r"a\.png: 3 colours \(\d+ pixels\) .* l\.json: .*grey of 8 bits with"),
+        ({"colours": {"0,0,0": "Sky"}}, STORED, r"a\.png: 3 colours \(\d+ pixels\) .*l\.json: .*grey of 8 bits with"),
         ({"colours": {"0,0,0": "Sky"}}, STORED.astype(np.uint16) * 300, r"a\.png: a mask of 16 bits a value, with the"),
         (VALUES, STORED + 1, r"a\.png: 1 values \(\d+ pixels\) .* among the 4 of .*l\.json: 4: \d+ pixels$"),
         (VALUES, STORED.astype(np.uint16) * 300, r"a\.png: 3 values .*: (300|600|900): \d+ pixels"),
@@ -263,7 +263,7 @@ COLOURED[..., 2] = STORED  # red; OpenCV writes BGR
 )
 def test_masks_of_another_kind_are_refused(document, mask, message, tmp_path):
     sample = sample_of(tmp_path, mask, labels_of(tmp_path / "l.json", document))
-    with pytest.raises(ValueError, match=message.replace(" l", " .*l")) as error:
+    with pytest.raises(ValueError, match=message) as error:
         load_ids(sample, STORED.shape)
     assert "\n" not in str(error.value)
 

@@ -10,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.data.transforms import (
-    augment,
-    augmentation,
-    resize_image,
-    resize_mask,
-)
+from common.data.transforms import ImageFormat, augment, augmentation, resize_image, resize_mask
+from models import NETWORKS, Network
 from tests.family import NATIVE
 from tests.pixels import denormalise
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from common.data.classes import classes_of
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
 from common.training import accumulation, monitor
@@ -13,7 +14,7 @@ from common.training.fit import Trainee, fit, open_folder
 from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
 from common.training.validation import validate
 from examples.make_scenes import write_dataset
-from tests.family import NETWORK, found
+from tests.family import NETWORK, format_of, found
 from tests.tiny_run import make_model
 
 HW = (16, 32)
@@ -132,8 +133,8 @@ def test_the_best_are_averaged_weights_scored_and_saved(data, tmp_path):
 def scores(state, settings):
     model = make_model(dropout=0.3).eval()
     model.load_state_dict(state)
-    samples = find_samples(settings.data.root, settings.data.datasets, "val")
-    return validate(model, CPU, samples, HW)
+    samples = found(settings.data.root, ["Town"], "val")
+    return validate(model, CPU, samples, format_of(HW), classes_of(NETWORK, samples))
 
 
 class Events:
