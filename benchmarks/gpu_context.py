@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from benchmarks.parts import Record
-from common.data.datasets import Example
+from common.data.datasets import Example, find_samples
+from common.data.pairs import Sample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Description, published_state, save_checkpoint
 from common.quantization.pt2e import QuantizationSettings, prepare_qat
+from common.training.settings import DataSettings
 from examples.make_scenes import write_dataset
 from examples.train_sceneseg import initialise_decoder
 from models import find_network
@@ -79,6 +82,16 @@ def scenes(context: Context) -> Path:
     height, width = context.scale.input_hw
     write_dataset(root, SCENES, context.scale.scenes, 0, (2 * height, 2 * width))
     return root
+
+
+def samples_of(root: Path, dataset: str, split: str) -> list[Sample]:
+    """The samples of one dataset below a data root, as the scripts find them."""
+    return find_samples(DataSettings(root, (dataset,)).source(NETWORK, find_network(NETWORK)[1]), split)
+
+
+def image_format(input_hw: tuple[int, int]) -> ImageFormat:
+    """How SceneSeg takes images of a size."""
+    return ImageFormat.of(find_network(NETWORK)[1], input_hw)
 
 
 def network(width: float, seed: int = 0) -> SceneSegNetwork:

@@ -17,28 +17,32 @@ from torch.fx import GraphModule
 from benchmarks.gpu_context import (
     CPU,
     FINAL,
+    NETWORK,
     ROOT,
     SCENES,
     Context,
     figures_of_models,
+    image_format,
     prepared_network,
     random_batches,
     relative,
     run_script,
+    samples_of,
     save_network,
     scenes,
 )
-from common.data.datasets import AugmentedDataset, Example, find_samples
+from common.data.classes import classes_of
+from common.data.datasets import AugmentedDataset, Example
 from common.networks.checkpoints import read_checkpoint
 from common.quantization.checkpoints import load_qat
 from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.pt2e import QuantizationSettings, convert, set_evaluation_mode, set_mode
 from common.runtimes.parity import TOLERANCE, compare, example_inputs
 from common.runtimes.predictors import TorchPredictor
-from common.training.loop import Learner, make_optimizer, part_loss, take_step
 from common.training.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
 from common.training.settings import TrainingSettings
-from common.training.steps import LoadedSteps, Plan, Position, Step
+from common.training.stepper import Learner, Stepper, make_optimizer
+from common.training.steps import LoadedSteps, Plan, Position
 from common.training.validation import validate
 from models import NETWORKS
 
@@ -153,20 +157,20 @@ def qat_steps(context: Context) -> None:
 def _train(context: Context, batches: list[Example], device: torch.device, precision: str = "fp32") -> dict:
     """Losses of all steps, the gradients of the first, and the ranges and weights at the end; no dropout, which draws
     other numbers on another device."""
-    settings = TrainingSettings(precision=precision, batch_size=len(batches[0].image), learning_rate=LEARNING_RATE)
+    settings = TrainingSettings(
+        epochs=1, precision=precision, batch_size=len(batches[0].image), learning_rate=LEARNING_RATE
+    )
     set_precision(precision, device)
     prepared = prepared_network(context.scale.width, context.scale.input_hw, device)
     keep_fake_quantization_in_float32(prepared)
     set_mode(prepared, dropout=False, batch_norm=True, observers=True)
     learner = Learner(prepared, make_optimizer(prepared, settings), lambda epoch: None)
-    loss = part_loss(learner, batches[0], settings, device)
-    loss.backward()
+    plan = Plan.of(settings, len(batches) * settings.batch_size)
+    stepper = Stepper(learner, plan, settings, device)
+    stepper.loss(prepared, batches[0]).backward()
     gradients = torch.cat([each.grad.flatten().cpu() for each in prepared.parameters() if each.grad is not None])
-    losses = []
-    for number, batch in enumerate(batches):
-        first = number * settings.batch_size
-        step = Step(0, first, [(0, first + place) for place in range(settings.batch_size)])
-        losses.append(take_step(learner, step, batch, LEARNING_RATE, settings, device)[0])
+    steps = zip(plan.steps(Position()), batches, strict=True)
+    losses = [stepper.take(step, batch, LEARNING_RATE)[0] for step, batch in steps]
     return {
         "losses": losses,
         "gradients": gradients,
@@ -217,12 +221,14 @@ def _history(folder: Path) -> list[dict[str, float]]:
 
 def _compare_devices(context: Context, path: Path, root: Path) -> None:
     """One QAT checkpoint on both devices: outputs, validation scores, and the INT8 network that comes out."""
-    samples = find_samples(root, [SCENES], "val")
+    samples = samples_of(root, SCENES, "val")
     found = {}
     for device in (CPU, context.device):
-        prepared, description, _ = load_qat(path, device)
+        prepared, description, _ = load_qat(path, NETWORK, device)
         set_evaluation_mode(prepared)
-        scores = validate(prepared, device, samples, description.input_hw, batch_size=2)
+        seen = image_format(description.input_hw)
+        classes = classes_of(NETWORKS[NETWORK], samples)
+        scores = validate(prepared, device, samples, seen, classes, batch_size=2)
         logits = TorchPredictor(prepared, device)(example_inputs((3, *description.input_hw), 0)[2])
         found[device.type] = logits, scores["together"]["miou"], convert(prepared.cpu()).state_dict()
     (logits, miou, int8), (other_logits, other_miou, other_int8) = found["cpu"], found[context.device.type]
@@ -280,8 +286,8 @@ def quantization(context: Context) -> None:
 def loader(context: Context) -> None:
     """Batches from worker processes: pinned where they go to a GPU, of the same images whoever loads them."""
     root = scenes(context)
-    samples = find_samples(root, [SCENES], "train")
-    dataset = AugmentedDataset(samples, context.scale.input_hw, 0.5, 0)
+    samples = samples_of(root, SCENES, "train")
+    dataset = AugmentedDataset(samples, image_format(context.scale.input_hw), 0.5, 0)
     by_workers = {}
     for workers in (0, 2):
         plan = Plan.of(TrainingSettings(epochs=1, batch_size=4), len(dataset))
@@ -302,17 +308,23 @@ def memory(context: Context) -> None:
     """What the QAT script says when the device has not the memory for a step: one line with what to do."""
     root, scale = scenes(context), context.scale
     weights = save_network(context.work / "fp32.pth", scale.width, scale.input_hw)
-    command = [sys.executable, "-m", "benchmarks.gpu_check", "--short_of_memory"]
-    command += ["quantize_model_sceneseg.py", "-s", context.work / "out", "-r", root, "--datasets", SCENES]
-    command += ["-fp32", weights, "--batch_size", 32, "--input_hw", "320,640", "--workers", 0]
-    command += ["--device", context.device.type]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr)
-    last = (done.stderr.strip().splitlines() or [""])[-1]
-    told = done.returncode == 1 and last.startswith("error: out of memory") and "--gradient_accumulation" in last
-    context.record.check(
-        "too little memory is told, with the flag that helps", told, exit_code=done.returncode, line=last
-    )
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--short_of_memory", "quantize_model_sceneseg.py"]
+    command += ["-r", root, "--datasets", SCENES, "-fp32", weights, "-e", 1, "--num_val_samples", 1]
+    command += ["--num_calibration_samples", 1, "--batch_size", 32, "--input_hw", "320,640", "--workers", 0]
+    command += ["--samples_per_epoch", 32, "--device", context.device.type, "-s"]
+
+    def script(*arguments: object) -> tuple[int, str]:
+        words = list(map(str, [*command, *arguments]))
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        print(done.stdout, done.stderr)
+        return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
+
+    code, line = script(context.work / "whole", "--gradient_accumulation", 1)
+    told = code == 1 and line.startswith("error: out of memory") and "--gradient_accumulation" in line
+    context.record.check("too little memory is told, with the flag that helps", told, exit_code=code, line=line)
+    if context.on_gpu:  # minutes on a CPU
+        code, line = script(context.work / "parts")
+        context.record.check("by itself it computes the step in parts that fit", code == 0, exit_code=code, line=line)
 
 
 def run_short_of_memory(script: list[str]) -> None:

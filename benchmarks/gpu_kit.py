@@ -6,16 +6,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
 
+from benchmarks.gpu_context import samples_of
 from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import positive_float, positive_int
-from common.data.datasets import evenly_spaced
+from common.data.datasets import SPLITS, evenly_spaced
 from common.data.decoding import read_rgb
-from common.data.pairs import Sample, find_pairs
+from common.data.pairs import Sample
 from common.system.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ def main(args: argparse.Namespace) -> None:
     wheels.mkdir(parents=True)
     download(wheels, args.python_version)
     if args.data:
-        pairs = find_pairs(args.data / args.dataset / args.dataset, args.dataset)
+        splits = (samples_of(args.data, args.dataset, split) for split in SPLITS)
+        pairs = sorted(chain.from_iterable(splits), key=lambda sample: sample.image.name)
         write_small(evenly_spaced(pairs, args.images), args.output / "data" / args.dataset / args.dataset)
     files = [path for path in args.output.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6

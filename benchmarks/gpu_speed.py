@@ -16,19 +16,23 @@ from benchmarks.gpu_context import (
     SCENES,
     Context,
     device_memory,
+    image_format,
     network,
     prepared_network,
     random_batches,
+    samples_of,
     scenes,
 )
 from benchmarks.qat_step import FP32, PHASES, make_steps, operator_rows
-from common.data.datasets import AugmentedDataset, Sample, find_samples
+from common.data.datasets import AugmentedDataset
+from common.data.pairs import Sample
 from common.quantization.pt2e import set_evaluation_mode, set_mode
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.latency import latency, no_garbage_collection, timed
-from common.training.loop import Learner, make_optimizer, train
+from common.training.loop import train
 from common.training.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
 from common.training.settings import TrainingSettings
+from common.training.stepper import Learner, make_optimizer
 from models import find_network
 
 MOST_OVER_FP32 = 1.5  # a QAT step against an FP32 step
@@ -163,8 +167,8 @@ def training(context: Context) -> None:
 def _training_samples(context: Context) -> tuple[list[Sample], str]:
     if context.data:
         name = next(path.name for path in sorted(context.data.iterdir()) if path.is_dir())
-        return find_samples(context.data, [name], "train"), name
-    return find_samples(scenes(context), [SCENES], "train"), "generated scenes"
+        return samples_of(context.data, name, "train"), name
+    return samples_of(scenes(context), SCENES, "train"), "generated scenes"
 
 
 def _run(
@@ -183,7 +187,7 @@ def _run(
         model = network(scale.full_width).to(context.device, memory_format=torch.channels_last)
         mode = model.train
     learner = Learner(model, make_optimizer(model, settings), lambda epoch: mode())
-    dataset = AugmentedDataset(repeated, scale.full_hw, 0.5, 0)
+    dataset = AugmentedDataset(repeated, image_format(scale.full_hw), 0.5, 0)
     device_memory(context)
     moments = list(train(learner, dataset, settings, context.device, checkpoint_interval=10**9, workers=workers))
     first, *later = [moment.pace for moment in moments]

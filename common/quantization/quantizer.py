@@ -17,7 +17,7 @@ from torchao.quantization.pt2e import (
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
 )
-from torchao.quantization.pt2e.quantizer import QuantizationSpec
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize
@@ -26,7 +26,8 @@ from common.quantization.folding import IN_FLOAT
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
 SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.default: -3.0}
-MEANS = {aten.adaptive_avg_pool2d.default, aten.mean.dim}
+POOL = aten.adaptive_avg_pool2d.default
+MEANS = {POOL, aten.mean.dim}
 SMALLEST_SCALE = 2**-12  # of XNNPACKQuantizer's own activations
 
 
@@ -94,7 +95,11 @@ class NetworkQuantizer(XNNPACKQuantizer):
         for node in model.graph.nodes:
             if node.target in SATURATION:
                 self._saturate(node.args[0], SATURATION[node.target])
-            elif node.target in MEANS and Q_ANNOTATION_KEY in node.meta:
+            if node.target == POOL and Q_ANNOTATION_KEY not in node.meta and not self._stays_float(node):
+                # XNNPACKQuantizer looks for it by what PyTorch notes of its source, in which 2.11 differs from 2.14
+                inputs = {node.args[0]: self.config.input_activation}
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, _annotated=True)
+            if node.target in MEANS and Q_ANNOTATION_KEY in node.meta:
                 node.meta[Q_ANNOTATION_KEY].output_qspec = self.config.output_activation
         return model
 

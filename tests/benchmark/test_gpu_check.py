@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_check import FUNCTIONS, PARTS
+from benchmarks.gpu_context import samples_of
 from benchmarks.gpu_kit import write_small
 from common.data.datasets import load_sample
-from common.data.pairs import find_pairs
 from examples.make_scenes import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,10 +43,10 @@ def test_every_part_has_a_limit_and_correctness_comes_first():
 
 
 def test_a_kit_holds_a_dataset_of_the_same_scenes_in_less_space(tmp_path):
-    write_dataset(tmp_path, "Scenes", 3, 0, (64, 128))
-    samples = find_pairs(tmp_path / "Scenes" / "Scenes", "Scenes")
-    write_small(samples, tmp_path / "small")
-    for sample, small in zip(samples, find_pairs(tmp_path / "small", "Scenes"), strict=True):
+    write_dataset(tmp_path / "large", "Scenes", 11, 0, (64, 128))
+    samples = samples_of(tmp_path / "large", "Scenes", "train")
+    write_small(samples, tmp_path / "small" / "Scenes" / "Scenes")
+    for sample, small in zip(samples[:3], samples_of(tmp_path / "small", "Scenes", "train")[:3], strict=True):
         (image, mask, _), (small_image, small_mask, _) = (load_sample(each, (64, 128)) for each in (sample, small))
         assert (mask == small_mask).all()
         assert abs(image.astype(int) - small_image).mean() < 4
