@@ -14,8 +14,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from common.data.datasets import find_samples
 from common.networks.checkpoints import load_network, read_checkpoint, save_checkpoint
 from common.quantization.checkpoints import load_qat
+from common.quantization.pt2e import calibrate
+from common.scoring.evaluate import calibration_batches
+from common.training.settings import observed_images
 from examples.make_scenes import write_dataset
 from models.fuse import fuse_upsampling
 from tests.command_lines import call, refusal
@@ -57,7 +61,8 @@ def failing(capsys):
     return lambda name, *arguments: refusal(importlib.import_module(name), arguments, capsys)
 
 
-QUANTIZE = ["--batch_size", 4, "--learning_rate", "1e-4", "--workers", 0, "--num_calibration_samples", 4]
+QUANTIZE = ["--batch_size", 4, "--gradient_accumulation", 2, "--learning_rate", "1e-4", "--workers", 0]
+QUANTIZE += ["--num_calibration_samples", 4]
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +151,19 @@ def test_quantize_writes_the_checkpoints_of_the_original(qat):
     assert description.kind == "qat"
     assert description.quantization == {"per_channel": False, "fused": True, "keep_float": ()}
     assert len(json.loads((qat / "history.json").read_text())) == 6
+
+
+def test_the_last_calibration_takes_training_images_as_many_at_a_time_as_the_training(qat, data):
+    """Four of them, in batches of two: a step's four images were computed in two parts."""
+    prepared, description, last = load_qat(qat / "qat_checkpoint_epoch_2_step_9.pth", torch.device("cpu"))
+    training = find_samples(data, ["Town", "Country"], "train")
+    calibrate(prepared, calibration_batches(training, 4, 2, description.input_hw, seed=0, workers=0))
+    final = read_checkpoint(qat / "qat_model_final_calibrated.pth")
+    assert observed_images(final.description.arguments) == 2
+    ranges = [key for key in final.state if key.endswith(("min_val", "max_val"))]
+    for key in ranges:
+        torch.testing.assert_close(final.state[key], prepared.state_dict()[key], rtol=1e-4, atol=1e-6)
+    assert sum(not torch.equal(final.state[key], last.state[key]) for key in ranges) > 100
 
 
 @pytest.mark.parametrize(
