@@ -16,8 +16,8 @@ from common.cli.flags import (
     add_weights_argument,
     make_parser,
 )
-from common.cli.main import run, seed_everything
-from common.cli.training import add_recipe_argument, add_training_arguments, settings_of, training_device, use_defaults
+from common.cli.main import resolve_device, run, seed_everything
+from common.cli.training import add_recipe_argument, add_training_arguments, settings_of, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    device = join_ranks(training_device(args.device))
+    device = join_ranks(resolve_device(args.device))
     settings = settings_of(QatRunSettings, args)
     records, data, qat = settings.records, settings.data, settings.qat
     schedule = qat.schedule
@@ -84,8 +84,8 @@ def main(args: argparse.Namespace) -> None:
     find = partial(usable_samples, data.source(name, network), bad=bad)
     training, validation = find("train"), spread(find("val"), records.num_val_samples)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
-    for name in (BEST, FINAL):
-        require_other(folder.path / name, qat.fp32_model)
+    for written in (BEST, FINAL):
+        require_other(folder.path / written, qat.fp32_model)
     prepared, description, resumed = start_graph(network, qat, folder.resumed(records.resume), device)
     logger.info(
         "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device

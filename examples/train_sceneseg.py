@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from common.cli.flags import add_weights_argument, make_parser
-from common.cli.main import run, seed_everything
-from common.cli.training import add_training_arguments, settings_of, training_device, use_defaults
+from common.cli.main import resolve_device, run, seed_everything
+from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width, positive_float
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
-    device = join_ranks(training_device(args.device))
+    device = join_ranks(resolve_device(args.device))
     settings = settings_of(Fp32RunSettings, args)
     records, data = settings.records, settings.data
     bad: list[BadSample] = []

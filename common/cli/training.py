@@ -1,14 +1,10 @@
 """The flags that FP32 training and quantization-aware training share, and the settings that flags make."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from common.cli.flags import add_dataset_arguments
-from common.cli.main import resolve_device
 from common.cli.types import (
     decay,
     fraction,
@@ -87,19 +83,6 @@ def use_defaults(parser: argparse.ArgumentParser, settings: RunSettings) -> None
 def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
     """`--recipe`, from which the flags in `RECIPES` take what the command line does not say."""
     parser.add_argument("--recipe", choices=sorted(RECIPES), help="defaults of the flags that say so")
-
-
-def training_device(name: str) -> torch.device:
-    """The device by `--device`.
-
-    Asked for the CPU, GPUs are hidden from this process: PyTorch's AdamW starts CUDA wherever it finds one.
-
-    Raises:
-        ValueError: as `resolve_device`.
-    """
-    if name == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return resolve_device(name)
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:

@@ -14,7 +14,6 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from common.data.datasets import find_samples
 from common.networks.checkpoints import load_network, read_checkpoint, save_checkpoint
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate
@@ -23,6 +22,7 @@ from common.training.settings import observed_images
 from examples.make_scenes import write_dataset
 from models.fuse import fuse_upsampling
 from tests.command_lines import call, refusal
+from tests.family import format_of, found
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -155,9 +155,9 @@ def test_quantize_writes_the_checkpoints_of_the_original(qat):
 
 def test_the_last_calibration_takes_training_images_as_many_at_a_time_as_the_training(qat, data):
     """Four of them, in batches of two: a step's four images were computed in two parts."""
-    prepared, description, last = load_qat(qat / "qat_checkpoint_epoch_2_step_9.pth", torch.device("cpu"))
-    training = find_samples(data, ["Town", "Country"], "train")
-    calibrate(prepared, calibration_batches(training, 4, 2, description.input_hw, seed=0, workers=0))
+    prepared, description, last = load_qat(qat / "qat_checkpoint_epoch_2_step_9.pth", "SceneSeg", torch.device("cpu"))
+    training, image_format = found(data, ["Town", "Country"], "train"), format_of(description.input_hw)
+    calibrate(prepared, calibration_batches(training, 4, 2, image_format, seed=0, workers=0))
     final = read_checkpoint(qat / "qat_model_final_calibrated.pth")
     assert observed_images(final.description.arguments) == 2
     ranges = [key for key in final.state if key.endswith(("min_val", "max_val"))]

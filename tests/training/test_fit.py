@@ -5,16 +5,14 @@ import json
 import pytest
 import torch
 
-from common.data.classes import classes_of
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
 from common.training import accumulation, monitor
 from common.training import fit as fitting
-from common.training.fit import Trainee, fit, open_folder
+from common.training.fit import Trainee, fit, open_folder, scores_of
 from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
-from common.training.validation import validate
 from examples.make_scenes import write_dataset
-from tests.family import NETWORK, format_of, found
+from tests.family import NETWORK, found
 from tests.tiny_run import make_model
 
 HW = (16, 32)
@@ -47,7 +45,12 @@ def run(settings, resume=None):
         model.load_state_dict(checkpoint.state)
     training, validation = (found(settings.data.root, settings.data.datasets, one) for one in ("train", "val"))
     folder = open_folder(settings.records.model_save_root_path, "checkpoint")
-    trainee = Trainee(
+    fit(make_trainee(model), folder, training, validation, settings, CPU, checkpoint)
+    return model
+
+
+def make_trainee(model):
+    return Trainee(
         model,
         Description("Tiny", "fp32", 1.0, HW, NETWORK.classes),
         NETWORK,
@@ -56,8 +59,6 @@ def run(settings, resume=None):
         state=model.state_dict,
         best="best.pth",
     )
-    fit(trainee, folder, training, validation, settings, CPU, checkpoint)
-    return model
 
 
 def test_a_run_from_python_keeps_its_settings_and_goes_on(data, tmp_path):
@@ -100,8 +101,8 @@ def fitted_parts(data, folder):
 def averages(path, model_keys):
     """The averaged values that a periodic checkpoint keeps, under the model's names."""
     stored = read_checkpoint(path).training["average"]
-    found = {key.removeprefix("module.").replace("/", "."): value for key, value in stored.items()}
-    return {key: value for key, value in found.items() if key in model_keys}
+    values = {key.removeprefix("module.").replace("/", "."): value for key, value in stored.items()}
+    return {key: value for key, value in values.items() if key in model_keys}
 
 
 AVERAGED = {"0.weight", "0.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var", "3.weight", "3.bias"}
@@ -133,8 +134,8 @@ def test_the_best_are_averaged_weights_scored_and_saved(data, tmp_path):
 def scores(state, settings):
     model = make_model(dropout=0.3).eval()
     model.load_state_dict(state)
-    samples = found(settings.data.root, ["Town"], "val")
-    return validate(model, CPU, samples, format_of(HW), classes_of(NETWORK, samples))
+    validation = found(settings.data.root, settings.data.datasets, "val")
+    return scores_of(make_trainee(model), validation, settings, CPU)
 
 
 class Events:
@@ -160,13 +161,3 @@ def test_one_process_writes_events(writer, opened, data, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "is_writer", lambda: writer)
     run(make_settings(data, tmp_path, records={"tensorboard": True}, epochs=1))
     assert Events.opened == opened
-
-
-def test_a_run_on_the_cpu_leaves_cuda_alone(data, tmp_path, monkeypatch):
-    """Starting a GPU takes seconds and half a GB of its memory. The scripts hide it from PyTorch's AdamW, too."""
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *args, **options: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was started"))
-    settings = make_settings(data, tmp_path, gradient_accumulation="auto", epochs=1)
-    run(settings)
-    run(settings, tmp_path / "checkpoint_epoch_0_step_3.pth")
