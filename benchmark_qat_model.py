@@ -34,12 +34,13 @@ from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.scoring.evaluate import calibration_batches
 from common.system.lock import hold_folder
+from common.training.settings import observed_images, retraining_command
 from models import DEFAULT_NETWORK
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "onnx_models"  # beside the checkpoint
-CALIBRATION_BATCH = 8  # images, where a checkpoint does not say with how many it was trained
+CALIBRATION_BATCH = 8  # images, where a checkpoint does not say how many its observers saw at a time
 SENSITIVITY_IMAGES = 8  # enough for a ratio of sums over all their pixels
 PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
@@ -119,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
 
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
-    batch_size = description.arguments.get("batch_size", CALIBRATION_BATCH)
+    batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
     image_format = ImageFormat.of(network, description.input_hw)
     draw = partial(
         calibration_batches, training, count, image_format=image_format, seed=args.seed, workers=args.workers
@@ -128,7 +129,8 @@ def main(args: argparse.Namespace) -> None:
     sensitivity = None
     if args.sensitivity:
         examples = list(SampleDataset(evenly_spaced(validation, args.sensitivity), image_format))
-        sensitivity = analyse(prepared, examples, classes_of(network, validation), device, description.arguments)
+        retraining = partial(retraining_command, description.arguments)
+        sensitivity = analyse(prepared, examples, classes_of(network, validation), device, retraining)
     int8 = convert(prepared.cpu())
 
     parity_samples = evenly_spaced(validation, PARITY_IMAGES)

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from common.benchmark.measure import Measurement, measure
-from common.benchmark.memory import PeakMemory
+from common.benchmark.memory import ModelMemory
 from common.benchmark.results import results_document
 from common.benchmark.sensitivity import BlockGain, LayerError, Sensitivity
 from common.benchmark.settings import BenchmarkSettings
@@ -57,7 +57,7 @@ def measured(folder, **wrongs) -> Measurement:
 def measured_models(models, images) -> Measurement:
     """Real scores and times, with memory figures made up."""
     measurement = measure(models, images, NETWORK, BenchmarkSettings(threads=1, warmup_runs=1, workers=0))
-    measurement.memory = {label: PeakMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
+    measurement.memory = {label: ModelMemory(200_000_000, 50_000_000, None, 0.5, 0.01) for label in models}
     return measurement
 
 

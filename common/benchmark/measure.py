@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.benchmark.memory import PeakMemory, peak_memory
+from common.benchmark.memory import ModelMemory, peak_memory
 from common.benchmark.settings import BenchmarkSettings
 from common.data.classes import Classes, classes_of
 from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
@@ -66,7 +66,7 @@ class Measurement:
     blocks: list[range]  # indices of the samples that were timed side by side
     recordings: dict[str, Recording]
     preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
-    memory: dict[str, PeakMemory] = field(default_factory=dict)
+    memory: dict[str, ModelMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
 
@@ -174,7 +174,7 @@ def _class_map(logits: Tensor) -> Tensor:
     return logits.max(dim=1).indices.to(torch.uint8)  # argmax takes ten times as long over this axis
 
 
-def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[str, PeakMemory]:
+def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[str, ModelMemory]:
     """Memory and cold start of every model, each in a process of its own."""
     return {
         label: peak_memory(partial(candidate.open, threads), (1, 3, *candidate.input_hw), threads)

@@ -6,7 +6,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from pathlib import Path
 
 import psutil
 import torch
@@ -15,14 +14,13 @@ from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.predictors import Predictor
 from common.scoring.latency import timed
 from common.system.arithmetic import use_full_float32
+from common.system.memory import peak_resident, reset_peak
 
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")
 LIBRARIES = ["torch", "torchvision.models", "onnx", "onnxscript", "onnxruntime"]  # what opening a model imports
 
 
 @dataclass(frozen=True)
-class PeakMemory:
+class ModelMemory:
     """Bytes of resident memory while a model is loaded and run, its share of the device memory where it has one, and
     the seconds of its cold start."""
 
@@ -35,7 +33,7 @@ class PeakMemory:
 
 def peak_memory(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 2
-) -> PeakMemory:
+) -> ModelMemory:
     """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros.
 
     Raises:
@@ -63,32 +61,17 @@ def _start_method() -> BaseContext:
 
 def _measure(
     open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
-) -> PeakMemory:
+) -> ModelMemory:
     use_full_float32()
     torch.set_num_threads(threads)
     sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
-    _reset_peak()
+    reset_peak()
     before = psutil.Process().memory_info().rss
     predict, load_seconds = timed(open_model)
     images = torch.zeros(input_shape)
     _, first_seconds = timed(lambda: predict(images))
     for _ in range(runs - 1):
         predict(images)
-    peak = max(_peak_rss(), before)
+    peak = max(peak_resident(), before)
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
-    return PeakMemory(peak, peak - before, device or None, load_seconds, first_seconds)
-
-
-def _reset_peak() -> None:
-    """Forget the peak of the imports, where the system can (Linux: proc(5), clear_refs)."""
-    if CLEAR_REFS.exists():
-        CLEAR_REFS.write_text("5")
-
-
-def _peak_rss() -> int:
-    # not getrusage: its ru_maxrss starts from the parent's memory in a new process
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    info = psutil.Process().memory_info()
-    return getattr(info, "peak_wset", info.rss)  # Windows has the peak, macOS only the present value
+    return ModelMemory(peak, peak - before, device or None, load_seconds, first_seconds)

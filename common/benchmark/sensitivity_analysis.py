@@ -4,8 +4,7 @@ Measured on the calibrated graph with its fake quantizations on or passed over; 
 """
 
 import math
-import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,7 +30,6 @@ from common.system.progress import progress
 COARSE = 10.0  # dB: the error is a third of the signal (root mean squares), so that the range does not fit
 MOST_IN_FLOAT = 3  # blocks that are proposed
 LEAST_GAIN = 0.5  # dB; a block that gains less is not proposed
-REPEATED = ("root", "fp32_model", "recipe", "epochs", "batch_size", "learning_rate")  # flags of the next training
 
 
 @dataclass
@@ -132,13 +130,13 @@ def analyse(
     examples: Sequence[Example],
     classes: Classes,
     device: torch.device,
-    arguments: Mapping[str, object],
+    retraining: Callable[[Sequence[str]], str],
 ) -> Sensitivity:
     """Errors and gains of a calibrated graph in evaluation mode, which is on `device`.
 
     Args:
         examples: images (3, H, W) with their class ids (H, W).
-        arguments: the flags of the training, for the command of the next one.
+        retraining: of modules, the command of a training with them in float.
     """
     images = [example.image[None].to(device) for example in examples]
     scorer = _Scorer(prepared, images, [example.mask[None] for example in examples], classes)
@@ -167,7 +165,7 @@ def analyse(
         miou_int8=miou_int8,
         blocks=blocks,
         proposed=block_gain(best) if best else None,
-        command=retrain_command(arguments, best) if best else "",
+        command=retraining(best) if best else "",
         layers=layers,
         coarse=list(dict.fromkeys(layer.module for layer in layers if layer.own < COARSE)),
     )
@@ -175,13 +173,3 @@ def analyse(
 
 def _by_gain(block: BlockGain) -> float:
     return math.inf if block.gain_db is None else -block.gain_db
-
-
-def retrain_command(arguments: Mapping[str, object], modules: Sequence[str]) -> str:
-    """The training again, into a folder of its own, with `modules` in float beside those that were already."""
-    modules = [*arguments.get("keep_float", ()), *modules]
-    folder = f"{arguments.get('model_save_root_path', 'checkpoints')}_keep_float"
-    words = ["python", "quantize_model_sceneseg.py", "--model_save_root_path", folder]
-    words += [word for key in REPEATED if arguments.get(key) for word in (f"--{key}", str(arguments[key]))]
-    words += ["--per_channel"] if arguments.get("per_channel") else []
-    return shlex.join([*words, *(word for module in modules for word in ("--keep_float", module))])

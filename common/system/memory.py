@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from common.system.control_groups import groups
+
 try:
     import resource
 except ImportError:  # Windows
@@ -14,10 +16,11 @@ except ImportError:  # Windows
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-GROUPS, GROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# a control group's files in version 2 and 1: its limit, what it holds, and of that the page cache, which gives way
-UNIFIED = ("memory.max", "memory.current", "inactive_file")
-LEGACY = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# version of a control group -> its files: its limit, what it holds, and of that the page cache, which gives way
+FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def free_memory(device: torch.device) -> int:
@@ -33,19 +36,11 @@ def free_memory(device: torch.device) -> int:
 
 
 def _room_in_groups() -> Iterator[int]:
-    """The room in every control group with a limit that this process is in: its own, and those around it."""
-    if not GROUP_OF_PROCESS.exists():
-        return
-    for line in GROUP_OF_PROCESS.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        names = LEGACY if controllers else UNIFIED
-        for base in (GROUPS / "memory",) if controllers else (GROUPS, GROUPS / "unified"):
-            own = base / path.lstrip("/")  # within a container the path may be that outside of it
-            for folder in [own, *own.parents]:
-                if folder.is_relative_to(base) and (folder / names[0]).exists():
-                    yield from _room_in_group(folder, *names)
+    """The room in every control group with a limit that this process is in."""
+    for folder, version in groups("memory"):
+        limit, usage, cache = FILES[version]
+        if (folder / limit).exists():
+            yield from _room_in_group(folder, limit, usage, cache)
 
 
 def _room_in_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:

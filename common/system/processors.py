@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 
-CGROUPS = Path("/sys/fs/cgroup")  # of containers and batch queues, version 2; version 1 has a folder `cpu` below it
-MEMBERSHIP = Path("/proc/self/cgroup")  # in which of them this process is
+from common.system.control_groups import groups
+
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -56,29 +56,16 @@ def _within_quota(count: int) -> int:
 
 def _quotas() -> Iterator[float]:
     """How many processors' time this process's groups may take together, for each of them that has a limit."""
-    if not MEMBERSHIP.exists():
-        return
-    for line in MEMBERSHIP.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+    for folder, version in groups("cpu"):
+        try:
+            if version == 1:
+                quota, period = ((folder / f"cpu.cfs_{each}_us").read_text() for each in ("quota", "period"))
+            else:
+                quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max" and int(quota) > 0:
+                yield int(quota) / int(period)
+        except (OSError, ValueError):  # no limit there, or none that can be read
             continue
-        root = CGROUPS / "cpu" if controllers else CGROUPS
-        below = root / path.lstrip("/")
-        # a group is within those above it; what a container calls its path may not be there, and the root is its own
-        for group in (below, *(each for each in below.parents if each == root or root in each.parents)):
-            yield from _quota(group)
-
-
-def _quota(group: Path) -> Iterator[float]:
-    try:
-        if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{each}_us").read_text() for each in ("quota", "period"))
-        if quota != "max" and int(quota) > 0:
-            yield int(quota) / int(period)
-    except (OSError, ValueError):  # no limit there, or none that can be read
-        return
 
 
 def pin(processors: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from common.benchmark import memory
 from common.benchmark.memory import peak_memory
+from common.system.memory import CLEAR_REFS, peak_resident
 
 MEGABYTE = 1_000_000
 
@@ -30,11 +31,11 @@ def test_peak_memory_is_that_of_the_model_alone():
     del ballast
 
 
-@pytest.mark.skipif(not memory.CLEAR_REFS.exists(), reason="needs clear_refs (Linux)")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs clear_refs (Linux)")
 def test_what_the_process_took_before_is_not_the_models():
     """The peak of the imports, or of whatever came first, is forgotten: here of 400 MB that are free again."""
     del (ballast := [torch.ones(100 * MEGABYTE)])[:]
-    assert memory._peak_rss() > 400 * MEGABYTE
+    assert peak_resident() > 400 * MEGABYTE
     measured = memory._measure(partial(Hungry, 40 * MEGABYTE), (1, 3, 8, 8), threads=torch.get_num_threads(), runs=2)
     assert measured.model < 200 * MEGABYTE
     assert not ballast
@@ -50,7 +51,7 @@ class OnCuda(Hungry):
 
 def test_the_memory_of_a_device_is_its_peak_and_times_are_of_full_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
     assert memory._measure(partial(OnCuda, 4), (1, 3, 8, 8), threads=torch.get_num_threads(), runs=1).device == 7
 

@@ -5,7 +5,7 @@ import psutil
 import pytest
 import torch
 
-from common.system import memory
+from common.system import control_groups, memory
 from common.system.memory import PeakMemory, free_memory
 
 CPU = torch.device("cpu")
@@ -15,8 +15,8 @@ MB = 10**6
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """A function that puts this process into a control group, with files of that folder; nothing else limits it."""
-    monkeypatch.setattr(memory, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "GROUP_OF_PROCESS", tmp_path / "of_process")
+    monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "OF_PROCESS", tmp_path / "of_process")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=900 * MB))
     monkeypatch.setattr(memory, "_room_below_limits", lambda: iter(()))
 

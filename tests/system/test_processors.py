@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from common.system import processors
+from common.system import control_groups, processors
 from common.system.processors import physical_processors, pin, require_processors, usable_processors
 
 QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"  # of version 1
@@ -42,8 +42,8 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(allowed))
 
     monkeypatch.setattr(processors, "TOPOLOGY", tmp_path / "cpus")
-    monkeypatch.setattr(processors, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(processors, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "OF_PROCESS", tmp_path / "membership")
     return write
 
 
@@ -82,6 +82,6 @@ def test_a_quota_of_a_container_is_a_number_of_processors(machine, membership, f
 def test_a_system_without_such_files_counts_its_cores(machine, monkeypatch, tmp_path):
     machine(range(8))
     monkeypatch.setattr(processors, "TOPOLOGY", tmp_path / "absent")
-    monkeypatch.setattr(processors, "MEMBERSHIP", tmp_path / "absent")
+    monkeypatch.setattr(control_groups, "OF_PROCESS", tmp_path / "absent")
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 3)
     assert (usable_processors(), physical_processors()) == (8, 3)
