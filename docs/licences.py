@@ -7,7 +7,7 @@ import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from common.report.text import table
+from common.system.markdown import table
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

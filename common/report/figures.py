@@ -1,7 +1,8 @@
 """Figures of the results document in a page: each carries its place in the document, so that it can be checked."""
 
-import html
 from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
 
 from common.benchmark.results import Document
 
@@ -45,13 +46,12 @@ def written(value: object, form: str) -> str:
     return "\N{EN DASH}" if value is None else FORMATS[form](value)
 
 
-def figure(document: Document, place: Place, form: str) -> str:
+def figure(document: Document, place: Place, form: str) -> Markup:
     """A `data` element: the rounded figure to read, the exact one and its place as attributes."""
-    value = look_up(document, place)
-    return f"<data {attributes(document, place)}>{html.escape(written(value, form))}</data>"
+    return Markup("<data {}>{}</data>").format(attributes(document, place), written(look_up(document, place), form))
 
 
-def attributes(document: Document, place: Place) -> str:
+def attributes(document: Document, place: Place) -> Markup:
     """`value` and `data-place` for an element that shows the figure at that place, of HTML or SVG."""
-    value = "" if (found := look_up(document, place)) is None else str(found)
-    return f'value="{html.escape(value)}" data-place="{html.escape(pointer(place))}"'
+    value = "" if (found := look_up(document, place)) is None else found
+    return Markup('value="{}" data-place="{}"').format(value, pointer(place))

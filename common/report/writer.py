@@ -5,10 +5,11 @@ from pathlib import Path
 
 from common.benchmark.measure import Measurement
 from common.benchmark.results import Document
-from common.report.charts import block_gains, standalone
+from common.report.charts import block_gains
 from common.report.page import page
 from common.report.pictures import chosen_indices, save_pictures, scene
 from common.report.sensitivity import SENSITIVITY_CHART
+from common.report.svg import standalone
 from common.report.tables import block_rows, dataset_rows, image_rows, layer_rows, model_rows
 from common.report.text import markdown_report
 from common.system.csv_text import csv_text

@@ -14,6 +14,7 @@ import pytest
 from common.benchmark.baseline import compare_with_baselines
 from common.benchmark.gate import check_limits, decide
 from common.report.figures import look_up
+from common.report.page import page
 from common.report.writer import write_report
 from common.scoring.latency import latency
 from tests.benchmarked import document_of, measured, sensitivity
@@ -171,6 +172,13 @@ def test_every_picture_can_be_decoded(folder):
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         assert picture.std() > 1
+
+
+def test_one_model_alone_has_a_page_without_comparisons(tmp_path):
+    text = page(document_of(measured(tmp_path, Only=0.05)))
+    assert "One model: nothing to compare it with." in text
+    for absent in ("Differences from", "<h3>Gate", "<h3>Against", "Sensitivity", "Pictures", "Worst images"):
+        assert absent not in text, absent
 
 
 def test_places_that_do_not_exist_are_errors():

@@ -95,7 +95,7 @@ def test_datasets_that_differ_widen_no_interval():
 )  # of a table of Student's distribution, 97.5 %
 def test_the_tail_of_few_images_is_smaller(count, student):
     expected = NormalDist().cdf(-student * (count / (count - 1)) ** 0.5)
-    assert expanded_tail(count) == pytest.approx(expected, rel=0.03)
+    assert expanded_tail(count) == pytest.approx(expected, rel=3e-3)
     assert expanded_tail(count) < 0.025
 
 
