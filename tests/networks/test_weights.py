@@ -100,7 +100,7 @@ ONE_SET = {
     },
     "an optimizer that knows names": lambda state: {"model": state, "optimizer": BY_NAME},
     "an optimizer's averages of gradients": lambda state: {
-        "model": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(10**6), "exp_avg_sq": torch.zeros(10**6)}}},
+        "model": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(1).expand(10**9), "step": torch.tensor(1)}}},
     },
     "averages, but of a metric": lambda state: {"model": state, "ema_loss": torch.tensor(0.1), "ema": {"decay": 0.9}},
     "averages that were not begun": lambda state: {"model": state, "ema": None, "model_ema": {}},
@@ -134,6 +134,7 @@ TWO_SETS = {
     "module, ema": (lambda raw, ema: {"module": raw, "ema": {"module": ema}}, "module, ema.module"),
     "nested": (lambda raw, ema: {"model": {"module": raw}, "ema": {"module": ema}}, "model.module, ema.module"),
     "camel case": (lambda raw, ema: {"net": raw, "netEMA": behind("module.", ema)}, "net, netEMA.module"),
+    "average": (lambda raw, ema: {"model": raw, "model_avg": ema}, "model, model_avg"),
     "shadow": (lambda raw, ema: {"model": raw, "ema": {"shadow": ema, "decay": 0.99}}, "model, ema.shadow"),
     "swa": (
         lambda raw, ema: {"model": raw, "swa_model": behind("module.", ema, n_averaged=torch.tensor(1))},

@@ -5,6 +5,8 @@ import torch
 
 from common.networks.checkpoints import read_checkpoint
 from common.system.environment import environment
+from common.training.resume import training_state
+from common.training.steps import Position
 from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import call
@@ -33,6 +35,12 @@ def test_a_training_on_the_cpu_leaves_the_gpu_alone(untouchable_gpu, tmp_path, w
     call(tiny_run, [*flags, "-e", 2, "--device", "cpu", "--resume", "auto"])
     last = max((tmp_path / "out").glob("checkpoint_epoch_1_*"))
     assert [each["cuda"] for each in read_checkpoint(last).training["random"]] == [None]
+
+
+def test_a_random_state_is_kept_of_a_gpu_in_use_alone(untouchable_gpu):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    state = training_state(optimizer, None, {}, Position(), [])
+    assert [each["cuda"] for each in state["random"]] == [None]
 
 
 def test_a_report_leaves_the_gpu_alone(untouchable_gpu):
