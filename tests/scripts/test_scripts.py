@@ -326,7 +326,7 @@ def test_benchmarks_refuse_what_their_flags_do_not_say(failing, fp32, fp32_onnx,
     assert "no model given" in failing(*base)
     assert "an fp32 file given as ONNX INT8" in failing(*base, "--int8_model_path", fp32_onnx)
     assert "two models are named" in failing(*base, "--model", f"A={fp32_onnx}", "--model", f"A={fp32_onnx}")
-    assert "known: .pth, .pt, .pt2, .onnx" in failing(*base, "--model", f"A={fp32_onnx.with_suffix('.tflite')}")
+    assert "known: .pth, .ckpt, .safetensors, .pt" in failing(*base, "--model", f"A={fp32_onnx.with_suffix('.tflite')}")
     assert "not a TorchScript file" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt')}")
     assert "not a file of torch.export" in failing(*base, "--model", f"A={_as(fp32_onnx, tmp_path / 'a.pt2')}")
     assert "ROOT" in failing(*base, "--fp32_model_path", fp32_onnx, "--dataset_root", tmp_path).upper()
@@ -364,7 +364,7 @@ def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, dat
     weights = _as(fp32 / "best_model.pth", tmp_path / "qat_best.pth")
     where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "-fp32", weights]
     assert "qat_best.pth: the file that is read" in failing("quantize_model_sceneseg", *where)
-    assert "no such checkpoint file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth", "--resume", "")
+    assert "a folder; wanted one file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth", "--resume", "")
     for name in ("best_model.pth", "checkpoint_epoch_7_step_9.pth"):  # the latter when the run comes to it
         weights = _as(fp32 / "best_model.pth", tmp_path / name)
         where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "--init_weights", weights]
