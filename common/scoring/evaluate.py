@@ -11,6 +11,7 @@ from common.data.datasets import Example, Loader, Sample, SampleDataset, load_sa
 from common.data.transforms import ImageFormat
 from common.runtimes.predictors import Predictor
 from common.scoring.metrics import IoUMeter
+from common.system.allocator import give_freed_memory_back
 from common.system.progress import progress
 
 
@@ -45,6 +46,8 @@ def evaluate_datasets(
 
 def batches_of(dataset: SampleDataset, batch_size: int, workers: int) -> DataLoader:
     """Batches in the dataset's order. Its own generator keeps the loader away from PyTorch's global random state."""
+    if workers:
+        give_freed_memory_back()
     return DataLoader(
         dataset, batch_size, num_workers=workers, worker_init_fn=worker_init, generator=torch.Generator().manual_seed(0)
     )

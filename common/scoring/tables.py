@@ -1,13 +1,14 @@
 """Scores as a table of text."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from common.system.markdown import table
 
 NONE = "\N{EN DASH}"  # a class that does not occur has no score
 
 
-def score_row(summary: Mapping[str, object]) -> dict[str, str]:
+def score_row(summary: Mapping[str, Any]) -> dict[str, str]:
     """The columns of one `IoUMeter.summary`."""
     return {
         "images": str(summary["images"]),
@@ -22,6 +23,6 @@ def _score(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
 
 
-def score_table(scores: Mapping[str, Mapping[str, object]]) -> str:
+def score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a dataset."""
     return table([{"dataset": name, **score_row(summary)} for name, summary in scores.items()])

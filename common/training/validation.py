@@ -12,7 +12,6 @@ from common.data.transforms import ImageFormat
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import evaluate_datasets, together
 from common.scoring.metrics import IoUMeter
-from common.system.allocator import give_freed_memory_back
 from common.system.distributed import rank, summed, world_size
 
 Scores = dict[str, dict[str, Any]]
@@ -34,8 +33,6 @@ def validate(
 
     Every rank has to take part, and gets the scores over all images. Batches are of at most VALIDATION_BATCH images.
     """
-    if workers:
-        give_freed_memory_back()
     predict = TorchPredictor(model, device)
     own = samples[rank() :: world_size()]
     size = min(batch_size, VALIDATION_BATCH)
