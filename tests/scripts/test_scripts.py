@@ -364,7 +364,9 @@ def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, dat
     weights = _as(fp32 / "best_model.pth", tmp_path / "qat_best.pth")
     where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "-fp32", weights]
     assert "qat_best.pth: the file that is read" in failing("quantize_model_sceneseg", *where)
-    assert "a folder; wanted one file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth", "--resume", "")
+    others = [*where[:-1], fp32 / "best_model.pth", "--resume", fp32]
+    assert "a.pth: no such checkpoint file" in failing("quantize_model_sceneseg", *where[:-1], fp32 / "a.pth")
+    assert f"{fp32}: a folder; wanted one file" in failing("quantize_model_sceneseg", *others)
     for name in ("best_model.pth", "checkpoint_epoch_7_step_9.pth"):  # the latter when the run comes to it
         weights = _as(fp32 / "best_model.pth", tmp_path / name)
         where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "--init_weights", weights]
