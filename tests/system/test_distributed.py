@@ -29,7 +29,6 @@ def test_every_image_of_a_batch_is_of_one_rank_and_every_rank_has_one(count, ran
 def _train_one_batch(rank, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=2)
-    distributed.BUCKET = 10**5  # several of them
     outcome = {}
     for per_channel, network in ((False, partial(SceneSegNetwork, 1 / 32)), (True, TinyNetwork)):
         torch.manual_seed(0)
