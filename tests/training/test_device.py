@@ -39,7 +39,7 @@ def test_a_training_on_the_cpu_leaves_the_gpu_alone(untouchable_gpu, tmp_path, w
 
 def test_a_random_state_is_kept_of_a_gpu_in_use_alone(untouchable_gpu):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    state = training_state(optimizer, None, {}, Position(), [])
+    state = training_state(optimizer, None, {}, Position(), [], torch.device("cpu"))
     assert [each["cuda"] for each in state["random"]] == [None]
 
 
