@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets beside WORLD_SIZE
+BUCKET = 2**23  # gradients that are summed at a time, 32 MB: one by one takes longer, all together more memory
 AVERAGED = ("running_mean", "running_var", "min_val", "max_val")  # of batch norm and of the observers
 
 
@@ -80,16 +81,32 @@ def make_equal(model: nn.Module) -> None:
         return
     for value in [*model.parameters(), *model.buffers()]:
         if value.numel():
-            dist.broadcast(value, 0)
+            plain = value.contiguous()  # the order of the numbers, which a rank's memory need not have
+            dist.broadcast(plain, 0)
+            value.copy_(plain)
 
 
+@torch.no_grad()
 def sum_gradients(model: nn.Module) -> None:
     """Give every rank the sum of all ranks' gradients."""
     if world_size() == 1:
         return
+    bucket: list[Tensor] = []
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-        work.wait()
+    for gradient in gradients:
+        if bucket and sum(each.numel() for each in (*bucket, gradient)) > BUCKET:
+            _sum_together(bucket)
+            bucket = []
+        bucket.append(gradient)
+    _sum_together(bucket)
+
+
+def _sum_together(gradients: Sequence[Tensor]) -> None:
+    """In the order of their numbers, which a rank's memory need not have."""
+    flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))
 
 
 def summed(values: Tensor) -> Tensor:
