@@ -98,7 +98,8 @@ def sum_gradients(model: nn.Module) -> None:
             _sum_together(bucket)
             bucket = []
         bucket.append(gradient)
-    _sum_together(bucket)
+    if bucket:
+        _sum_together(bucket)
 
 
 def _sum_together(gradients: Sequence[Tensor]) -> None:

@@ -27,6 +27,7 @@ def test_every_image_of_a_batch_is_of_one_rank_and_every_rank_has_one(count, ran
 def _train_one_batch(rank, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=2)
+    distributed.BUCKET = 10**5  # several of them
     torch.manual_seed(0)
     prepared = prepare_qat(SceneSegNetwork(1 / 32), (32, 64), QuantizationSettings())
     with torch.no_grad():
