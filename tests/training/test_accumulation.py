@@ -1,5 +1,6 @@
 """Steps in parts: how many by the free memory, more of them where it runs out, and nothing else changes for it."""
 
+import copy
 import logging
 import multiprocessing
 
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common.data.datasets import Example
+from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.training import accumulation
 from common.training.accumulation import Accumulation, StepState, fitting_parts
 from common.training.loop import train
@@ -22,13 +24,16 @@ REFUSED = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: ca
 
 
 class ToyData(torch.utils.data.Dataset):
-    """Twenty images of 4x6 with targets that depend on the image."""
+    """Twenty images with targets that depend on the image."""
+
+    def __init__(self, hw=(4, 6)):
+        self.hw = hw
 
     def __len__(self):
         return 20
 
     def __getitem__(self, draw):
-        image = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(100 * draw[0] + draw[1]))
+        image = torch.randn(3, *self.hw, generator=torch.Generator().manual_seed(100 * draw[0] + draw[1]))
         return image, image.argmax(dim=0), torch.ones(3)
 
 
@@ -84,6 +89,25 @@ def test_a_step_that_no_longer_fits_is_divided_from_there_on():
     parts, state = trained(make_model(Short(4, from_call=3)), 1)
     assert parts == 2
     assert_equal(state, trained(make_model(), 1, later=2)[1])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_prepared_graph_keeps_no_trace_of_the_attempt_that_failed(per_channel, tiny_network):
+    """Neither in batch norm nor in the ranges, which by channel get their size in it."""
+    graph = prepare_qat(tiny_network, (8, 16), QuantizationSettings(per_channel=per_channel))
+    set_mode(graph, dropout=True, batch_norm=True, observers=True)
+    states = []
+    for last, parts in ((Short(4), 1), (nn.Identity(), 2)):
+        model = nn.Sequential(copy.deepcopy(graph), nn.Upsample(scale_factor=2), last)
+        learner = Learner(
+            model, make_optimizer(model, SETTINGS), lambda epoch: None, accumulation=Accumulation(parts, adapts=True)
+        )
+        torch.manual_seed(0)
+        for _ in train(learner, ToyData((8, 16)), SETTINGS, CPU, checkpoint_interval=100, workers=0):
+            pass
+        assert learner.accumulation.parts == 2
+        states.append(model.state_dict())
+    assert_equal(*states)
 
 
 def test_parts_that_were_asked_for_are_not_divided():
