@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.bad_samples import usable_samples
 from common.data.classes import classes_of
-from common.data.datasets import SampleDataset, evenly_spaced, spread
-from common.data.pairs import BadSample
+from common.data.datasets import Example, SampleDataset, evenly_spaced, spread
+from common.data.pairs import BadSample, Sample
 from common.data.transforms import ImageFormat
 from common.export.conversion import ExportOptions
 from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
@@ -128,13 +129,13 @@ def main(args: argparse.Namespace) -> None:
     calibrate(prepared, (images.to(device) for images in draw(batch_size)))
     sensitivity = None
     if args.sensitivity:
-        examples = list(SampleDataset(evenly_spaced(validation, args.sensitivity), image_format))
+        examples = examples_of(evenly_spaced(validation, args.sensitivity), image_format)
         retraining = partial(retraining_command, description.arguments)
         sensitivity = analyse(prepared, examples, classes_of(network, validation), device, retraining)
     int8 = convert(prepared.cpu())
 
-    parity_samples = evenly_spaced(validation, PARITY_IMAGES)
-    compared = [example.image[None] for example in SampleDataset(parity_samples, image_format)]
+    parity_examples = examples_of(evenly_spaced(validation, PARITY_IMAGES), image_format)
+    compared = [example.image[None] for example in parity_examples]
     candidates, notes = export_int8(
         int8, name, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
     )
@@ -157,6 +158,12 @@ def main(args: argparse.Namespace) -> None:
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
+
+
+def examples_of(samples: Sequence[Sample], image_format: ImageFormat) -> list[Example]:
+    """All of a few samples, as networks take them."""
+    dataset = SampleDataset(samples, image_format)
+    return [dataset[index] for index in range(len(dataset))]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,15 @@ VARIANTS = {
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm, activation (SiLU unless said)."""
 
-    def __init__(self, in_channels, out_channels, kernel=1, stride=1, groups=1, activation: nn.Module | None = None):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        activation: nn.Module | None = None,
+    ):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
@@ -219,7 +227,7 @@ class Pyramid(nn.Module):
 class BoxMean(nn.Module):
     """The mean of each side's distribution over 0..15: (N, 4 * 16, cells) -> (N, 4, cells), in strides."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(BOX_BINS, 1, kernel_size=1, bias=False).requires_grad_(False)
         self.conv.weight.copy_(torch.arange(BOX_BINS, dtype=torch.float32).reshape(1, BOX_BINS, 1, 1))
@@ -231,6 +239,9 @@ class BoxMean(nn.Module):
 
 class Head(nn.Module):
     """Boxes in pixels and class scores of every cell of the three levels."""
+
+    centres: Tensor
+    strides: Tensor
 
     def __init__(self, channels: tuple[int, int, int], classes: int):
         super().__init__()

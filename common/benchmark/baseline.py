@@ -20,15 +20,23 @@ CONDITIONS: dict[str, Callable[[Document, str], object]] = {
     "another processor": lambda run, label: run["environment"]["cpu"],
     "another provider": lambda run, label: run["models"][label]["provider"],
     "another GPU": lambda run, label: run["models"][label]["provider"] not in ON_CPU and run["environment"]["gpu"],
+    "other images": lambda run, label: run["images"],
+    "other classes": lambda run, label: list(run["models"][label]["overall"]["iou"]),
     "another input size": lambda run, label: list(run["models"][label]["input_hw"]),
     "another number of threads": lambda run, label: run["models"][label]["threads"],
     "kept on other processors": lambda run, label: sorted(run["settings"].get("pin") or ()),
     "another number of usable processors": lambda run, label: run["environment"]["usable_processors"],
 }
-ACCURACY_NEEDS = ("another input size",)
-TIME_NEEDS = tuple(CONDITIONS)
+ACCURACY_NEEDS = ("other images", "other classes", "another input size")
 # a processor's kernels lay weights out in their own way, and each thread has its buffers
-MEMORY_NEEDS = TIME_NEEDS[: TIME_NEEDS.index("kept on other processors")]
+MEMORY_NEEDS = (
+    "another processor",
+    "another provider",
+    "another GPU",
+    "another input size",
+    "another number of threads",
+)
+TIME_NEEDS = (*MEMORY_NEEDS, "kept on other processors", "another number of usable processors")
 
 DAMAGED = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # of a document taken apart
 
@@ -93,7 +101,7 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
     for label, now in document["models"].items():
         earlier = [run for run in baselines if label in run["models"]]
         if not earlier:
-            rows.append(_row(label, "all", None, None, None, result="not in baseline"))
+            rows.append(_row(label, "all", result="not in baseline"))
             continue
         before = [run["models"][label] for run in earlier]
         rows.append(_accuracy(label, earlier[-1], document, seed))
@@ -102,23 +110,21 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
         why = _unlike(label, earlier, document, MEMORY_NEEDS)
         rows.append(_bytes(label, "model memory, MB", "model_memory_bytes", before, now, MEMORY_NOISE, why))
     gone = dict.fromkeys(label for run in baselines for label in run["models"] if label not in document["models"])
-    return rows + [_row(label, "all", None, None, None, result="not in this run") for label in gone]
+    return rows + [_row(label, "all", result="not in this run") for label in gone]
 
 
 def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:
     before, now = earlier["models"][label], document["models"][label]
     scores = (before["overall"]["miou"], now["overall"]["miou"])
-    why = "other images" if earlier["images"] != document["images"] else None
-    why = why or _unlike(label, [earlier], document, ACCURACY_NEEDS)
-    if why:
-        return _row(label, "mIoU", *scores, None, why=why)
-    classes = len(now["overall"]["confusion"])
-    matrices = [np.array(one["per_image"]["confusion"]).reshape(-1, classes, classes) for one in (before, now)]
-    change = difference_intervals(*matrices, [image["dataset"] for image in document["images"]], seed)[0]
-    if change.low is None:
-        return _row(label, "mIoU", *scores, None, why="too few images")
+    if why := _unlike(label, [earlier], document, ACCURACY_NEEDS):
+        return _row(label, "mIoU", *scores, why=why)
+    shape = (-1, *np.shape(now["overall"]["confusion"]))
+    first, second = (np.reshape(one["per_image"]["confusion"], shape) for one in (before, now))
+    change = difference_intervals(first, second, [image["dataset"] for image in document["images"]], seed)[0]
+    if change.ends is None:
+        return _row(label, "mIoU", *scores, why="too few images")
     result = "ok" if not change.excludes_zero else "regression" if change.value < 0 else "better"
-    return _row(label, "mIoU", *scores, (change.high - change.low) / 2, result=result)
+    return _row(label, "mIoU", *scores, (change.ends[1] - change.ends[0]) / 2, result)
 
 
 def _latency(label: str, earlier: Sequence[Document], document: Document) -> Row:
@@ -127,10 +133,10 @@ def _latency(label: str, earlier: Sequence[Document], document: Document) -> Row
     runs = [one["latency_ms"]["p50"] for one in before]
     middle, p50 = float(np.median(runs)), now["latency_ms"]["p50"]
     if why := _unlike(label, earlier, document, TIME_NEEDS):
-        return _row(label, "p50 latency, ms", middle, p50, None, why=why)
+        return _row(label, "p50 latency, ms", middle, p50, why=why)
     within = max(one["block_spread"] for one in (*before, now)) / 2
     noise = max(SMALLEST_TIME_NOISE * middle, within * middle, max(runs) - min(runs))
-    return _row(label, "p50 latency, ms", middle, p50, noise)
+    return _less_is_better(label, "p50 latency, ms", middle, p50, noise)
 
 
 def _unlike(label: str, earlier: Sequence[Document], document: Document, needs: Iterable[str]) -> str | None:
@@ -145,22 +151,24 @@ def _unlike(label: str, earlier: Sequence[Document], document: Document, needs: 
 def _bytes(
     label: str, what: str, key: str, before: Sequence[Document], now: Document, noise: float, why: str | None = None
 ) -> Row:
-    middle = float(np.median([run[key] for run in before])) / 1e6
-    return _row(label, what, middle, now[key] / 1e6, None if why else noise * middle, why=why)
+    middle, size = float(np.median([run[key] for run in before])) / 1e6, now[key] / 1e6
+    return (
+        _row(label, what, middle, size, why=why) if why else _less_is_better(label, what, middle, size, noise * middle)
+    )
+
+
+def _less_is_better(label: str, what: str, before: float, now: float, noise: float) -> Row:
+    result = "ok" if abs(now - before) <= noise else "regression" if now > before else "better"
+    return _row(label, what, before, now, noise, result)
 
 
 def _row(
     label: str,
     what: str,
-    before: float | None,
-    now: float | None,
-    noise: float | None,
-    result: str | None = None,
+    before: float | None = None,
+    now: float | None = None,
+    noise: float | None = None,
+    result: str = "not comparable",
     why: str | None = None,
 ) -> Row:
-    """Without a result: for figures of which less is better; those without noise cannot be compared."""
-    if result is None and noise is None:
-        result = "not comparable"
-    elif result is None:
-        result = "ok" if abs(now - before) <= noise else "regression" if now > before else "better"
     return {"model": label, "what": what, "before": before, "now": now, "noise": noise, "result": result, "why": why}

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.benchmark.baseline import compare_with_baselines, read_baselines
 from common.benchmark.results import Document
 from common.benchmark.settings import GateSettings
 from common.scoring.latency import CALLS_FOR_P99
-from common.scoring.statistics import Interval
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "not decided"
 # of a row of the baseline; a model or a figure that cannot be compared is not one that passed
@@ -16,22 +16,31 @@ BASELINE_RESULTS = {"regression": FAILED, "not comparable": UNDECIDED, "not in t
 
 
 @dataclass(frozen=True)
+class Found:
+    """A figure and the ends of its interval, each None where it is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Limit:
     """The figures that have to keep one of the GateLimits."""
 
-    find: Callable[[Document, str], Mapping[str, Interval]]  # of the document and a model's name
+    find: Callable[[Document, str], Mapping[str, Found]]  # of the document and a model's name
     relative: bool  # to the reference
     at_most: bool  # or at least
 
 
-def _exactly(value: float | None) -> Interval:
-    return Interval(value, value, value)
+def _exactly(value: float | None) -> Found:
+    return Found(value, value, value)
 
 
-def _loss(change: Mapping[str, float | None]) -> Interval:
+def _loss(change: Mapping[str, float | None]) -> Found:
     # 0 minus, for minus zero would be written so
     value, low, high = (None if one is None else 0 - one for one in (change["value"], change["high"], change["low"]))
-    return Interval(value, low, high)
+    return Found(value, low, high)
 
 
 LIMITS = {
@@ -50,7 +59,7 @@ LIMITS = {
         at_most=True,
     ),
     "min_speedup": Limit(
-        lambda document, label: {"p50": Interval(**document["differences"][label]["speedup"])},
+        lambda document, label: {"p50": Found(**document["differences"][label]["speedup"])},
         relative=True,
         at_most=False,
     ),
@@ -77,8 +86,8 @@ LIMITS = {
 }
 
 
-def _miou(scores: Mapping[str, object]) -> Interval:
-    return Interval(scores["miou"], *scores["miou_interval"])
+def _miou(scores: Mapping[str, Any]) -> Found:
+    return Found(scores["miou"], *scores["miou_interval"])
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ def _result(judged: float | None, wanted: float, at_most: bool) -> str:
     return PASSED if (judged <= wanted if at_most else judged >= wanted) else FAILED
 
 
-def decide(gate: Sequence[Mapping[str, object]], baseline: Sequence[Mapping[str, object]]) -> dict[str, str]:
+def decide(gate: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What the rows of the limits and of the baseline come to: result (passed, failed, not decided) and sentence."""
     results = [(row["result"], _told(row)) for row in gate]
     for row in baseline:
@@ -185,7 +194,7 @@ def decide(gate: Sequence[Mapping[str, object]], baseline: Sequence[Mapping[str,
     return {"result": found, "sentence": f"{found.upper()}: {'; '.join(reasons)}"}
 
 
-def _told(row: Mapping[str, object]) -> str:
+def _told(row: Mapping[str, Any]) -> str:
     found = "unknown" if row["found"] is None else f"{row['found']:.4g}"
     return f"{row['model']}: {row['what']} {found}, wanted {row['limit']} {row['wanted']:g}"
 

@@ -53,7 +53,7 @@ class Recording:
 
     def class_map(self, index: int) -> np.ndarray:
         """The predicted class ids of one image, uint8 (H, W)."""
-        return cv2.imdecode(self.maps[index], cv2.IMREAD_UNCHANGED)
+        return np.asarray(cv2.imdecode(self.maps[index], cv2.IMREAD_UNCHANGED))
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _time(
     with no_garbage_collection():
         for index, one in zip(block, inputs, strict=True):
             logits, seconds = timed(partial(predict, one.image))
-            require_class_map(logits, len(classes.names), one.target.shape[1:], label)
+            require_class_map(logits, len(classes.names), (one.target.shape[1], one.target.shape[2]), label)
             ids, argmax_seconds = timed(partial(_class_map, logits))
             recording.seconds[index].append(seconds)
             recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)

@@ -50,12 +50,12 @@ class ModelResult:
     block_medians_ms: list[float]
     block_spread: float
     throughput_per_second: float
-    by_threads: dict[str, dict[str, float]]
+    by_threads: dict[str, dict[str, Any]]
     peak_memory_bytes: int
     model_memory_bytes: int
     device_memory_bytes: int | None
-    overall: dict[str, object]
-    datasets: dict[str, dict[str, object]]
+    overall: dict[str, Any]
+    datasets: dict[str, dict[str, Any]]
     per_image: dict[str, list]
 
 
@@ -187,10 +187,10 @@ def difference(
 ) -> Difference:
     """One model against the reference, paired image by image."""
     first, second = (measurement.recordings[name] for name in (reference, label))
-    matrices = [confusions(recording.meters) for recording in (first, second)]
+    before, after = (confusions(recording.meters) for recording in (first, second))
     names = measurement.classes.scored_names
-    mean, classes = _named_differences(*matrices, names, _strata(measurement), seed)
-    speed = speedup_interval(*(_by_block(recording.seconds, measurement) for recording in (first, second)), seed)
+    mean, classes = _named_differences(before, after, names, _strata(measurement), seed)
+    speed = speedup_interval(_by_block(first.seconds, measurement), _by_block(second.seconds, measurement), seed)
     one, other = models[reference], models[label]
     different = _different_pixels(first.maps, second.maps) if one.input_hw == other.input_hw else []
     size_ratio = other.size_bytes / one.size_bytes
@@ -201,7 +201,8 @@ def difference(
         miou=asdict(mean),
         iou=classes,
         datasets={
-            name: _of_dataset(matrices, names, name, indices, seed) for name, indices in _groups(measurement).items()
+            name: _of_dataset(before[indices], after[indices], names, name, seed)
+            for name, indices in _groups(measurement).items()
         },
         speedup=asdict(speed),
         size_ratio=size_ratio,
@@ -213,9 +214,9 @@ def difference(
 
 
 def _of_dataset(
-    matrices: Sequence[np.ndarray], names: Sequence[str], dataset: str, indices: Sequence[int], seed: int
+    before: np.ndarray, after: np.ndarray, names: Sequence[str], dataset: str, seed: int
 ) -> dict[str, object]:
-    mean, classes = _named_differences(*(part[indices] for part in matrices), names, [dataset] * len(indices), seed)
+    mean, classes = _named_differences(before, after, names, [dataset] * len(before), seed)
     return {"miou": asdict(mean), "iou": classes}
 
 

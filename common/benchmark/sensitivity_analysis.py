@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.fx.node import Target
 
 from common.benchmark.sensitivity import WORST_LAYERS, BlockGain, LayerError, Sensitivity
 from common.data.classes import Classes
@@ -53,14 +54,14 @@ class _Exact(Simulation):
 
     def __init__(self, prepared: GraphModule, powers: Mapping[str, _Powers]):
         super().__init__(prepared, fake_quantizations(prepared))
-        self.powers, self.kept = powers, {}
+        self.powers, self.kept = powers, dict[str, Tensor]()
 
-    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
-        if target in self.powers:
-            module = self.fetch_attr(target)
-            self.kept[target] = _in_range(module, args[0]).clone()  # the next operator may work in place
-            self.powers[target].add(self.kept[target], module(args[0]))
-        return super().call_module(target, args, kwargs)
+    def call_module(self, target: Target, args: tuple, kwargs: dict) -> Tensor:
+        if (name := str(target)) in self.powers:
+            module = self.fetch_attr(name)
+            self.kept[name] = _in_range(module, args[0]).clone()  # the next operator may work in place
+            self.powers[name].add(self.kept[name], module(args[0]))
+        return super().call_module(name, args, kwargs)
 
 
 class _Quantized(Simulation):
@@ -70,10 +71,10 @@ class _Quantized(Simulation):
         super().__init__(prepared)
         self.kept, self.powers = kept, powers
 
-    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
-        result = super().call_module(target, args, kwargs)
-        if target in self.kept:
-            self.powers[target].add(self.kept.pop(target), result)
+    def call_module(self, target: Target, args: tuple, kwargs: dict) -> Tensor:
+        result = super().call_module(name := str(target), args, kwargs)
+        if name in self.kept:
+            self.powers[name].add(self.kept.pop(name), result)
         return result
 
 

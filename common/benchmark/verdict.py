@@ -25,13 +25,14 @@ def verdict(
 
 
 def _accuracy(difference: Interval) -> tuple[str, str]:
-    if difference.low is not None and max(map(abs, (difference.low, difference.high))) < NO_CHANGE:
-        return "kept", "no difference"
-    if difference.low is None:
+    if difference.ends is None:
         return "unknown", f"a difference of {difference.value:+.4f}; too few images to tell it from chance"
-    change = f"a difference of {difference.value:+.4f} (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
+    low, high = difference.ends
+    if max(abs(low), abs(high)) < NO_CHANGE:
+        return "kept", "no difference"
+    change = f"a difference of {difference.value:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
     if not difference.excludes_zero:
-        at_most = max(0.0, -difference.low)
+        at_most = max(0.0, -low)
         if at_most > TOLERATED:
             return (
                 "unknown",
@@ -50,9 +51,10 @@ def _size(ratio: float) -> str:
 
 
 def _speed(speedup: Interval) -> str:
-    if speedup.low is None:
+    if speedup.ends is None:
         return f"{speedup.value:.2f} times as fast (too few images for an interval)"
-    interval = f"{speedup.value:.2f} times as fast (95 % interval {speedup.low:.2f} to {speedup.high:.2f})"
-    if speedup.low <= 1 <= speedup.high:
+    low, high = speedup.ends
+    interval = f"{speedup.value:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})"
+    if low <= 1 <= high:
         return f"no significant difference in speed: {interval}"
     return interval

@@ -22,7 +22,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 class ListNetworks(argparse.Action):
     """`--list`: print the table of the networks and leave, whatever else is on the command line."""
 
-    def __init__(self, option_strings: list[str], dest: str, **options):
+    def __init__(self, option_strings: list[str], dest: str, **options: object):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="list the networks and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:

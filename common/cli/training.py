@@ -94,5 +94,5 @@ def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
         ValueError: flags that contradict each other.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
-    recipe = RECIPES.get(getattr(args, "recipe", None), {})
+    recipe = RECIPES.get(getattr(args, "recipe", ""), {})
     return from_flat(kind, {**recipe, **given, "processes": world_size()})

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LARGEST_INT = 2**31 - 1  # what the libraries below take for a count or a seed
 MOST_THREADS = 1024  # a runtime starts as many as it is told to
@@ -71,7 +72,7 @@ def height_width(text: str) -> tuple[int, int]:
     return height, width
 
 
-def _checked(convert: Callable, text: str, accept: Callable, wanted: str):
+def _checked(convert: Callable[[str], Any], text: str, accept: Callable[[Any], bool], wanted: str) -> Any:
     try:
         value = convert(text)
     except ValueError:

@@ -1,6 +1,7 @@
 """Figures of the results document in a page: each carries its place in the document, so that it can be checked."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -24,15 +25,15 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 
 
-def look_up(document: Document, place: Place) -> object:
+def look_up(document: Document, place: Place) -> Any:
     """The value at a place of the document.
 
     Raises:
         KeyError, IndexError: there is no such place.
     """
-    value: object = document
+    value: Any = document
     for key in place:
-        value = value[key]  # type: ignore[index]
+        value = value[key]
     return value
 
 
@@ -41,7 +42,7 @@ def pointer(place: Place) -> str:
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in place)
 
 
-def written(value: object, form: str) -> str:
+def written(value: float | None, form: str) -> str:
     """A value in one of FORMATS."""
     return "\N{EN DASH}" if value is None else FORMATS[form](value)
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.benchmark.results import Document
 from common.data.drawing import DISAGREEMENT
 from common.report import charts, sensitivity
-from common.report.figures import Place, figure, look_up
+from common.report.figures import figure, look_up
 from common.report.pictures import Scene, data_uri
 from common.report.svg import colour
 from common.report.terms import TERMS
@@ -83,7 +83,7 @@ def _images(document: Document) -> str:
     return f"{len(document['images'])} images of {', '.join(datasets)}"
 
 
-def _parts(datasets: Sequence[str], together: Place) -> list[tuple[str, list[str]]]:
+def _parts(datasets: Sequence[str], together: Sequence[str]) -> list[tuple[str, list[str]]]:
     """(name, place within a record) of each dataset, and of all together."""
     return [*((name, ["datasets", name]) for name in datasets), ("together", list(together))]
 

@@ -1,6 +1,7 @@
 """Sensitivity as tables and as a part of report.md."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from common.benchmark.results import Document
 from common.benchmark.sensitivity import WORST_LAYERS
@@ -56,7 +57,7 @@ def findings(document: Document) -> list[str]:
     return [*sentences, f"In float: {names} ({gain}, before any training). To train with this:"]
 
 
-def _block_row(block: Mapping[str, object]) -> dict[str, str]:
+def _block_row(block: Mapping[str, Any]) -> dict[str, str]:
     return {
         "in float": " + ".join(block["modules"]),
         "layers": str(block["layers"]),
@@ -66,7 +67,7 @@ def _block_row(block: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def _layer_row(layer: Mapping[str, object]) -> dict[str, str]:
+def _layer_row(layer: Mapping[str, Any]) -> dict[str, str]:
     return {
         "layer": layer["module"],
         "operator": layer["operator"],

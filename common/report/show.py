@@ -104,8 +104,8 @@ def compose(rgb: np.ndarray, models: Mapping[str, Shown], classes: Classes) -> n
         logits, seconds = timed(partial(predict, image))
         require_class_map(logits, len(classes.names), image_format.hw, label)
         ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
-        ids = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        panels.append((f"{label}: {1000 * seconds:.1f} ms", ids))
+        shown = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        panels.append((f"{label}: {1000 * seconds:.1f} ms", shown))
     return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels, classes)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 from common.benchmark.results import Document
 
@@ -47,7 +48,7 @@ def _unit(key: str) -> str:
     return "" if key in ("n", "outliers") else "_ms"
 
 
-def _score_cells(scores: Mapping[str, object]) -> dict[str, object]:
+def _score_cells(scores: Mapping[str, Any]) -> dict[str, object]:
     classes = {f"iou_{name}": (value, scores["iou_interval"][name]) for name, value in scores["iou"].items()}
     cells: dict[str, object] = {}
     for name, (value, (low, high)) in {"miou": (scores["miou"], scores["miou_interval"]), **classes}.items():
@@ -73,7 +74,7 @@ def _classes(document: Document) -> list[str]:
     return list(next(iter(document["models"].values()))["overall"]["iou"])
 
 
-def _ratio_cells(difference: Mapping[str, object] | None) -> dict[str, object]:
+def _ratio_cells(difference: Mapping[str, Any] | None) -> dict[str, object]:
     return {
         "speedup": difference and difference["speedup"]["value"],
         "speedup_low": difference and difference["speedup"]["low"],

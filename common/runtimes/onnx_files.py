@@ -99,7 +99,7 @@ def shape_nodes(model: onnx.ModelProto) -> set[str]:
 
     They are a few whole numbers, which runtimes keep on the CPU whatever computes the images.
     """
-    constants, shapes, names = {"", *(tensor.name for tensor in model.graph.initializer)}, set(), set()
+    constants, shapes, names = {"", *(tensor.name for tensor in model.graph.initializer)}, set[str](), set[str]()
     for node in model.graph.node:  # in the order of computation
         if any(attribute.type in GRAPHS for attribute in node.attribute):
             continue  # may take any value of this graph without naming it

@@ -29,9 +29,14 @@ class Interval:
     high: float | None
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """Both ends, or None where there are none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether a difference is more than chance."""
-        return self.low is not None and (self.low > 0 or self.high < 0)
+        return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
 
 
 def bootstrap_counts(strata: Sequence[str], seed: int, resamples: int = RESAMPLES) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """A Markdown table with aligned columns, which reads as well on a console; the first row's keys are its head."""
     head = list(rows[0])
-    cells = [[inline(cell) for cell in row] for row in (head, *([row[key] for key in head] for row in rows))]
+    cells = [[inline(key) for key in head], *([inline(row[key]) for key in head] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells

@@ -3,6 +3,7 @@ import copy
 import json
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from common.benchmark import gate
@@ -180,6 +181,7 @@ TIME, MEMORY = "p50 latency, ms", "model memory, MB"
 CUDA = {"models": {"INT8": {"provider": "CUDAExecutionProvider"}}}
 UNLIKE = {  # why: what differs, which figures cannot be compared then
     "other images": ({"images": []}, {"mIoU"}),
+    "other classes": ({"models": {"INT8": {"overall": {"iou": {"Tree": 0.5}}}}}, {"mIoU"}),
     "another processor": ({"environment": {"cpu": "another"}}, {TIME, MEMORY}),
     "another provider": (CUDA, {TIME, MEMORY}),
     "another GPU": ({"environment": {"gpu": "another"}, **CUDA}, {TIME, MEMORY}),
@@ -214,6 +216,16 @@ def test_figures_of_another_machine_or_way_to_run_are_not_compared(document, why
         assert {row["what"] for row in rows if row["result"] == "not comparable"} == figures
         assert {row["why"] for row in rows if row["why"]} == {why}
         assert {row["result"] for row in rows if row["what"] not in figures} == {"ok"}
+
+
+def test_predictions_of_classes_that_are_not_scored_are_compared_too(document):
+    """A column more than rows, as an own network has it whose classes are not all in the masks."""
+    wider = copy.deepcopy(document)
+    for model in wider["models"].values():
+        model["overall"]["confusion"] = [[*row, 0] for row in model["overall"]["confusion"]]
+        matrices = [np.reshape(each, (3, 3)) for each in model["per_image"]["confusion"]]
+        model["per_image"]["confusion"] = [np.pad(each, ((0, 0), (0, 1))).flatten().tolist() for each in matrices]
+    assert set(results(compare_with_baselines(wider, [wider], seed=0)).values()) == {"ok"}
 
 
 def test_a_model_on_the_cpu_does_not_care_for_a_gpu(document):
