@@ -42,7 +42,6 @@ types: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
-	$(BIN)/mypy-fix .
 
 clean:
 	rm -rf $(VENV) demo

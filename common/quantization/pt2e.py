@@ -18,6 +18,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 from common.quantization.batch_norm import batch_norm_attributes, fold_batch_norm, restore_batch_norm
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
+from common.quantization.observing import images_at_once, observe
 from common.quantization.quantizer import NetworkQuantizer
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
@@ -126,11 +127,16 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
 
-    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch.
+    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch. A
+    batch that does not fit into memory at a time is computed in parts (`observe`).
     """
-    set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+    at_once = None
     for images in batches:
-        prepared(images)
+        if at_once is None:
+            set_evaluation_mode(prepared)
+            at_once = images_at_once(prepared, images)
+            set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+        observe(prepared, images, at_once)
     set_evaluation_mode(prepared)
 
 
