@@ -27,11 +27,10 @@ from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, prepare_qat, set_evaluation_mode, set_training_mode
-from common.scoring.evaluate import calibration_batches
-from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
-from common.training.fit import Trainee, fit, open_folder, save_trainee, scores_of
+from common.training.fit import Trainee, fit, open_folder, save_trainee
+from common.training.labelled import LabelledTask, Teacher
 from common.training.settings import RECIPES, QatRunSettings, QatSettings, images_at_a_time
 from models import Network, check_input_hw
 
@@ -93,24 +92,24 @@ def main(args: argparse.Namespace) -> None:
     trainee = Trainee(
         prepared,
         description,
-        network,
         train_mode=partial(set_training_mode, prepared, schedule),
         eval_mode=partial(set_evaluation_mode, prepared),
         state=prepared.state_dict,
         best=BEST,
-        teacher=load_network(name, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
-        distill=qat.distill,
     )
-    settings = fit(trainee, folder, training, validation, settings, device, resumed)
-
-    count, batch_size, seed = qat.num_calibration_samples, images_at_a_time(settings), settings.training.seed
+    teacher = None
+    if qat.distill:
+        model, _ = load_network(name, qat.fp32_model, qat.weights)
+        teacher = Teacher(model.to(device), qat.distill, qat.fp32_model)
     image_format = ImageFormat.of(network, description.input_hw)
-    images = calibration_batches(training, count, batch_size, image_format, seed, data.workers)
-    calibrate(prepared, (batch.to(device) for batch in images))
-    scores = scores_of(trainee, validation, settings, device)
+    task = LabelledTask(training, validation, network, image_format, device, teacher)
+    settings = fit(trainee, task, folder, settings, device, resumed)
+
+    calibrate(prepared, task.calibration(qat.num_calibration_samples, images_at_a_time(settings), settings))
+    scores = task.score(prepared, settings)
     if is_writer():
         save_trainee(folder.path / FINAL, trainee, scores, settings)
-        print(score_table(scores))
+        print(task.table(scores))
         print(f"wrote {folder.path / FINAL}")
 
 

@@ -16,6 +16,7 @@ from common.cli.types import height_width, positive_float
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import (
     Checkpoint,
     Description,
@@ -29,6 +30,7 @@ from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder
+from common.training.labelled import LabelledTask
 from common.training.settings import RunSettings, TrainingSettings
 from models import check_input_hw
 from models.scene_seg import SceneSegNetwork
@@ -92,13 +94,14 @@ def main(args: argparse.Namespace) -> None:
     trainee = Trainee(
         model,
         description,
-        network,
         train_mode=lambda epoch: model.train(),
         eval_mode=model.eval,
         state=partial(published_state, NETWORK, model),
         best=BEST,
     )
-    fit(trainee, folder, training, validation, settings, device, resumed)
+    image_format = ImageFormat.of(network, description.input_hw)
+    task = LabelledTask(training, validation, network, image_format, device)
+    fit(trainee, task, folder, settings, device, resumed)
     if is_writer():
         print(score_table(read_checkpoint(folder.path / BEST).description.metrics))
         print(f"wrote {folder.path / BEST}")

@@ -8,19 +8,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from common.data.bad_samples import record_bad
-from common.data.cache import open_cache, sample_loader
-from common.data.classes import classes_of
-from common.data.datasets import AugmentedDataset, Sample
+from common.data.cache import open_cache
 from common.data.pairs import BadSample
-from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
-from common.runtimes.predictors import TorchPredictor
 from common.system.distributed import is_writer, make_equal, rank, synchronise, world_size
 from common.system.environment import versions
 from common.system.files import remove_leftovers, require_writable
@@ -39,13 +35,14 @@ from common.training.resume import (
     stored_parts,
     training_state,
 )
-from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import RunSettings, TrainingSettings
 from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
-from common.training.validation import Scores, validate
-from models import Network
+from common.training.task import Scores, Task, read_best
 
 logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,10 @@ class Trainee:
 
     model: nn.Module
     description: Description
-    network: Network  # its row
     train_mode: Callable[[int], None]  # of an epoch
     eval_mode: Callable[[], object]
     state: Callable[[], StateDict]  # what a checkpoint saves
-    best: str  # file of the weights with the best mIoU
-    teacher: nn.Module | None = None  # whose logits it learns, too
-    distill: float = 0.0  # with this weight in the loss
+    best: str  # file of the weights with the best score
 
 
 def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
@@ -83,13 +77,12 @@ def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> Check
 
 def fit(
     trainee: Trainee,
+    task: Task,
     folder: CheckpointFolder,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
-    settings: RunSettings,
+    settings: Settings,
     device: torch.device,
     resumed: Checkpoint | None = None,
-) -> RunSettings:
+) -> Settings:
     """Train to the end, from the start or from where `resumed` stands; the model then has its final weights.
 
     `trainee.model` is on `device`, and has the weights of `resumed`. Returns the settings, with the number of parts in
@@ -102,21 +95,21 @@ def fit(
     accumulation = Accumulation.by(settings.training.gradient_accumulation, stored_parts(resumed) if resumed else None)
     settings = with_parts(settings, accumulation)
     recipe, data = settings.training, settings.data
-    image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
     set_precision(recipe.precision, device)
-    learner = make_learner(trainee, recipe, accumulation)
-    fixed = fixed_settings(settings, training, image_format.hw)
-    start, history = Position(), []
+    learner = make_learner(trainee, task, recipe, accumulation)
+    fixed = fixed_settings(settings, task.identity(), trainee.description.input_hw)
+    start: Position = Position()
+    history: list[dict[str, Any]] = []
     if resumed:
-        start, history = restore_training_state(resumed, learner.optimizer, learner.average, fixed, device)
+        start, history = restore_training_state(
+            resumed, learner.optimizer, learner.average, fixed, device, task.best_by
+        )
     else:
         torch.manual_seed(recipe.seed + rank())  # dropout differs between the ranks
     if data.cache_dir:
         open_cache(data.cache_dir)
-    load = sample_loader(data.cache_dir, reduced=data.reduced_decode)
-    dataset = AugmentedDataset(training, image_format, recipe.augmentation, recipe.seed, load)
-    monitor = _monitor(settings, folder, start)
-    keeper = Keeper(trainee, learner, folder, validation, settings, fixed, device, monitor, history)
+    dataset, monitor = task.dataset(settings), _monitor(settings, folder, start)
+    keeper = Keeper(trainee, task, learner, folder, settings, fixed, device, monitor, history)
     interval, workers = settings.records.checkpoint_interval, data.workers
     with learner.stop.listening():
         try:
@@ -129,22 +122,21 @@ def fit(
     return with_parts(settings, accumulation)
 
 
-def make_learner(trainee: Trainee, recipe: TrainingSettings, accumulation: Accumulation) -> Learner:
-    """The trainee with its optimizer, the average of its weights where one is kept, and nothing to stop it yet."""
+def make_learner(trainee: Trainee, task: Task, recipe: TrainingSettings, accumulation: Accumulation) -> Learner:
+    """The trainee with optimizer, loss, the average of its weights where one is kept, and nothing to stop it yet."""
     keep_fake_quantization_in_float32(trainee.model)
     make_equal(trainee.model)
     return Learner(
         trainee.model,
         make_optimizer(trainee.model, recipe),
         trainee.train_mode,
-        teacher=trainee.teacher,
-        distill=trainee.distill,
+        task.loss(recipe),
         average=WeightAverage(trainee.model, recipe.ema) if recipe.ema else None,
         accumulation=accumulation,
     )
 
 
-def with_parts(settings: RunSettings, accumulation: Accumulation) -> RunSettings:
+def with_parts(settings: Settings, accumulation: Accumulation) -> Settings:
     """The settings with the number of parts in which steps are computed, once it is known."""
     if accumulation.parts is None:
         return settings
@@ -155,7 +147,7 @@ def _monitor(settings: RunSettings, folder: CheckpointFolder, start: Position) -
     """Every process has one, and one of them writes."""
     records = settings.records
     tensorboard = records.tensorboard and is_writer()
-    return Monitor(folder.path, pictures=records.validation_pictures, tensorboard=tensorboard, start_step=start.step)
+    return Monitor(folder.path, tensorboard=tensorboard, start_step=start.step)
 
 
 def _how_to_go_on(folder: CheckpointFolder) -> str:
@@ -169,9 +161,9 @@ class Keeper:
     """Scores and saves a trainee at its moments."""
 
     trainee: Trainee
+    task: Task
     learner: Learner
     folder: CheckpointFolder
-    validation: Sequence[Sample]
     settings: RunSettings
     fixed: dict[str, Any]  # see `fixed_settings`
     device: torch.device
@@ -204,10 +196,10 @@ class Keeper:
 
     def score(self, moment: Moment, settings: RunSettings) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
-        trainee, average = self.trainee, self.learner.average
+        trainee, task, average = self.trainee, self.task, self.learner.average
         with average.applied() if average else nullcontext():
             trainee.eval_mode()
-            work = partial(scores_of, trainee, self.validation, settings, self.device)
+            work = partial(task.score, trainee.model, settings)
             scores = (
                 self.learner.stop.unless_stopped(work) if world_size() == 1 else work()
             )  # the ranks score together or not at all
@@ -215,28 +207,12 @@ class Keeper:
                 return None
             self.history.append(entry(moment, scores))
             if is_writer():
-                self.monitor.record(self.history, moment, scores)
-                predict = TorchPredictor(trainee.model, self.device)
-                image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
-                classes = classes_of(trainee.network, self.validation)
-                self.monitor.draw(predict, self.validation, image_format, classes, moment.position.step)
-                if self.history[-1]["miou"] >= max(past["miou"] for past in self.history):
+                self.monitor.record(self.history, moment, task.sentence(scores))
+                if pictures := settings.records.validation_pictures:
+                    task.draw(trainee.model, self.folder.path, pictures, moment.position.step)
+                if self.history[-1][task.best_by] >= read_best(self.history, task):
                     save_trainee(self.folder.path / trainee.best, trainee, scores, settings)
         return scores
-
-
-def scores_of(trainee: Trainee, samples: Sequence[Sample], settings: RunSettings, device: torch.device) -> Scores:
-    """Score a trainee, which the caller has put into evaluation mode, as the settings of its run say."""
-    return validate(
-        trainee.model,
-        device,
-        samples,
-        ImageFormat.of(trainee.network, trainee.description.input_hw),
-        classes_of(trainee.network, samples),
-        batch_size=images_at_a_time(settings),
-        workers=settings.data.workers,
-        load=sample_loader(settings.data.cache_dir),
-    )
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
