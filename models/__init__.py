@@ -62,6 +62,7 @@ NETWORKS = {
         std=None,
         size_multiple=None,
         published_keys=tuple(PUBLISHED_KEYS["AutoSteer"]),
+        made_by=("EgoLanes", 2),
     ),
     "AutoSpeed": Network(
         build=AutoSpeedNetwork,

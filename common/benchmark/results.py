@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from common import STARTED
-from common.benchmark.measure import Measurement
+from common.benchmark.measure import Measurement, Timed, Timing
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.benchmark.verdict import verdict
@@ -89,14 +89,7 @@ def results_document(
     models = {label: model_result(label, measurement, settings.threads, seed) for label in labels}
     reference, *others = labels
     return {
-        "schema": SCHEMA,
-        "title": title,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": asked.command,
-        "settings": plain({**asked.flags, **flat(settings)}),
-        "notes": list(notes),
-        "duration_s": _durations(measurement),
-        "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
+        **heading(title, measurement, settings, notes, asked),
         "classes": dict(zip(measurement.classes.names, map(list, measurement.classes.colours), strict=True)),
         "reference": reference,
         "models": {label: plain(asdict(result)) for label, result in models.items()},
@@ -108,7 +101,7 @@ def results_document(
     }
 
 
-def _durations(measurement: Measurement) -> dict[str, float]:
+def _durations(measurement: Timed) -> dict[str, float]:
     """Seconds of the process so far, and how many of them went into timed inference and preparing images."""
     times = (sum(_flat(recording.seconds)) for recording in measurement.recordings.values())
     total = time.perf_counter() - STARTED
@@ -117,32 +110,9 @@ def _durations(measurement: Measurement) -> dict[str, float]:
 
 def model_result(label: str, measurement: Measurement, threads: int, seed: int) -> ModelResult:
     """The record of one model."""
-    candidate, recording = measurement.candidates[label], measurement.recordings[label]
-    memory, timing = measurement.memory[label], latency(_flat(recording.seconds))
-    medians = [1000 * float(np.median(block)) for block in _by_block(recording.seconds, measurement)]
-    groups = _groups(measurement)
+    recording, groups = measurement.recordings[label], groups_of(measurement)
     return ModelResult(
-        path=str(candidate.path),
-        size_bytes=candidate.size_bytes,
-        sha256=sha256(*candidate.files),
-        precision=candidate.precision,
-        provider=recording.provider,
-        threads=threads,
-        input_hw=candidate.input_hw,
-        latency_ms=asdict(timing),
-        end_to_end_ms=asdict(latency(_flat(recording.end_to_end))),
-        cold_start_ms={"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
-        warm_up=asdict(recording.warm_up),
-        block_medians_ms=medians,
-        block_spread=(max(medians) - min(medians)) / float(np.median(medians)),
-        throughput_per_second=timing.per_second,
-        by_threads={
-            str(count): {"per_second": by_label[label].per_second, "latency_ms": asdict(by_label[label])}
-            for count, by_label in measurement.by_threads.items()
-        },
-        peak_memory_bytes=memory.process,
-        model_memory_bytes=memory.model,
-        device_memory_bytes=memory.device,
+        **cost(label, measurement, threads),
         overall=scores(recording.meters, measurement.classes, _strata(measurement), seed),
         datasets={
             name: {
@@ -152,12 +122,65 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
             for name, indices in groups.items()
         },
         per_image={
-            "latency_ms": [[1000 * seconds for seconds in runs] for runs in recording.seconds],
-            "end_to_end_ms": [[1000 * seconds for seconds in runs] for runs in recording.end_to_end],
+            **times_by_image(recording),
             "miou": mean_of_known(iou_of_targets(confusions(recording.meters))).tolist(),
             "confusion": [meter.confusion.flatten().tolist() for meter in recording.meters],
         },
     )
+
+
+def cost(label: str, measurement: Timed, threads: int) -> dict[str, Any]:
+    """What a model is and takes, whatever its outputs are judged by: the fields that all records of models share."""
+    candidate, recording = measurement.candidates[label], measurement.recordings[label]
+    memory, timing = measurement.memory[label], latency(_flat(recording.seconds))
+    medians = [1000 * float(np.median(block)) for block in by_block(recording.seconds, measurement)]
+    return {
+        "path": str(candidate.path),
+        "size_bytes": candidate.size_bytes,
+        "sha256": sha256(*candidate.files),
+        "precision": candidate.precision,
+        "provider": recording.provider,
+        "threads": threads,
+        "input_hw": candidate.input_hw,
+        "latency_ms": asdict(timing),
+        "end_to_end_ms": asdict(latency(_flat(recording.end_to_end))),
+        "cold_start_ms": {"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
+        "warm_up": asdict(recording.warm_up),
+        "block_medians_ms": medians,
+        "block_spread": (max(medians) - min(medians)) / float(np.median(medians)),
+        "throughput_per_second": timing.per_second,
+        "by_threads": {
+            str(count): {"per_second": by_label[label].per_second, "latency_ms": asdict(by_label[label])}
+            for count, by_label in measurement.by_threads.items()
+        },
+        "peak_memory_bytes": memory.process,
+        "model_memory_bytes": memory.model,
+        "device_memory_bytes": memory.device,
+    }
+
+
+def times_by_image(recording: Timing) -> dict[str, list]:
+    """The milliseconds of every run on each image."""
+    return {
+        "latency_ms": [[1000 * seconds for seconds in runs] for runs in recording.seconds],
+        "end_to_end_ms": [[1000 * seconds for seconds in runs] for runs in recording.end_to_end],
+    }
+
+
+def heading(
+    title: str, measurement: Timed, settings: BenchmarkSettings, notes: Sequence[str], asked: CommandLine
+) -> Document:
+    """What every document begins with."""
+    return {
+        "schema": SCHEMA,
+        "title": title,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": asked.command,
+        "settings": plain({**asked.flags, **flat(settings)}),
+        "notes": list(notes),
+        "duration_s": _durations(measurement),
+        "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
+    }
 
 
 def scores(meters: Sequence[IoUMeter], classes: Classes, strata: Sequence[str], seed: int) -> dict[str, object]:
@@ -190,7 +213,7 @@ def difference(
     before, after = (confusions(recording.meters) for recording in (first, second))
     names = measurement.classes.scored_names
     mean, classes = _named_differences(before, after, names, _strata(measurement), seed)
-    speed = speedup_interval(_by_block(first.seconds, measurement), _by_block(second.seconds, measurement), seed)
+    speed = speedup_interval(by_block(first.seconds, measurement), by_block(second.seconds, measurement), seed)
     one, other = models[reference], models[label]
     different = _different_pixels(first.maps, second.maps) if one.input_hw == other.input_hw else []
     size_ratio = other.size_bytes / one.size_bytes
@@ -202,7 +225,7 @@ def difference(
         iou=classes,
         datasets={
             name: _of_dataset(before[indices], after[indices], names, name, seed)
-            for name, indices in _groups(measurement).items()
+            for name, indices in groups_of(measurement).items()
         },
         speedup=asdict(speed),
         size_ratio=size_ratio,
@@ -251,7 +274,7 @@ def _strata(measurement: Measurement) -> list[str]:
     return [sample.dataset for sample in measurement.samples]
 
 
-def _groups(measurement: Measurement) -> dict[str, list[int]]:
+def groups_of(measurement: Timed) -> dict[str, list[int]]:
     """Dataset -> indices of its images."""
     groups: dict[str, list[int]] = {}
     for index, sample in enumerate(measurement.samples):
@@ -264,7 +287,8 @@ def _flat(seconds: Sequence[Sequence[float]]) -> list[float]:
     return [one for runs in seconds for one in runs]
 
 
-def _by_block(seconds: Sequence[Sequence[float]], measurement: Measurement) -> list[list[float]]:
+def by_block(seconds: Sequence[Sequence[float]], measurement: Timed) -> list[list[float]]:
+    """The times of the images, block by block."""
     return [_flat([seconds[index] for index in block]) for block in measurement.blocks]
 
 

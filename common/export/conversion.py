@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
+from common.data.shots import find_shots
+from common.export.calibration import prepared, split_images
 from common.export.int8_graph import for_onnx_runtime
-from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
+from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
 from common.export.subpixel import with_subpixel_convolutions
+from common.networks.image_inputs import image_inputs
 from common.networks.metadata import as_metadata, describe
-from common.networks.opening import OpenedNetwork, open_network
+from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
-from common.runtimes.parity import TOLERANCE, Agreement, Check, compare, example_inputs, require_agreement
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.scoring.latency import interleaved_latency
 from common.system.environment import versions
@@ -29,7 +32,6 @@ CPU = torch.device("cpu")
 HALF_TOLERANCE = 2e-2  # of the output range; FP16 has 11 bits, and every layer rounds
 SMALLEST_SQNR = 3.0  # dB; an INT8 file below it computes something else
 TIMED_RUNS = 5
-LANES = "EgoLanes"  # whose outputs are AutoSteer's inputs
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,16 @@ def _export(
     metadata = as_metadata(description)
     outputs = list(source.network.outputs or ())
     return export_onnx(
-        model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset
+        model,
+        path,
+        source.input_shape,
+        outputs,
+        metadata,
+        check,
+        options.threads,
+        options.batch,
+        options.opset,
+        input_names_of(source.network),
     )
 
 
@@ -139,19 +150,9 @@ def calibration_inputs(
     Raises:
         ValueError: the network takes another network's outputs, whose checkpoint is not given.
     """
-    images = find_images(folder)
-    if source.network.mean is None:
-        if egolanes_checkpoint is None:
-            raise ValueError(
-                f"{source.name} takes outputs of {LANES}: --int8 needs --egolanes_checkpoint CKPT to make them"
-            )
-        lanes = open_network(LANES, egolanes_checkpoint, None, weights)
-        prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:], image_bits)
-        prepare = frame_pair_preparer(TorchPredictor(lanes.model, CPU), prepare_frame, images)
-    else:
-        prepare = image_preparer(source.network, source.input_shape[1:], image_bits)
-    chosen, others = split_images(images, count, seed)
-    return prepared(chosen, prepare, "read for calibration"), prepared(others, prepare, "read for judging")
+    inputs = image_inputs(source.name, source.network, source.input_shape[1:], CPU, egolanes_checkpoint, weights)
+    chosen, others = split_images(find_shots([folder], inputs.shots.count, image_bits), count, seed)
+    return prepared(chosen, inputs, "read for calibration"), prepared(others, inputs, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

@@ -9,11 +9,14 @@ from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
-from common.runtimes.parity import Agreement, Check
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
+from models import Network
 
 OPSET = 20  # the first with Gelu as one node
+INPUT = "input"  # the name of the one input of most networks
 OLDEST_OPSET, NEWEST_OPSET = 18, 25  # that the exporter writes; onnx itself knows newer ones
 
 
@@ -31,6 +34,17 @@ class HalfPrecision(nn.Module):
         return outputs.float()
 
 
+class SeparateInputs(nn.Module):
+    """A network that takes the images of one input each for itself."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.model(torch.cat(images, dim=1))
+
+
 def export_onnx(
     model: nn.Module,
     path: Path,
@@ -41,22 +55,26 @@ def export_onnx(
     threads: int,
     batch: int | None = None,
     opset: int = OPSET,
+    input_names: Sequence[str] = (INPUT,),
 ) -> Sequence[Agreement]:
-    """Write `model` as ONNX with input `input` (batch, C, H, W); `batch` None makes the batch axis dynamic.
+    """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
+
+    `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own.
 
     The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
     raises ValueError where it disagrees with PyTorch.
     """
-    example = torch.zeros(batch or 2, *input_shape)
+    count = len(input_names)
+    shape = (batch or 2, input_shape[0] // count, *input_shape[1:])
     dynamic = {0: torch.export.Dim("batch", min=1)} if batch is None else None
     program = torch.onnx.export(
-        model,
-        (example,),
+        model if count == 1 else SeparateInputs(model),
+        tuple(torch.zeros(shape) for _ in input_names),  # one tensor given twice would be one input
         dynamo=True,
         opset_version=opset,
-        input_names=["input"],
+        input_names=list(input_names),
         output_names=list(output_names),
-        dynamic_shapes=(dynamic,),
+        dynamic_shapes=(dynamic,) if count == 1 else ((dynamic,) * count,),
         custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: global_average_pool},
         optimize=False,
         verbose=False,
@@ -70,6 +88,11 @@ def export_onnx(
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         return check(OnnxPredictor(temporary, threads))
+
+
+def input_names_of(network: Network) -> Sequence[str]:
+    """The names of the inputs in a file."""
+    return (INPUT,) if len(network.inputs) == 1 else tuple(network.inputs)
 
 
 def global_average_pool(x: object, output_size: Sequence[int]) -> object:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.runtimes.parity import Agreement, Check
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import Check
 from common.runtimes.pte import DESCRIPTION, PtePredictor
 from common.system.files import atomic_path
 

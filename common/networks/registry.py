@@ -109,7 +109,24 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name}: builds a {type(model).__name__}, wanted an nn.Module")
     model.register_forward_hook(_plain_outputs)
+    if len(network.inputs) > 1:
+        model.__class__ = _of_one_input(type(model), len(network.inputs))
     return model
+
+
+@functools.cache
+def _of_one_input(kind: type[nn.Module], count: int) -> type[nn.Module]:
+    """The class of a network of `count` inputs as one that takes them in one tensor (N, count C, H, W).
+
+    That is how the toolkit hands images on; names of parameters stay, and an exporter sees the one argument.
+    """
+
+    class OfOneInput(kind):  # type: ignore[valid-type, misc]
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(*images.chunk(count, dim=1))
+
+    OfOneInput.__name__ = OfOneInput.__qualname__ = kind.__name__
+    return OfOneInput
 
 
 def _plain_outputs(model: nn.Module, inputs: object, outputs: Any) -> Any:
@@ -134,7 +151,7 @@ def _resolved(name: str, network: Network) -> Network:
         ValueError: it cannot take an image of its own size, or its row says otherwise than its outputs.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model, image = build_network(name, network).eval(), torch.zeros(1, *network.input_shape)
+        model, image = build_network(name, network).eval(), torch.zeros(1, network.channels, *network.input_shape[1:])
         try:
             outputs = model(image)
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything

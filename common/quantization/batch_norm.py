@@ -1,5 +1,6 @@
 """Batch norm of a graph that was prepared for QAT: its own attributes, and what becomes of it in INT8."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from common.quantization.folding import BATCH_NORM, CONVOLUTIONS, as_multiply_add
-from common.quantization.graphs import finish, stored
+from common.quantization.graphs import finish, store_beside, stored
 
 aten = torch.ops.aten
 VARIANCE, MOMENTUM, EPS = 4, 6, 7  # places in the arguments of a batch norm
@@ -81,6 +82,10 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
     Returns how many were folded, and how many became multiply-adds.
     """
     folded, alone = 0, 0
+    weights: Counter[str] = Counter()
+    for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
+        if pattern := _trained_pattern(norm):
+            _take_apart(prepared, norm, pattern, weights)
     for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
         if pattern := _trained_pattern(norm):
             _fold(prepared, norm, pattern)
@@ -93,6 +98,23 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
             prepared.graph.erase_node(node)
     finish(prepared)
     return folded, alone
+
+
+def _take_apart(prepared: GraphModule, norm: Node, pattern: _TrainedPattern, taken: Counter[str]) -> None:
+    """Give a convolution that shares its weights, in a module that is called twice, some of its own, and its batch norm
+    a bias: each is scaled in place."""
+    weight, reshaped = pattern.scaled.args
+    beta = norm.args[2]
+    number = taken[weight.target]
+    taken[weight.target] += 1
+    if not number:
+        return
+    with prepared.graph.inserting_after(weight):
+        own_weight = store_beside(prepared, weight, stored(prepared, weight).detach().clone(), f"_use_{number}")
+    pattern.scaled.args = (own_weight, reshaped)
+    with prepared.graph.inserting_after(beta):
+        own_beta = store_beside(prepared, beta, stored(prepared, beta).detach().clone(), f"_use_{number}")
+    norm.update_arg(2, own_beta)
 
 
 def _fold(prepared: GraphModule, norm: Node, pattern: _TrainedPattern) -> None:

@@ -58,7 +58,7 @@ def load_qat(
         raise ValueError(f"{path}: {found} numbers in it, {expected} in the network of width {description.width:g}")
     require_finite(checkpoint.state, path)
     model = build_network(name, network, description.width).to(device)
-    prepared = prepare_qat(model, description.input_hw, settings)
+    prepared = prepare_qat(model, description.input_hw, settings, network.channels)
     _load_strictly(prepared, checkpoint)
     return prepared, description, checkpoint
 
@@ -86,4 +86,5 @@ def _from_original(checkpoint: Checkpoint, name: str, device: torch.device) -> t
     )
     name, network = find_network(name)
     description = Description(name, "qat", width, network.input_shape[1:], network.classes)
-    return prepare_qat(model.to(device), description.input_hw, QuantizationSettings()), description
+    settings = QuantizationSettings()
+    return prepare_qat(model.to(device), description.input_hw, settings, network.channels), description

@@ -19,7 +19,23 @@ def export_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphMo
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     graph = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
     graph.training = model.training  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
+    separate_uses(graph)
     return graph
+
+
+def separate_uses(graph: GraphModule) -> None:
+    """Give every operator that reads a parameter or buffer a node of its own for it, in place.
+
+    A module that is called twice, as a backbone for two images, has two operators on one node: quantizers take the
+    second for done, and leave it in float.
+    """
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        for user in list(node.users)[1:]:
+            with graph.graph.inserting_before(user):
+                own = graph.graph.get_attr(node.target)
+            own.meta = dict(node.meta)
+            user.replace_input_with(node, own)
+    graph.recompile()
 
 
 def stored(graph: GraphModule, node: Node) -> Tensor:

@@ -59,8 +59,10 @@ class QatSchedule:
             )
 
 
-def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings) -> GraphModule:
-    """Export `model` (N, 3, H, W) -> (N, C, H, W) for any N and insert fake quantization.
+def prepare_qat(
+    model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings, channels: int = 3
+) -> GraphModule:
+    """Export `model`, which takes (N, channels, H, W), for any N and insert fake quantization.
 
     Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
     Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state. `model` is
@@ -71,7 +73,7 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
         fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
-    graph = export_graph(model, (3, *input_hw))
+    graph = export_graph(model, (channels, *input_hw))
     attributes = batch_norm_attributes(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
     restore_batch_norm(prepared, attributes)
@@ -112,10 +114,10 @@ def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observer
     prepared.apply(enable_observer if observers else disable_observer)
 
 
-def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int) -> None:
+def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int, *, dropout: bool = True) -> None:
     """What is trained in an epoch, by the schedule."""
     batch_norm, observers = epoch < schedule.freeze_batch_norm, epoch < schedule.freeze_observers
-    set_mode(prepared, dropout=True, batch_norm=batch_norm, observers=observers)
+    set_mode(prepared, dropout=dropout, batch_norm=batch_norm, observers=observers)
 
 
 def set_evaluation_mode(prepared: GraphModule) -> None:

@@ -15,7 +15,7 @@ from common.report import charts, sensitivity
 from common.report.figures import figure, look_up
 from common.report.pictures import Scene, data_uri
 from common.report.svg import colour
-from common.report.terms import TERMS
+from common.report.terms import terms_of
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_COLUMNS = 6  # pictures side by side
@@ -31,14 +31,7 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         scenes: pictures of some images.
         worst: of each model but the first, pictures of the images that lose most.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _environment(document)
     sections = {
         "Summary": "summary.html",
         "Accuracy": "accuracy.html",
@@ -51,18 +44,10 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
     }
     scored = document["models"][document["reference"]]["overall"]
     environment.globals |= {
-        "figure": partial(figure, document),
-        "value": partial(look_up, document),
-        "anchor": lambda name: name.lower().replace(" ", "-"),
-        "shade": _shade,
-        "data_uri": data_uri,
-        "charts": charts,
         "sensitivity": sensitivity,
-        "colours": {label: colour(index) for index, label in enumerate(document["models"])},
         "tags": TAGS,
         "classes": list(scored["iou"]),
         "predicted": [*scored["iou"], "another"][: len(scored["confusion"][0])],  # a class that is not scored
-        "terms": TERMS,
         "most_columns": MOST_COLUMNS,
     }
     return environment.get_template("page.html").render(
@@ -76,6 +61,52 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         parts_of_the_differences=_parts(next(iter(document["models"].values()))["datasets"], []),
         **_how_it_was_measured(document),
     )
+
+
+def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
+    """The page of a benchmark without masks."""
+    sections = {
+        "Summary": "summary.html",
+        "Outputs": "outputs.html",
+        "Speed": "speed.html",
+        "Size and memory": "memory.html",
+        **({"Pictures": "output_pictures.html"} if scenes else {}),
+        "How it was measured": "method.html",
+    }
+    return (
+        _environment(document)
+        .get_template("page.html")
+        .render(
+            document=document,
+            sections=sections,
+            images=_images(document),
+            scenes=scenes,
+            folders=_parts(document["models"][document["reference"]]["datasets"], []),
+            **_how_it_was_measured(document),
+        )
+    )
+
+
+def _environment(document: Document) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {
+        "figure": partial(figure, document),
+        "value": partial(look_up, document),
+        "anchor": lambda name: name.lower().replace(" ", "-"),
+        "shade": _shade,
+        "data_uri": data_uri,
+        "charts": charts,
+        "colours": {label: colour(index) for index, label in enumerate(document["models"])},
+        "terms": terms_of(document),
+    }
+    return environment
 
 
 def _images(document: Document) -> str:

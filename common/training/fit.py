@@ -16,8 +16,8 @@ from torch import nn
 from common.data.bad_samples import record_bad
 from common.data.cache import open_cache
 from common.data.pairs import BadSample
-from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
-from common.system.distributed import is_writer, make_equal, rank, synchronise, world_size
+from common.networks.checkpoints import Checkpoint, Description, StateDict, read_checkpoint, save_checkpoint
+from common.system.distributed import gathered, is_writer, make_equal, rank, synchronise, world_size
 from common.system.environment import versions
 from common.system.files import remove_leftovers, require_writable
 from common.system.lock import hold_folder
@@ -38,7 +38,7 @@ from common.training.resume import (
 from common.training.settings import RunSettings, TrainingSettings
 from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
-from common.training.task import Scores, Task, read_best
+from common.training.task import TOGETHER, Scores, Task, read_best
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,9 @@ class Trainee:
     eval_mode: Callable[[], object]
     state: Callable[[], StateDict]  # what a checkpoint saves
     best: str  # file of the weights with the best score
+
+
+MakeTask = Callable[[Trainee, Checkpoint | None, torch.device], Task]  # also of the checkpoint that is resumed from
 
 
 def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
@@ -113,6 +116,8 @@ def fit(
     interval, workers = settings.records.checkpoint_interval, data.workers
     with learner.stop.listening():
         try:
+            if task.can_get_worse and not resumed:
+                keeper.begin()
             for moment in train(learner, dataset, recipe, device, start, checkpoint_interval=interval, workers=workers):
                 keeper.keep(moment)
         except FloatingPointError as error:
@@ -170,6 +175,16 @@ class Keeper:
     monitor: Monitor
     history: list[dict[str, Any]]
 
+    def begin(self) -> None:
+        """Score and save what the run starts from, as its best so far."""
+        trainee, task = self.trainee, self.task
+        trainee.eval_mode()
+        scores = task.score(trainee.model, self.settings)
+        self.history.append({"epoch": 0, "step": 0, **scores[TOGETHER]})
+        logger.info("before the first step: %s", task.sentence(scores))
+        if is_writer():
+            save_trainee(self.folder.path / trainee.best, trainee, scores, self.settings)
+
     def keep(self, moment: Moment) -> None:
         """Score, write down, save; after a signal only save, and leave (SystemExit).
 
@@ -213,6 +228,26 @@ class Keeper:
                 if self.history[-1][task.best_by] >= read_best(self.history, task):
                     save_trainee(self.folder.path / trainee.best, trainee, scores, settings)
         return scores
+
+
+def better_of(trainee: Trainee, task: Task, folder: CheckpointFolder, scores: Scores) -> Scores:
+    """Give the model the best weights of the run where those at its end, which have `scores`, are not as good.
+
+    Only for a task that can get worse, whose images of judging decide nothing else. Returns the scores of what it has.
+    """
+    path = folder.path / trainee.best
+    best: Scores | None = None
+    if task.can_get_worse and is_writer() and path.exists():  # a run that went on in another folder has none
+        checkpoint = read_checkpoint(path)
+        found: Scores = checkpoint.description.metrics if checkpoint.description else {}
+        if found[TOGETHER][task.best_by] > scores[TOGETHER][task.best_by]:
+            best = found
+            trainee.model.load_state_dict(checkpoint.state)
+            logger.info("the end of the run is not its best: %s has %s and is taken", path, task.sentence(found))
+    best = gathered(best)[0]
+    if best:
+        make_equal(trainee.model)
+    return best or scores
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:

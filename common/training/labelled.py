@@ -1,6 +1,7 @@
 """Learning from masks: weighted cross-entropy, where asked for with the FP32 network's logits; judged by IoU."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,22 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.data.bad_samples import usable_samples
 from common.data.cache import sample_loader
 from common.data.classes import classes_of
 from common.data.datasets import AugmentedDataset, load_sample, spread
 from common.data.drawing import save_prediction
-from common.data.pairs import Sample
+from common.data.pairs import BadSample, Sample
 from common.data.transforms import ImageFormat
+from common.networks.checkpoints import Checkpoint, load_network
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import calibration_batches
 from common.scoring.tables import score_table
 from common.system.files import sha256
+from common.training.fit import MakeTask, Trainee
 from common.training.losses import distillation, unweighted_cross_entropy, weighted_cross_entropy
 from common.training.precision import arithmetic
-from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
 from common.training.task import TOGETHER, Batch, LossOf, Scores
 from common.training.validation import validate
 from models import Network
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class LabelledTask:
     device: torch.device
     teacher: Teacher | None = None
     best_by: str = "miou"
+    can_get_worse: bool = False  # what QAT starts from knows nothing of INT8
 
     def dataset(self, settings: RunSettings) -> AugmentedDataset:
         """Image, mask and class weights of every training sample."""
@@ -109,6 +116,35 @@ class LabelledTask:
 
 def _short_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def from_masks(settings: QatRunSettings, network: Network, bad: list[BadSample]) -> MakeTask:
+    """Quantization-aware training on masks, with `distill` also on the FP32 network's logits.
+
+    The images are found now, before the work; with `skip_bad` those that cannot be used go to `bad`.
+    """
+    qat = settings.qat
+    training, validation = labelled_samples(settings, qat.name, network, bad)
+
+    def make(trainee: Trainee, resumed: Checkpoint | None, device: torch.device) -> LabelledTask:
+        teacher = None
+        if qat.distill:
+            model, _ = load_network(qat.name, qat.fp32_model, qat.weights)
+            teacher = Teacher(model.to(device), qat.distill, qat.fp32_model)
+        image_format = ImageFormat.of(network, trainee.description.input_hw)
+        return LabelledTask(training, validation, network, image_format, device, teacher)
+
+    return make
+
+
+def labelled_samples(
+    settings: RunSettings, name: str, network: Network, bad: list[BadSample]
+) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation images with their masks; with `skip_bad` those that cannot be used go to `bad`."""
+    find = partial(usable_samples, settings.data.source(name, network), bad=bad)
+    training, validation = find("train"), spread(find("val"), settings.records.num_val_samples)
+    logger.info("%d training and %d validation images", len(training), len(validation))
+    return training, validation
 
 
 def labelled_loss(

@@ -22,6 +22,10 @@ class Task(Protocol):
     def best_by(self) -> str:
         """The figure of `score` of which the best weights have most."""
 
+    @property
+    def can_get_worse(self) -> bool:
+        """Whether what a run starts from is a candidate for the best weights, which is scored before the first step."""
+
     def dataset(self, settings: RunSettings) -> Dataset:
         """The training images: `[epoch, index]` gives a Batch without its axis 0."""
 
