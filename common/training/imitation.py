@@ -20,6 +20,7 @@ from common.data.pairs import BadSample
 from common.data.shots import AugmentedShots, Shot, ShotDataset, find_shots, split_shots
 from common.networks.checkpoints import Checkpoint, load_network
 from common.networks.image_inputs import ImageInputs, image_inputs
+from common.quantization.codes import codes_for_backward
 from common.quantization.pt2e import calibrate
 from common.runtimes.agreement import OutputMeter, merged
 from common.scoring.evaluate import batches_of, drawn_inputs
@@ -196,7 +197,7 @@ def imitation_loss(
     made = inputs(batch[0])
     with torch.no_grad():
         expected = outputs_of(teacher, made)
-    with arithmetic(precision, inputs.device):
+    with arithmetic(precision, inputs.device), codes_for_backward():
         actual = outputs_of(model, made)
         triples = zip(goals, actual, expected, strict=True)
         losses = [goal.distance(one.float(), other.float()) for goal, one, other in triples]

@@ -19,6 +19,7 @@ from common.data.drawing import save_prediction
 from common.data.pairs import BadSample, Sample
 from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Checkpoint, load_network
+from common.quantization.codes import codes_for_backward
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import calibration_batches
 from common.scoring.tables import score_table
@@ -157,7 +158,7 @@ def labelled_loss(
     images = batch[0].to(device, memory_format=torch.channels_last, non_blocking=True)
     target, class_weights = (each.to(device, non_blocking=True) for each in batch[1:])
     loss_function = unweighted_cross_entropy if settings.unweighted_loss else weighted_cross_entropy
-    with arithmetic(settings.precision, device):
+    with arithmetic(settings.precision, device), codes_for_backward():
         logits = _first(model(images)).float()
         loss = loss_function(logits, target, class_weights)
         if teacher is not None:
