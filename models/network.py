@@ -47,6 +47,7 @@ class Network:
         tuple[str, str], ...
     ] = ()  # (published, ours) prefixes of the weights' names, where they differ
     width_key: tuple[str, int] | None = None  # a published key and its first axis at width 1: their ratio is the width
+    build_for: Callable[..., nn.Module] | None = None  # build_for(state): of these weights' shapes, where several exist
     made_by: tuple[str, int] | None = None  # the network whose outputs on so many consecutive images are the input
 
     def __post_init__(self) -> None:

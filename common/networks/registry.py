@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,6 +113,13 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     if len(network.inputs) > 1:
         model.__class__ = _of_one_input(type(model), len(network.inputs))
     return model
+
+
+def of_weights(network: Network, state: Mapping[str, Tensor]) -> Network:
+    """The row that builds the network of these weights, where several have been published under one name."""
+    if network.build_for is None:
+        return network
+    return replace(network, build=partial(network.build_for, state))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from common.networks.checkpoints import (
     require_finite,
     require_network,
 )
-from common.networks.registry import build_network, find_network
+from common.networks.registry import build_network, find_network, of_weights
 from common.quantization.pt2e import QuantizationSettings, prepare_qat
 from models import check_input_hw
 
@@ -43,6 +43,7 @@ def load_qat(
     if description.kind != "qat":
         raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
     name, network = find_network(name)
+    network = of_weights(network, checkpoint.state)
     require_network(path, description, name)
     try:
         check_input_hw(network, description.input_hw)
