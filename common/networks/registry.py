@@ -111,7 +111,7 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
         raise ValueError(f"{name}: builds a {type(model).__name__}, wanted an nn.Module")
     model.register_forward_hook(_plain_outputs)
     if len(network.inputs) > 1:
-        model.__class__ = _of_one_input(type(model), len(network.inputs))
+        model.__class__ = _of_one_input(type(model), len(network.inputs))  # type: ignore[arg-type]
     return model
 
 
