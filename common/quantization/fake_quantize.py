@@ -1,5 +1,7 @@
 """Fake quantization for QAT: the same bits as PyTorch's kernel, in fewer passes over the values."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
@@ -16,7 +18,7 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         lower: inputs below it count as `lower`, so that no code is spent on them.
     """
 
-    def __init__(self, lower: float | None = None, **options):
+    def __init__(self, lower: float | None = None, **options: Any):
         super().__init__(**options)
         self.lower = lower
 
@@ -94,7 +96,7 @@ class RoundToCodes(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
         offset = zero_point.item()  # taken from the ends, not added to the values: two passes less
         steps = x.mul(scale.reciprocal().item()).round_()
         ctx.save_for_backward(steps)
@@ -102,7 +104,7 @@ class RoundToCodes(torch.autograd.Function):
         return steps.clamp(low - offset, high - offset).mul_(scale.item())
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (steps,) = ctx.saved_tensors
         # 0 outside the ends, in vectors; a comparison and a choice are not
         return torch.ops.aten.hardtanh_backward(gradient, steps, *ctx.ends), None, None, None, None
