@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from common.data.datasets import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
@@ -16,7 +16,7 @@ from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
 from models import DEFAULT_NETWORK, Network
 
-AUTO = "auto"
+AUTO: Final = "auto"
 SCHEDULES = ("constant", "cosine")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
 PLACES = ("model_save_root_path", "root")  # the flags that the script asks for
