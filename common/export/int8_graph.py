@@ -1,10 +1,11 @@
 """Rewrites of a converted INT8 graph, so that a runtime finds int8 arithmetic where PT2E leaves float between pairs.
 
 `convert_pt2e` puts a quantize behind every operator and a dequantize before it, and computes all of them in float. Each
-pass here changes the graph in place and keeps what it computes.
+pass here changes the graph in place and keeps what it computes. What is done for which runtime stands at the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,27 +32,6 @@ SILU_GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0}  # x sigmoid(fact
 GATES = {**SILU_GATES, aten.gelu.default: 1.702}
 SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
-
-
-def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
-    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
-    use_subpixel_convolutions(int8, shuffle_rows)
-    move_codes(int8)
-    use_sigmoid_gates(int8, gates)
-    use_unsigned_activations(int8)
-    widen_outputs(int8)
-    round_biases(int8)
-    return int8
-
-
-def for_xnnpack(int8: GraphModule) -> GraphModule:
-    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
-
-    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
-    """
-    use_subpixel_convolutions(int8, shuffle_planes)
-    use_sigmoid_gates(int8, SILU_GATES)
-    return int8
 
 
 def move_codes(int8: GraphModule) -> int:
@@ -210,3 +190,35 @@ def _scale(int8: GraphModule, pair: Node) -> Tensor:
     """The scale of a dequantize, or the scales of one by channel, in float64."""
     scale = pair.args[1]
     return (stored(int8, scale) if isinstance(scale, Node) else torch.tensor(scale)).double()
+
+
+Rewrite = Callable[[GraphModule], object]  # of a graph, in place
+
+
+def onnx_runtime_passes(gates: Mapping = GATES) -> tuple[Rewrite, ...]:
+    """The passes of `for_onnx_runtime` in their order: none leaves work for one before it."""
+    return (
+        partial(use_subpixel_convolutions, shuffle=shuffle_rows),  # makes moves between pairs, and convolutions
+        move_codes,
+        partial(use_sigmoid_gates, gates=gates),  # makes pairs
+        use_unsigned_activations,
+        widen_outputs,
+        round_biases,  # of the weights and biases that the file will hold
+    )
+
+
+def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
+    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
+    for rewrite in onnx_runtime_passes(gates):
+        rewrite(int8)
+    return int8
+
+
+def for_xnnpack(int8: GraphModule) -> GraphModule:
+    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
+
+    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
+    """
+    use_subpixel_convolutions(int8, shuffle_planes)
+    use_sigmoid_gates(int8, SILU_GATES)
+    return int8
