@@ -136,9 +136,7 @@ def main(args: argparse.Namespace) -> None:
     untrained = open_reference(args, name, description)
     images = (images_alone if args.images else labelled_images)(args, network, description.input_hw)
     gate.require_calls(len(images.validation), args.timed_runs)
-    folder = args.qat_checkpoint_path.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    hold_folder(folder, "wait for its end")
+    folder = open_folder(args.qat_checkpoint_path)
 
     count = min(args.num_calibration_samples, images.training)
     logger.info("calibrating on %d of %d training images", count, images.training)
@@ -147,7 +145,7 @@ def main(args: argparse.Namespace) -> None:
     sensitivity = None
     if args.sensitivity:
         samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)
-        examples = examples_of(evenly_spaced(samples, args.sensitivity), image_format)
+        examples = examples_of(samples, args.sensitivity, image_format)
         retraining = partial(retraining_command, description.arguments)
         sensitivity = analyse(prepared, examples, classes_of(network, samples), device, retraining)
     int8 = convert(prepared.cpu())
@@ -195,9 +193,17 @@ def open_reference(args: argparse.Namespace, name: str, trained: Description) ->
     return open_network(name, path, trained.input_hw, weights)
 
 
-def examples_of(samples: Sequence[Sample], image_format: ImageFormat) -> list[Example]:
-    """All of a few samples, as networks take them."""
-    dataset = SampleDataset(samples, image_format)
+def open_folder(checkpoint: Path) -> Path:
+    """The folder of the results beside a checkpoint, which no other run writes to."""
+    folder = checkpoint.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    hold_folder(folder, "wait for its end")
+    return folder
+
+
+def examples_of(samples: Sequence[Sample], count: int, image_format: ImageFormat) -> list[Example]:
+    """As many of the samples, evenly spaced, as networks take them."""
+    dataset = SampleDataset(evenly_spaced(samples, count), image_format)
     return [dataset[index] for index in range(len(dataset))]
 
 

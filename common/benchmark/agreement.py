@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from common.benchmark.outputs import OutputMeasurement, OutputRecording
-from common.benchmark.results import Document, by_block, cost, groups_of, heading, plain, times_by_image
+from common.benchmark.records import cost, times_by_image
+from common.benchmark.results import Document, heading, plain
 from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.benchmark.verdict import size_words, speed_words
 from common.runtimes.agreement import OutputMeter, is_nearly_constant, merged
@@ -54,7 +55,7 @@ def _model(label: str, measurement: OutputMeasurement, threads: int) -> dict[str
         "outputs": found,
         "datasets": {
             name: {"images": len(indices), "outputs": _agreements(names, [recording.meters[i] for i in indices])}
-            for name, indices in groups_of(measurement).items()
+            for name, indices in measurement.datasets.items()
         },
         "per_image": {
             **times_by_image(recording),
@@ -94,7 +95,7 @@ def _difference(
     reference: str, label: str, models: Mapping[str, dict[str, Any]], measurement: OutputMeasurement, seed: int
 ) -> dict[str, Any]:
     one, other = models[reference], models[label]
-    before, after = (by_block(measurement.recordings[name].seconds, measurement) for name in (reference, label))
+    before, after = (measurement.by_block(measurement.recordings[name].seconds) for name in (reference, label))
     speed, size_ratio = speedup_interval(before, after, seed), other["size_bytes"] / one["size_bytes"]
     told = "; ".join(_told(name, found) for name, found in other["outputs"].items())
     memory = one["model_memory_bytes"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.benchmark.measure import (
     SWEEP_RUNS,
+    InBlocks,
     Timing,
     blocks_of,
     measure_memory,
@@ -40,7 +41,7 @@ class OutputRecording(Timing):
 
 
 @dataclass
-class OutputMeasurement:
+class OutputMeasurement(InBlocks):
     """All models on all shots; the first is the reference."""
 
     candidates: Mapping[str, Candidate]

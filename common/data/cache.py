@@ -92,7 +92,7 @@ def _path(folder: Path, image: Path, made_of: object) -> Path:
 
 
 def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes:
-    """A hash of all that the prepared sample depends on."""
+    """A hash of all that the decoded and resized sample depends on."""
     times = _times((sample.image, sample.mask))
     region = find_spec(sample.dataset).region(*PROBE)
     labels = (sample.labels.stored, sample.labels.to_class, sample.labels.class_count)

@@ -41,7 +41,7 @@ def image_preparer(network: Network, input_hw: tuple[int, int], image_bits: int 
     return lambda path: shots.to_tensor(shots.load(Shot("", (path,), image_bits)))[None]
 
 
-def prepared(shots: Sequence[Shot], inputs: ImageInputs, description: str) -> list[Tensor]:
-    """The inputs of all `shots`, one each, on the CPU."""
+def inputs_of(shots: Sequence[Shot], inputs: ImageInputs, what: str) -> list[Tensor]:
+    """The inputs of all `shots`, one each, on the CPU; `what` is what the progress bar says."""
     dataset = ShotDataset(shots, inputs.shots)
-    return [inputs(dataset[index][None]).cpu() for index in progress(range(len(dataset)), description, unit="image")]
+    return [inputs(dataset[index][None]).cpu() for index in progress(range(len(dataset)), what, unit="image")]

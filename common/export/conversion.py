@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.shots import find_shots
-from common.export.calibration import prepared, split_images
+from common.export.calibration import inputs_of, split_images
 from common.export.int8_graph import for_onnx_runtime
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
 from common.export.subpixel import with_subpixel_convolutions
@@ -99,15 +99,14 @@ def _export(
     source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
 ) -> Sequence[Agreement]:
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
-    description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
-    metadata = as_metadata(description)
+    described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     outputs = list(source.network.outputs or ())
     return export_onnx(
         model,
         path,
         source.input_shape,
         outputs,
-        metadata,
+        as_metadata(described),
         check,
         options.threads,
         options.batch,
@@ -152,7 +151,7 @@ def calibration_inputs(
     """
     inputs = image_inputs(source.name, source.network, source.input_shape[1:], CPU, egolanes_checkpoint, weights)
     chosen, others = split_images(find_shots([folder], inputs.shots.count, image_bits), count, seed)
-    return prepared(chosen, inputs, "read for calibration"), prepared(others, inputs, "read for judging")
+    return inputs_of(chosen, inputs, "read for calibration"), inputs_of(others, inputs, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

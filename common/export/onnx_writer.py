@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -79,6 +80,7 @@ def export_onnx(
         optimize=False,
         verbose=False,
     )
+    assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
     _strip_notes(proto)
@@ -95,7 +97,7 @@ def input_names_of(network: Network) -> Sequence[str]:
     return (INPUT,) if len(network.inputs) == 1 else tuple(network.inputs)
 
 
-def global_average_pool(x: object, output_size: Sequence[int]) -> object:
+def global_average_pool(x: Any, output_size: Sequence[int]) -> Any:
     """A mean over the image as one node, of which ONNX Runtime has an int8 form; the exporter writes a ReduceMean."""
     if list(output_size) != [1, 1]:
         raise ValueError(f"adaptive_avg_pool2d to {output_size}: only a mean over the whole image has an ONNX form")
@@ -119,7 +121,7 @@ def separate_weights(proto: onnx.ModelProto) -> int:
     """
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     taken: set[str] = set()
-    copies = []
+    copies: list[onnx.TensorProto] = []
     for node in proto.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
             continue

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
-from common.runtimes.pte import DESCRIPTION, PtePredictor
+from common.runtimes.pte import METADATA, PtePredictor
 from common.system.files import atomic_path
 
 
@@ -19,7 +19,7 @@ def export_pte(
     int8: GraphModule,
     path: Path,
     input_shape: tuple[int, int, int],
-    description: Mapping[str, object],
+    metadata: Mapping[str, object],
     check: Check,
     threads: int,
 ) -> Sequence[Agreement]:
@@ -34,7 +34,7 @@ def export_pte(
     logging.getLogger("executorch").setLevel(logging.ERROR)
     program = torch.export.export(_contiguous(int8), (torch.zeros(1, *input_shape),))
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={DESCRIPTION: json.dumps(description)}
+        program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: json.dumps(metadata)}
     )
     with atomic_path(path) as temporary:
         temporary.write_bytes(lowered.to_executorch().buffer)

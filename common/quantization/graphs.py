@@ -1,10 +1,12 @@
 """Exported graphs: how they are made, and what every rewrite of one needs."""
 
-from functools import reduce
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+
+from common.quantization.nodes import name_of
 
 aten = torch.ops.aten
 # operators with weights: (input, weight, bias, ...)
@@ -40,12 +42,14 @@ def separate_uses(graph: GraphModule) -> None:
 
 def stored(graph: GraphModule, node: Node) -> Tensor:
     """The parameter or buffer that a get_attr node stands for."""
-    return reduce(getattr, node.target.split("."), graph)
+    values = attrgetter(name_of(node))(graph)
+    assert isinstance(values, Tensor)
+    return values
 
 
 def store_beside(graph: GraphModule, source: Node, values: Tensor, ending: str) -> Node:
     """A get_attr of `values`, named after what the get_attr `source` stands for; to be placed by the caller."""
-    name = source.target.replace(".", "_") + ending
+    name = name_of(source).replace(".", "_") + ending
     graph.register_buffer(name, values)
     node = graph.graph.get_attr(name)
     if "val" in source.meta:  # a shape without numbers, by which quantizers decide

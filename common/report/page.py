@@ -31,7 +31,6 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         scenes: pictures of some images.
         worst: of each model but the first, pictures of the images that lose most.
     """
-    environment = _environment(document)
     sections = {
         "Summary": "summary.html",
         "Accuracy": "accuracy.html",
@@ -42,23 +41,26 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         **({"Worst images": "worst_images.html"} if worst else {}),
         "How it was measured": "method.html",
     }
-    scored = document["models"][document["reference"]]["overall"]
+    first = document["models"][document["reference"]]
+    environment = _environment(document)
     environment.globals |= {
         "sensitivity": sensitivity,
         "tags": TAGS,
-        "classes": list(scored["iou"]),
-        "predicted": [*scored["iou"], "another"][: len(scored["confusion"][0])],  # a class that is not scored
+        "classes": list(first["overall"]["iou"]),
+        # a class that is not scored
+        "predicted": [*first["overall"]["iou"], "another"][: len(first["overall"]["confusion"][0])],
         "most_columns": MOST_COLUMNS,
     }
-    return environment.get_template("page.html").render(
+    template = environment.get_template("page.html")
+    return template.render(
         document=document,
         sections=sections,
         images=_images(document),
         scenes=scenes,
         worst=worst or {},
         legend=_legend(document),
-        parts_of_the_images=_parts(next(iter(document["models"].values()))["datasets"], ["overall"]),
-        parts_of_the_differences=_parts(next(iter(document["models"].values()))["datasets"], []),
+        parts_of_the_images=_parts(first["datasets"], ["overall"]),
+        parts_of_the_differences=_parts(first["datasets"], []),
         **_how_it_was_measured(document),
     )
 
@@ -88,6 +90,7 @@ def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
 
 
 def _environment(document: Document) -> Environment:
+    """Jinja2 with what every template may use; a name that is not there is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

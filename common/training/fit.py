@@ -101,7 +101,7 @@ def fit(
     set_precision(recipe.precision, device)
     learner = make_learner(trainee, task, recipe, accumulation)
     fixed = fixed_settings(settings, task.identity(), trainee.description.input_hw)
-    start: Position = Position()
+    start = Position()
     history: list[dict[str, Any]] = []
     if resumed:
         start, history = restore_training_state(

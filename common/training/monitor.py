@@ -5,11 +5,14 @@ import importlib.util
 import io
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.system.files import write_json, write_text
 from common.training.loop import Moment
 from common.training.task import TOGETHER, Scores
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ def entry(moment: Moment, scores: Scores) -> dict[str, Any]:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """A dict of columns: {"iou": {"Road": 0.5}} becomes {"iou Road": 0.5}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in record.items():
         flat |= {f"{key} {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
@@ -93,7 +96,7 @@ def _log(row: dict[str, Any], score: str) -> None:
     )
 
 
-def _open_tensorboard(folder: Path, start_step: int):
+def _open_tensorboard(folder: Path, start_step: int) -> "SummaryWriter":
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter  # here: an optional dependency
 
