@@ -32,7 +32,7 @@ HW = "64,128"
 
 def run(*arguments, check=True):
     command = [sys.executable, *map(str, arguments), "--threads", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}  # of any library
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if check:
         assert process.returncode == 0, process.stderr
