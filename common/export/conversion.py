@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
+from common.export.calibration import find_images, frame_pair_preparer, image_preparer, inputs_of, split_images
 from common.export.int8_graph import for_onnx_runtime
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
 from common.export.subpixel import with_subpixel_convolutions
@@ -97,11 +97,18 @@ def _export(
     source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
 ) -> Sequence[Agreement]:
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
-    description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
-    metadata = as_metadata(description)
+    described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     outputs = list(source.network.outputs or ())
     return export_onnx(
-        model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset
+        model,
+        path,
+        source.input_shape,
+        outputs,
+        as_metadata(described),
+        check,
+        options.threads,
+        options.batch,
+        options.opset,
     )
 
 
@@ -151,7 +158,7 @@ def calibration_inputs(
     else:
         prepare = image_preparer(source.network, source.input_shape[1:], image_bits)
     chosen, others = split_images(images, count, seed)
-    return prepared(chosen, prepare, "read for calibration"), prepared(others, prepare, "read for judging")
+    return inputs_of(chosen, prepare, "read for calibration"), inputs_of(others, prepare, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from common.runtimes.parity import Agreement, Check
-from common.runtimes.pte import DESCRIPTION, PtePredictor
+from common.runtimes.pte import METADATA, PtePredictor
 from common.system.files import atomic_path
 
 
@@ -17,7 +17,7 @@ def export_pte(
     int8: GraphModule,
     path: Path,
     input_shape: tuple[int, int, int],
-    description: Mapping[str, object],
+    metadata: Mapping[str, object],
     check: Check,
     threads: int,
 ) -> Sequence[Agreement]:
@@ -32,7 +32,7 @@ def export_pte(
     logging.getLogger("executorch").setLevel(logging.ERROR)
     program = torch.export.export(int8, (torch.zeros(1, *input_shape),))
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={DESCRIPTION: json.dumps(description)}
+        program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: json.dumps(metadata)}
     )
     with atomic_path(path) as temporary:
         temporary.write_bytes(lowered.to_executorch().buffer)

@@ -50,7 +50,7 @@ class DataSettings:
     labels: Path | None = None  # what the masks of all datasets mean; None: their own files, or the network's palette
     workers: int = 2  # processes that decode images; 0: the one that trains
     skip_bad: bool = False  # read every sample once first; leave bad ones out and list them
-    cache_dir: Path | None = None  # keeps prepared images, 0.8 MB each at 320,640; None: no cache
+    cache_dir: Path | None = None  # keeps decoded and resized images, 0.8 MB each at 320,640; None: no cache
     reduced_decode: bool = False  # decode large JPEG training images at half their size
     image_bits: int | None = None  # bits of data in images stored with 16; None: as the images show
 
