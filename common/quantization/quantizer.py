@@ -21,7 +21,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from common.quantization.folding import IN_FLOAT
 
 aten = torch.ops.aten
@@ -41,8 +41,11 @@ def with_own_fake_quantization(config: QuantizationConfig, per_channel: bool) ->
     """XNNPACK's settings for QAT with this project's fake quantization in place of PyTorch's."""
     of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
     activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
-    observer = MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver
-    of_weights = FakeQuantize.with_args(eps=SMALLEST_SCALE, observer=observer)
+    if per_channel:
+        by_channel = {"observer": MovingAveragePerChannelMinMaxObserver}
+        of_weights = PerChannelFakeQuantize.with_args(eps=SMALLEST_SCALE, **by_channel)
+    else:
+        of_weights = FakeQuantize.with_args(eps=SMALLEST_SCALE, observer=MovingAverageMinMaxObserver)
     weight = replace(config.weight, observer_or_fake_quant_ctr=of_weights)
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
 

@@ -1,6 +1,7 @@
 """Labels: what the values of a mask mean, by a dataset's file, by that of the run, or by the network's palette."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_values_are_looked_up_and_null_is_ignored(tmp_path):
     assert labels.class_ids(mask).tolist() == [[3, 1, 1, IGNORED]]
     assert (labels.stored, labels.class_count, labels.scored) == ("values", 4, (1, 3))
     with pytest.raises(
-        ValueError, match=rf"^1 values \(1 pixels\) that are not among the 4 of {tmp_path}/l.json: 8: 1"
+        ValueError, match=rf"^1 values \(1 pixels\) that are not among the 4 of {re.escape(str(tmp_path))}/l.json: 8: 1"
     ):
         labels.class_ids(np.array([[0, 8]], np.uint8))
 
