@@ -19,6 +19,7 @@ from common.training.task import Batch, LossOf
 logger = logging.getLogger(__name__)
 
 RESERVE = 0.15  # of the free memory, for what varies: fragmentation, other programs, validation's processes
+FEW_IMAGES = 4  # below it the statistics of a part cost accuracy: docs/training.md, steps in parts
 MOMENTS = 2  # that AdamW keeps of every parameter, from its first step on
 
 
@@ -104,6 +105,12 @@ def fitting_parts(loss_of: LossOf, model: nn.Module, batch: Batch, share: int, a
         "--gradient_accumulation %s: %d part(s) of %d image(s); one image takes %.2f GB, %.2f GB are free",
         *("auto", parts, -(-share // parts), need / 1e9, free / 1e9),
     )
+    if parts > 1 and share // parts < FEW_IMAGES and any("running_mean" in name for name, _ in model.named_buffers()):
+        logger.warning(
+            "batch norm sees less than %d images at a time, which costs accuracy: free memory, or keep its statistics "
+            "with --freeze_batch_norm 0 (docs/training.md, steps in parts)",
+            FEW_IMAGES,
+        )
     return parts
 
 

@@ -32,7 +32,7 @@ HW = "64,128"
 
 def run(*arguments, check=True):
     command = [sys.executable, *map(str, arguments), "--threads", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}  # of any library
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if check:
         assert process.returncode == 0, process.stderr
@@ -237,18 +237,19 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert sum(layer["weight_sqnr_db"] is not None for layer in sensitivity["layers"]) == 100 + 3
 
 
-@pytest.mark.parametrize("form", ["--fuse", "--no-fuse"])
-def test_scales_by_channel_from_training_to_both_files(form, fp32, data, tmp_path):
+@pytest.mark.parametrize(("form", "more"), [("--fuse", ["--pte"]), ("--no-fuse", [])])
+def test_scales_by_channel_from_training_to_both_files(form, more, fp32, data, tmp_path):
     datasets = ["--datasets", "Town", "Country"]
     flags = ["-e", 1, "--samples_per_epoch", 4, "--num_val_samples", 1, *QUANTIZE, "--per_channel", form]
     weights = ["-fp32", fp32 / "best_model.pth"]
     run("quantize_model_sceneseg.py", "-s", tmp_path, "-r", data, *datasets, *weights, *flags)
     checkpoint = tmp_path / "qat_model_final_calibrated.pth"
-    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--pte"]
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, *more]
     run("benchmark_qat_model.py", "--qat_checkpoint_path", checkpoint, "--dataset_root", data, *datasets, *flags)
     models = json.loads((tmp_path / "onnx_models" / "results.json").read_text())["models"]
-    assert list(models) == ["ONNX INT8", "ExecuTorch INT8"]
-    assert abs(models["ONNX INT8"]["overall"]["miou"] - models["ExecuTorch INT8"]["overall"]["miou"]) < 0.02
+    assert len(models) == 1 + len(more)
+    for model in models.values():
+        assert abs(model["overall"]["miou"] - models["ONNX INT8"]["overall"]["miou"]) < 0.02
 
     path = tmp_path / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
     graph = onnx.load(path).graph

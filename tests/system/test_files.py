@@ -67,9 +67,8 @@ def test_an_output_is_neither_the_input_nor_of_another_kind(tmp_path):
     weights.write_text("weights")
     os.link(weights, tmp_path / "linked.onnx")
     for path in (weights, tmp_path / "linked.onnx"):
-        with pytest.raises(
-            ValueError, match=f"{re.escape(str(path))}: the file that is read, .*give the result another place"
-        ):
+        message = f"{re.escape(str(path))}: the file that is read, .*give the result another place"
+        with pytest.raises(ValueError, match=message):
             require_output(path, ".onnx", weights)
     with pytest.raises(ValueError, match=r"b\.pth: wanted the suffix \.onnx"):
         require_output(tmp_path / "b.pth", ".onnx", weights)

@@ -202,8 +202,10 @@ BATCH = Example(torch.randn(8, 3, 4, 6), torch.zeros(8, 4, 6, dtype=torch.long),
 def test_parts_are_as_few_as_fit(free, share, parts, machine, caplog):
     caplog.set_level(logging.INFO)
     assert fitting_parts(machine(free), make_model().train(), BATCH, share, 0, CPU) == parts
-    (line,) = caplog.text.splitlines()
+    line, *warnings = caplog.text.splitlines()
     assert f"auto: {parts} part(s) of {-(-share // parts)} image(s); one image takes 2.50 GB" in line
+    assert len(warnings) == (parts > 1 and share // parts < 4)
+    assert all("--freeze_batch_norm 0" in warning for warning in warnings)
 
 
 def test_images_that_wait_in_the_loader_need_room_too(machine, monkeypatch):
