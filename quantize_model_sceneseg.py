@@ -23,6 +23,7 @@ from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample
 from common.data.transforms import ImageFormat
+from common.export.in_float import in_float_when_converted, told
 from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
@@ -125,7 +126,9 @@ def start_graph(
     check_input_hw(network, input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
-    return prepare_qat(model.to(device), input_hw, settings.quantization), description, None
+    prepared = prepare_qat(model.to(device), input_hw, settings.quantization)
+    logger.info(told(in_float_when_converted(prepared)))
+    return prepared, description, None
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from common.export.in_float import counts, in_float, told
 from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
 from common.export.onnx_writer import export_onnx
 from common.export.pte_writer import export_pte
@@ -57,22 +58,30 @@ def export_int8(
     input_shape = (network.input_shape[0], *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     unsigned = for_onnx_runtime(copy.deepcopy(int8))
+    floats = in_float(unsigned)
     check = _check_against(unsigned, compared, min_equal_pixels)
     path, outputs = folder / ONNX_FILE.format(file_stem(name)), list(network.outputs or ())
     logger.info("exporting %s", path)
-    (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
+    metadata = as_metadata(described | {"in_float": counts(floats)})
+    agreements = export_onnx(unsigned, path, input_shape, outputs, metadata, check, threads)
     candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
-    notes = [f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"]
+    notes = [told(floats), *_notes("ONNX Runtime", agreements, len(compared))]
     if pte:
         path = folder / PTE_FILE.format(file_stem(name))
         logger.info("exporting %s", path)
         reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
         check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         program = for_xnnpack(copy.deepcopy(int8))
-        (agreement,) = export_pte(program, path, input_shape, described, check, threads)
+        agreements = export_pte(program, path, input_shape, described, check, threads)
         candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
-        notes.append(f"ExecuTorch against PyTorch INT8 on {len(compared)} validation images: {agreement}")
+        notes += _notes("ExecuTorch", agreements, len(compared))
     return candidates, notes
+
+
+def _notes(runtime: str, agreements: Sequence[Agreement], images: int) -> list[str]:
+    """One for each output."""
+    start = f"{runtime} against PyTorch INT8 on {images} validation images: "
+    return [f"{start}{agreement}" for agreement in agreements]
 
 
 def _check_against(int8: GraphModule, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:

@@ -14,11 +14,17 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
+
+    Attributes:
+        of_several: one range for several tensors, as those of a concatenation. A moving average of them in turn would
+            end between the narrowest and the widest, and clip the latter: it takes a wider end at once instead, and
+            comes back from it as a moving average.
     """
 
     def __init__(self, lower: float | None = None, **options):
         super().__init__(**options)
         self.lower = lower
+        self.of_several = False
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_per_channel:
@@ -58,7 +64,17 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
         ends = torch.stack(torch.aminmax(x))
-        return ends if self.lower is None else ends.clamp(min=self.lower)
+        if self.lower is not None:
+            ends = ends.clamp(min=self.lower)
+        return self._to_move_there(ends) if self.of_several else ends
+
+    def _to_move_there(self, ends: Tensor) -> Tensor:
+        """What the kernel has to see for its moving average to be at `ends`, where those are outside of the range."""
+        observer = self.activation_post_process
+        held = torch.stack([observer.min_val, observer.max_val]).reshape(2)
+        outside = ends - held
+        widens = torch.stack([outside[0] < 0, outside[1] > 0]) & held.isfinite()
+        return torch.where(widens, held + outside / observer.averaging_constant, ends)
 
     def compute_scale(self) -> None:
         """Take scale and zero point from the range, which may have been set from outside; do nothing without one."""

@@ -15,11 +15,17 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
-from common.quantization.batch_norm import batch_norm_attributes, fold_batch_norm, restore_batch_norm
+from common.quantization.batch_norm import (
+    batch_norm_attributes,
+    fold_batch_norm,
+    join_again,
+    restore_batch_norm,
+    set_apart,
+)
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
-from common.quantization.graphs import export_graph
+from common.quantization.graphs import export_graph, unshare_weights, without_random_factors
 from common.quantization.observing import images_at_once, observe
-from common.quantization.quantizer import NetworkQuantizer
+from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -72,9 +78,14 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
     graph = export_graph(model, (3, *input_hw))
+    without_random_factors(graph)
+    unshare_weights(graph)
     attributes = batch_norm_attributes(graph)
+    set_apart(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
+    join_again(prepared)
     restore_batch_norm(prepared, attributes)
+    hold_ranges_of_several(prepared)
     return prepared
 
 
@@ -89,6 +100,7 @@ def quantize_after_training(
         fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
     graph = export_graph(model, input_shape)
+    unshare_weights(graph)
     fold_exported_batch_norm(graph)
     prepared = prepare_pt2e(graph, quantizer)
     calibrate(prepared, batches)

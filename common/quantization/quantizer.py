@@ -1,7 +1,7 @@
 """What is quantized and how: XNNPACKQuantizer's annotation, with better ranges of activations and means."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,14 +21,17 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize
-from common.quantization.folding import IN_FLOAT
+from common.quantization.folding import IN_FLOAT, is_grouped_transposed
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
 SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.default: -3.0}
 POOL = aten.adaptive_avg_pool2d.default
 MEANS = {POOL, aten.mean.dim}
-SMALLEST_SCALE = 2**-12  # of XNNPACKQuantizer's own activations
+CONV_TRANSPOSE = aten.conv_transpose2d.input
+# XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. With
+# these a bias of up to 8 fits into 32 bits in the steps of its sum, where input and weights are at their smallest.
+SMALLEST_SCALE, SMALLEST_WEIGHT_SCALE = 2**-16, 2**-12
 
 
 def module_names(node: Node) -> list[str]:
@@ -36,14 +39,41 @@ def module_names(node: Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
-def with_own_fake_quantization(config: QuantizationConfig, per_channel: bool) -> QuantizationConfig:
-    """XNNPACK's settings for QAT with this project's fake quantization in place of PyTorch's."""
-    of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
+def own_config(per_channel: bool, is_qat: bool) -> QuantizationConfig:
+    """XNNPACK's settings with this project's smallest scales and, for QAT, its fake quantization."""
+    config = get_symmetric_quantization_config(per_channel, is_qat)
+    if is_qat:
+        of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
+        of_weights = _of_weights(per_channel)
+    else:
+        of_activations = HistogramObserver.with_args(eps=SMALLEST_SCALE)
+        of_weights = config.weight.observer_or_fake_quant_ctr
     activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
-    observer = MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver
-    of_weights = FakeQuantize.with_args(eps=SMALLEST_SCALE, observer=observer)
     weight = replace(config.weight, observer_or_fake_quant_ctr=of_weights)
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
+
+
+def hold_ranges_of_several(prepared: GraphModule) -> int:
+    """Tell the fake quantizations that a concatenation shares with its inputs so; returns how many there are."""
+    sites = [node for node in prepared.graph.nodes if node.op == "call_module" and node.all_input_nodes]
+    shared = {
+        id(module): module
+        for module in (getattr(prepared, str(node.target), None) for node in sites if _is_joined(node.args[0]))
+        if isinstance(module, FakeQuantize)
+    }
+    for module in shared.values():
+        module.of_several = True
+    return len(shared)
+
+
+def _is_joined(node: object) -> bool:
+    return isinstance(node, Node) and node.target == aten.cat.default
+
+
+def _of_weights(per_channel: bool, **options: int) -> Callable:
+    """How QAT rounds weights; `ch_axis` is said here, since torchao hands it to classes named PerChannel alone."""
+    observer = MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver
+    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer, **options)
 
 
 class SaturatingHistogramObserver(HistogramObserver):
@@ -75,9 +105,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
         self.is_qat = is_qat
         self.keep_float = keep_float
         self.set_filter_function(lambda node: IN_FLOAT not in node.meta and not self._stays_float(node))
-        self.config = get_symmetric_quantization_config(per_channel, is_qat)
-        if is_qat:
-            self.config = with_own_fake_quantization(self.config, per_channel)
+        self.config = own_config(per_channel, is_qat)
+        self.by_tensor = own_config(False, is_qat)
         self.set_global(self.config)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -95,6 +124,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
         for node in model.graph.nodes:
             if node.target in SATURATION:
                 self._saturate(node.args[0], SATURATION[node.target])
+            if node.target == CONV_TRANSPOSE and not self._stays_float(node):
+                self._annotate_transposed(node)
             if node.target == POOL and Q_ANNOTATION_KEY not in node.meta and not self._stays_float(node):
                 # XNNPACKQuantizer looks for it by what PyTorch notes of its source, in which 2.11 differs from 2.14
                 inputs = {node.args[0]: self.config.input_activation}
@@ -102,6 +133,19 @@ class NetworkQuantizer(XNNPACKQuantizer):
             if node.target in MEANS and Q_ANNOTATION_KEY in node.meta:
                 node.meta[Q_ANNOTATION_KEY].output_qspec = self.config.output_activation
         return model
+
+    def _annotate_transposed(self, node: Node) -> None:
+        """What XNNPACKQuantizer leaves out: grouped ones, and the axis of the channels in QAT."""
+        x, weight = node.args[:2]
+        annotation = node.meta.get(Q_ANNOTATION_KEY)
+        if is_grouped_transposed(node):  # its channels are not on one axis, so one scale for all
+            inputs = {x: self.config.input_activation, weight: self.by_tensor.weight}
+            output = self.config.output_activation
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output_qspec=output, _annotated=True)
+        elif annotation and isinstance(spec := annotation.input_qspec_map.get(weight), QuantizationSpec):
+            if spec.qscheme == torch.per_channel_symmetric and self.is_qat:
+                spec = replace(spec, observer_or_fake_quant_ctr=_of_weights(True, ch_axis=1))
+            annotation.input_qspec_map[weight] = replace(spec, ch_axis=1)
 
     def _stays_float(self, node: Node) -> bool:
         return any(fnmatch.filter(module_names(node), pattern) for pattern in self.keep_float)

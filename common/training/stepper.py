@@ -114,13 +114,18 @@ class Stepper:
         target, class_weights = (each.to(self.device, non_blocking=True) for each in part[1:])
         loss_function = unweighted_cross_entropy if settings.unweighted_loss else weighted_cross_entropy
         with arithmetic(settings.precision, self.device):
-            logits = model(images).float()
+            logits = first_output(model(images)).float()
             loss = loss_function(logits, target, class_weights)
             if learner.teacher is not None:
                 with torch.no_grad():
-                    teacher_logits = learner.teacher(images).float()
+                    teacher_logits = first_output(learner.teacher(images)).float()
                 loss = loss + learner.distill * distillation(logits, teacher_logits)
         return loss
+
+
+def first_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The map of the classes: of several outputs the first."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def in_parts(batch: Example, count: int, parts: int) -> Iterator[tuple[Example, float]]:
