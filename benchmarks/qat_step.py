@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from common.cli.flags import make_parser
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, positive_float, positive_int
+from common.quantization.codes import codes_for_backward
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.report.text import table
 from common.system.allocator import keep_freed_memory
@@ -74,7 +75,7 @@ def make_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Time
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, before: Callable[[], None]) -> float:
         before()
         optimizer.zero_grad(set_to_none=True)
-        with arithmetic(args.precision, device):
+        with arithmetic(args.precision, device), codes_for_backward():
             loss = weighted_cross_entropy(model(images).float(), target, weights)
         loss.backward()
         optimizer.step()

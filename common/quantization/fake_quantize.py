@@ -1,16 +1,27 @@
-"""Fake quantization for QAT: the same bits as PyTorch's kernel, in fewer passes over the values."""
+"""Fake quantization for QAT: ranges observed as moving averages, and the scale and zero point that follow from them."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
 
+from common.quantization.codes import Grid, round_to_grid
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def reads_are_free(device: torch.device) -> bool:
+    """Whether a decision on a number of a tensor neither waits for the device nor breaks a graph being compiled."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
 
 class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     """Observe the range of a tensor as a moving average and round the tensor to its codes.
 
-    PyTorch's kernel for the CPU goes value by value, and the one for CUDA copies what is not contiguous, as images
-    channels-last are not; `python -m benchmarks.qat_step` measures what is left. Scales by channel (of weights, which
-    are small) stay with PyTorch's.
+    The values, gradients, ranges and scales are those of PyTorch's kernel in every bit, but for symmetric ranges, which
+    are symmetric also where all values have one sign. The kernel sees the ends of the range alone: on a CPU it goes
+    value by value, and on every device it keeps more for the backward pass (see `codes`).
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
@@ -21,31 +32,39 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             comes back from it as a moving average.
     """
 
-    def __init__(self, lower: float | None = None, **options):
+    def __init__(self, lower: float | None = None, **options: Any):
         super().__init__(**options)
         self.lower = lower
         self.of_several = False
+        self.observing, self.quantizing = True, True  # as PyTorch's buffers say, without waiting for a device
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        super().enable_observer(enabled)
+        self.observing = bool(enabled)
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        super().enable_fake_quant(enabled)
+        self.quantizing = bool(enabled)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.observing, self.quantizing = bool(self.observer_enabled.item()), bool(self.fake_quant_enabled.item())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_per_channel:
-            return super().forward(x if self.lower is None else x.clamp(min=self.lower))
-        if x.device.type != "cpu" or torch.compiler.is_compiling():  # which takes no decisions on values, either
-            return self._without_waiting(x)
-        if self.observer_enabled.item():
-            self._compute(self._ends(x), observe=self.observer_enabled)
-        else:
-            self.compute_scale()
-        if not self.fake_quant_enabled.item():
+        if self.observing:
+            self._observe(x)
+        self.compute_scale()
+        if not self.quantizing:
             return x
-        observer = self.activation_post_process
-        return RoundToCodes.apply(x, self.scale, self.zero_point, observer.quant_min, observer.quant_max)
+        return self._compilable(x) if torch.compiler.is_compiling() else round_to_grid(x, self._grid(x))
 
-    def _without_waiting(self, x: Tensor) -> Tensor:
-        """The same with switches, scale and zero point left where they are: reading them would wait for a GPU."""
-        self._compute(self._ends(x), observe=self.observer_enabled)
-        observer = self.activation_post_process
+    def _compilable(self, x: Tensor) -> Tensor:
+        """The same by PyTorch's operators; what the backward pass keeps is the compiler's affair."""
+        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        if self.is_per_channel:
+            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
         return torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
-            x, self.scale, self.zero_point, self.fake_quant_enabled, observer.quant_min, observer.quant_max
+            x, self.scale, self.zero_point, self.fake_quant_enabled, low, high
         )[0]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -58,12 +77,39 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         trained = self.scale >= self.activation_post_process.eps
         return torch.where(trained, self.scale, scale), torch.where(trained, self.zero_point, zero_point)
 
+    def compute_scale(self) -> None:
+        """Take scale and zero point from the range, which may have been set from outside; do nothing without one."""
+        observer = self.activation_post_process
+        if not self._has_range():
+            return
+        # a range holds 0; the kernel takes one that ends there as one of a single sign, and gives it a zero point
+        end = TINY if self.is_symmetric_quant else 0.0
+        smallest, largest = observer.min_val.clamp(max=-end), observer.max_val.clamp(min=end)
+        self._kernel(torch.zeros_like(smallest).unsqueeze(-1), smallest, largest, observe=False)
+
+    def _has_range(self) -> bool:
+        """Whether an observer has seen a tensor; on a GPU, where a look at its range would wait, only by its size."""
+        smallest = self.activation_post_process.min_val
+        if smallest.numel() == 0:  # by channel
+            return False
+        return not reads_are_free(smallest.device) or bool(torch.isfinite(smallest).all())
+
     @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        observer = self.activation_post_process
+        self._kernel(self._ends(x), observer.min_val, observer.max_val, observe=True)
+
     def _ends(self, x: Tensor) -> Tensor:
-        """The smallest and the largest value, clamped at `lower`; other values need not be: that is the first code."""
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
-        ends = torch.stack(torch.aminmax(x))
+        """The smallest and the largest value, (2,), or those of each channel, (channels, 2).
+
+        Clamped at `lower`; the other values need not be: that is the first code.
+        """
+        if self.is_per_channel:
+            ends = torch.stack(torch.aminmax(x.movedim(self.ch_axis, 0).flatten(1), dim=1), dim=1)
+        else:
+            if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+                x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
+            ends = torch.stack(torch.aminmax(x))
         if self.lower is not None:
             ends = ends.clamp(min=self.lower)
         return self._to_move_there(ends) if self.of_several else ends
@@ -76,49 +122,44 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         widens = torch.stack([outside[0] < 0, outside[1] > 0]) & held.isfinite()
         return torch.where(widens, held + outside / observer.averaging_constant, ends)
 
-    def compute_scale(self) -> None:
-        """Take scale and zero point from the range, which may have been set from outside; do nothing without one."""
-        smallest = self.activation_post_process.min_val
-        if smallest.numel() and bool(torch.isfinite(smallest).all()):
-            self._compute(torch.zeros_like(smallest).flatten(), observe=torch.zeros_like(self.observer_enabled))
-
     @torch.no_grad()
-    def _compute(self, values: Tensor, observe: Tensor) -> None:
-        """Let PyTorch's kernel move the range by `values`, where `observe` says so, and compute the scale from it."""
-        observer = self.activation_post_process
+    def _kernel(self, values: Tensor, smallest: Tensor, largest: Tensor, observe: bool) -> None:
+        """PyTorch's kernel: move the range by `values`, or compute scale and zero point from it."""
+        observer, flag = self.activation_post_process, self.observer_enabled
         torch.fused_moving_avg_obs_fake_quant(
             values,
-            observe,
-            torch.ones_like(self.fake_quant_enabled),
-            observer.min_val,
-            observer.max_val,
+            torch.full_like(flag, observe),
+            torch.full_like(flag, not observe),
+            smallest,
+            largest,
             self.scale,
             self.zero_point,
             observer.averaging_constant,
             observer.quant_min,
             observer.quant_max,
-            self.ch_axis,
+            0,  # the axis of the channels of `values`
             self.is_per_channel,
             self.is_symmetric_quant,
         )
 
+    def _grid(self, x: Tensor) -> Grid:
+        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        scale, zero_point = self.scale.clone(), self.zero_point  # the next image may move the scale before backward
+        inverse = scale.reciprocal()
+        if self.is_per_channel:
+            shape = [1] * x.dim()
+            shape[self.ch_axis] = -1
+            scale, inverse, zero_point = (each.reshape(shape) for each in (scale, inverse, zero_point))
+        elif reads_are_free(x.device):
+            scale, inverse, zero_point = scale.item(), inverse.item(), zero_point.item()
+        if self.is_symmetric_quant:
+            zero_point = round((low + high) / 2)
+        return Grid(scale, inverse, low - zero_point, high - zero_point)
 
-class RoundToCodes(torch.autograd.Function):
-    """Round to `scale` * (whole number - `zero_point`), clamped to codes from `low` to `high`.
 
-    The gradient passes where nothing was clamped (straight-through estimator).
+class PerChannelFakeQuantize(FakeQuantize):
+    """Fake quantization by channel under the name by which torchao hands on the axis of the channels.
+
+    It drops `ch_axis` for classes whose names lack "PerChannel": 1 for transposed convolutions, where 0 would take one
+    scale for each input channel.
     """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-        offset = zero_point.item()  # taken from the ends, not added to the values: two passes less
-        steps = x.mul(scale.reciprocal().item()).round_()
-        ctx.save_for_backward(steps)
-        ctx.ends = low - offset - 0.5, high - offset + 0.5
-        return steps.clamp(low - offset, high - offset).mul_(scale.item())
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (steps,) = ctx.saved_tensors
-        # 0 outside the ends, in vectors; a comparison and a choice are not
-        return torch.ops.aten.hardtanh_backward(gradient, steps, *ctx.ends), None, None, None, None

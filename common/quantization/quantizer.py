@@ -20,7 +20,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from common.quantization.folding import IN_FLOAT, is_grouped_transposed
 
 aten = torch.ops.aten
@@ -70,10 +70,12 @@ def _is_joined(node: object) -> bool:
     return isinstance(node, Node) and node.target == aten.cat.default
 
 
-def _of_weights(per_channel: bool, **options: int) -> Callable:
-    """How QAT rounds weights; `ch_axis` is said here, since torchao hands it to classes named PerChannel alone."""
-    observer = MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver
-    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer, **options)
+def _of_weights(per_channel: bool) -> Callable:
+    """How QAT rounds weights."""
+    if per_channel:
+        observer = MovingAveragePerChannelMinMaxObserver
+        return PerChannelFakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer)
+    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=MovingAverageMinMaxObserver)
 
 
 class SaturatingHistogramObserver(HistogramObserver):
@@ -143,8 +145,6 @@ class NetworkQuantizer(XNNPACKQuantizer):
             output = self.config.output_activation
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output_qspec=output, _annotated=True)
         elif annotation and isinstance(spec := annotation.input_qspec_map.get(weight), QuantizationSpec):
-            if spec.qscheme == torch.per_channel_symmetric and self.is_qat:
-                spec = replace(spec, observer_or_fake_quant_ctr=_of_weights(True, ch_axis=1))
             annotation.input_qspec_map[weight] = replace(spec, ch_axis=1)
 
     def _stays_float(self, node: Node) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from common.data.datasets import Example
+from common.quantization.codes import codes_for_backward
 from common.system.distributed import share_counts, sum_gradients, summed, world_size
 from common.system.failures import is_out_of_memory
 from common.system.signals import StopRequest
@@ -113,7 +114,7 @@ class Stepper:
         images = part.image.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         target, class_weights = (each.to(self.device, non_blocking=True) for each in part[1:])
         loss_function = unweighted_cross_entropy if settings.unweighted_loss else weighted_cross_entropy
-        with arithmetic(settings.precision, self.device):
+        with arithmetic(settings.precision, self.device), codes_for_backward():
             logits = first_output(model(images)).float()
             loss = loss_function(logits, target, class_weights)
             if learner.teacher is not None:
