@@ -23,7 +23,7 @@ from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
 from common.data.pairs import BadSample
 from common.data.transforms import ImageFormat
-from common.export.in_float import in_float_when_converted, told
+from common.export.in_float import in_float_when_converted, tell
 from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
@@ -127,7 +127,7 @@ def start_graph(
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
     prepared = prepare_qat(model.to(device), input_hw, settings.quantization)
-    logger.info(told(in_float_when_converted(prepared)))
+    tell(in_float_when_converted(prepared))
     return prepared, description, None
 
 

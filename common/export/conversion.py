@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
-from common.export.in_float import counts, in_float, told
+from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_onnx_runtime
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
 from common.export.subpixel import with_subpixel_convolutions
@@ -72,7 +72,7 @@ def convert_int8(
     model = copy.deepcopy(source.model)
     int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
     floats = in_float(int8)
-    logger.info(told(floats))
+    tell(floats)
 
     def check(candidate: Predictor) -> list[Agreement]:
         images = [_as_batch(image, options) for image in held_out]

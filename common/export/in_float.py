@@ -1,6 +1,7 @@
 """What of a quantized graph is computed in float: the operators, how many there are, and where they stand."""
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -17,6 +18,8 @@ from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZ
 from common.quantization.quantizer import module_names
 from common.quantization.simulation import fake_quantizations
 
+logger = logging.getLogger(__name__)
+
 aten = torch.ops.aten
 TRANSPOSED = aten.conv_transpose2d.input
 # what ONNX Runtime computes on codes between a dequantize and a quantize
@@ -27,7 +30,7 @@ INT8 = {
     *(aten.sigmoid.default, aten.sigmoid_.default, aten.leaky_relu.default, aten.leaky_relu_.default),
     *(aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default),
 }
-RELU = {aten.relu.default, aten.relu_.default}  # behind such an operator a part of it: the first code is 0
+RELU = {aten.relu.default, aten.relu_.default}  # part of the operator before it: the first code is 0
 # no arithmetic: values are moved, or are those that they were
 NO_ARITHMETIC = {
     *MOVES,
@@ -78,9 +81,8 @@ def _computes(node: Node) -> bool:
 
 def _is_int8(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
     operands = [each for each in node.args if isinstance(each, Node)]
-    if node.target in RELU:
-        (source,) = operands
-        return _is_int8(graph, source, pairs) and len(source.users) == 1
+    if node.target in RELU:  # in float as that operator, and not told apart from it
+        return operands[0] not in pairs
     if node.target in WEIGHTED:
         known = (node.target in INT8 or is_subpixel(graph, node)) and all(each in pairs for each in operands[:2])
     else:
@@ -92,6 +94,11 @@ def _operator(node: Node) -> str:
     """aten.silu_.default -> silu; the two of a batch norm that is on its own are told as one."""
     told = node.meta.get(IN_FLOAT)
     return told if isinstance(told, str) else str(node.target).split(".")[1].rstrip("_")
+
+
+def tell(found: InFloat) -> None:
+    """Say it in the log of the run."""
+    logger.info(told(found))
 
 
 def told(found: InFloat) -> str:
