@@ -21,12 +21,13 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
-from common.quantization.folding import IN_FLOAT, is_grouped_transposed
+from common.quantization.folding import BATCH_NORM, IN_FLOAT, is_grouped_transposed
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
 SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.default: -3.0}
 POOL = aten.adaptive_avg_pool2d.default
+SUMS = {aten.add.Tensor, aten.add_.Tensor}
 MEANS = {POOL, aten.mean.dim}
 CONV_TRANSPOSE = aten.conv_transpose2d.input
 # XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. With
@@ -51,6 +52,11 @@ def own_config(per_channel: bool, is_qat: bool) -> QuantizationConfig:
     activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
     weight = replace(config.weight, observer_or_fake_quant_ctr=of_weights)
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
+
+
+def _stays_in_float(user: Node) -> bool:
+    """Whether what takes a sum has no int8 form: PReLU, or a batch norm, which behind a sum is no convolution's."""
+    return user.target in (BATCH_NORM, aten.prelu.default) or IN_FLOAT in user.meta
 
 
 def hold_ranges_of_several(prepared: GraphModule) -> int:
@@ -93,6 +99,9 @@ class SaturatingHistogramObserver(HistogramObserver):
 class NetworkQuantizer(XNNPACKQuantizer):
     """XNNPACK's symmetric int8 weights and affine int8 activations, with two ranges of their own.
 
+    A sum that only operators in float take, as batch norm behind a residual sum, is not rounded: rounding there brings
+    no int8 arithmetic. On ESPNet these sums made most of the noise.
+
     A mean over the image has a range of its own, which is a small part of its input's. In its input's scale it has few
     steps, and it often lies exactly between two of them, where the last bit of a float decides.
 
@@ -124,6 +133,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
                 raise ValueError(f"--keep_float {pattern}: matches no module; the network's largest are {known}")
         super().annotate(model)
         for node in model.graph.nodes:
+            if node.target in SUMS and Q_ANNOTATION_KEY in node.meta and all(map(_stays_in_float, node.users)):
+                node.meta[Q_ANNOTATION_KEY].output_qspec = None
             if node.target in SATURATION:
                 self._saturate(node.args[0], SATURATION[node.target])
             if node.target == CONV_TRANSPOSE and not self._stays_float(node):
