@@ -1,11 +1,11 @@
-# make demo: the whole flow on generated scenes      make test: the test suite      make check: format, lint, test
+# make demo: the whole flow on generated scenes      make test: the test suite      make check: format, lint, types, test
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # one file of tests at a time on each of two processes, each with one thread
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults fuzz check types format clean
+.PHONY: demo test test-slow test-faults fuzz check format clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -33,11 +33,8 @@ fuzz: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(PYTEST)
-
-# what the type checker still finds; `make check` will hold it when it is clean
-types: $(VENV)/installed-dev
 	$(BIN)/mypy
+	$(PYTEST)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

@@ -115,27 +115,24 @@ def main(args: argparse.Namespace) -> None:
     find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
     gate.require_calls(len(validation), args.timed_runs)
-    folder = args.qat_checkpoint_path.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    hold_folder(folder, "wait for its end")
+    folder = open_folder(args.qat_checkpoint_path)
 
     count = min(args.num_calibration_samples, len(training))
     logger.info("calibrating on %d of %d training images", count, len(training))
-    batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
     image_format = ImageFormat.of(network, description.input_hw)
     draw = partial(
         calibration_batches, training, count, image_format=image_format, seed=args.seed, workers=args.workers
     )
+    batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
     calibrate(prepared, (images.to(device) for images in draw(batch_size)))
     sensitivity = None
     if args.sensitivity:
-        examples = examples_of(evenly_spaced(validation, args.sensitivity), image_format)
+        examples = examples_of(validation, args.sensitivity, image_format)
         retraining = partial(retraining_command, description.arguments)
         sensitivity = analyse(prepared, examples, classes_of(network, validation), device, retraining)
     int8 = convert(prepared.cpu())
 
-    parity_examples = examples_of(evenly_spaced(validation, PARITY_IMAGES), image_format)
-    compared = [example.image[None] for example in parity_examples]
+    compared = [example.image[None] for example in examples_of(validation, PARITY_IMAGES, image_format)]
     candidates, notes = export_int8(
         int8, name, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
     )
@@ -143,26 +140,24 @@ def main(args: argparse.Namespace) -> None:
     if untrained:  # FP32 is the reference
         options = ExportOptions(args.threads, args.seed)
         candidates = without_training(description, untrained, folder, list(draw(1)), compared, options) | candidates
-    document = run_benchmark(
-        args,
-        folder,
-        "INT8 from QAT",
-        candidates,
-        validation,
-        network,
-        gate,
-        notes=notes,
-        bad=bad,
-        sensitivity=sensitivity,
-    )
+    run_with = partial(run_benchmark, args, folder, "INT8 from QAT", candidates, validation, network, gate)
+    document = run_with(notes=notes, bad=bad, sensitivity=sensitivity)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
 
 
-def examples_of(samples: Sequence[Sample], image_format: ImageFormat) -> list[Example]:
-    """All of a few samples, as networks take them."""
-    dataset = SampleDataset(samples, image_format)
+def open_folder(checkpoint: Path) -> Path:
+    """The folder of the results beside a checkpoint, which no other run writes to."""
+    folder = checkpoint.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    hold_folder(folder, "wait for its end")
+    return folder
+
+
+def examples_of(samples: Sequence[Sample], count: int, image_format: ImageFormat) -> list[Example]:
+    """As many of the samples, evenly spaced, as networks take them."""
+    dataset = SampleDataset(evenly_spaced(samples, count), image_format)
     return [dataset[index] for index in range(len(dataset))]
 
 

@@ -15,7 +15,7 @@ class Backbone(nn.Module):
     W / 2^(i+1)).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.encoder = efficientnet_b0(weights=None).features
 

@@ -66,22 +66,29 @@ def fuse_upsampling(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _fused(stage: UpsampleStage) -> FusedUpsampleStage:
     first, *rest = stage.refine
+    assert isinstance(first, nn.Conv2d)
     up, down = stage.upsample.weight.double(), first.weight.double()
-    bias = stage.upsample.bias.double()
+    bias = _bias(stage.upsample).double()
     if stage.skip is not None:
-        bias = bias + stage.skip.bias.double()
+        bias = bias + _bias(stage.skip).double()
     skip_channels = stage.skip.in_channels if stage.skip is not None else 0
     with torch.device(first.weight.device):
         fused = FusedUpsampleStage(up.shape[0], skip_channels, first.out_channels, nn.Sequential(*rest))
     constant = (bias / CONSTANT / CONSTANTS).reshape(1, -1, 1, 1).expand(CONSTANTS, -1, 2, 2)
     fused.upsample.weight.copy_(_compose(torch.cat([up, constant]), down))
-    fused.upsample.bias.zero_()
-    if fused.skip is None:
-        fused.upsample.bias.copy_(first.bias)
-    else:
+    _bias(fused.upsample).zero_()
+    if fused.skip is not None and stage.skip is not None:
         fused.skip.weight.copy_(torch.einsum("muyx,us->msyx", down, stage.skip.weight.double()[:, :, 0, 0]))
-        fused.skip.bias.copy_(first.bias)
+        _bias(fused.skip).copy_(_bias(first))
+    else:
+        _bias(fused.upsample).copy_(_bias(first))
     return fused.to(first.weight.dtype).train(stage.training)
+
+
+def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    """The bias, which every layer of a stage has."""
+    assert layer.bias is not None
+    return layer.bias
 
 
 def _compose(up: Tensor, down: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Measure several models on the same images: scores, times and class maps, in turns, so that a drift hits all alike."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,6 +68,28 @@ class Measurement:
     preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
     memory: dict[str, ModelMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
+
+    @property
+    def strata(self) -> list[str]:
+        """The dataset of each sample."""
+        return [sample.dataset for sample in self.samples]
+
+    @property
+    def datasets(self) -> dict[str, list[int]]:
+        """Dataset -> indices of its samples."""
+        groups: dict[str, list[int]] = {}
+        for index, dataset in enumerate(self.strata):
+            groups.setdefault(dataset, []).append(index)
+        return groups
+
+    def by_block(self, seconds: Sequence[Sequence[float]]) -> list[list[float]]:
+        """The times of all runs in each block, of those for each sample."""
+        return [all_runs([seconds[index] for index in block]) for block in self.blocks]
+
+
+def all_runs(seconds: Iterable[Iterable[float]]) -> list[float]:
+    """The times of all runs of all samples."""
+    return [one for runs in seconds for one in runs]
 
 
 def measure(

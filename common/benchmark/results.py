@@ -6,74 +6,22 @@ Every report is made from this document alone. Its keys are described in docs/re
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from common import STARTED
-from common.benchmark.measure import Measurement
+from common.benchmark.differences import difference
+from common.benchmark.measure import Measurement, all_runs
+from common.benchmark.records import model_result
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import BenchmarkSettings, CommandLine
-from common.benchmark.verdict import verdict
-from common.data.classes import Classes
-from common.scoring.latency import latency
-from common.scoring.metrics import IoUMeter, iou_of_targets, mean_of_known
-from common.scoring.statistics import Interval, difference_intervals, iou_intervals, speedup_interval
 from common.system.environment import environment
-from common.system.files import sha256
 from common.system.settings import flat
 
 SCHEMA = 3
-WORST_IMAGES = 6  # listed by loss of IoU
 Document = dict[str, Any]  # results.json in memory
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """One benchmarked model; the field names are the keys of the document."""
-
-    path: str
-    size_bytes: int  # of the file, and of those beside it that its weights are in
-    sha256: str  # of their content, in that order: which model this was
-    precision: str  # fp32, fp16, int8
-    provider: str  # ONNX Runtime's execution provider, or PyTorch and its device
-    threads: int
-    input_hw: tuple[int, int]
-    latency_ms: dict[str, float]
-    end_to_end_ms: dict[str, float]
-    cold_start_ms: dict[str, float]
-    warm_up: dict[str, object]
-    block_medians_ms: list[float]
-    block_spread: float
-    throughput_per_second: float
-    by_threads: dict[str, dict[str, Any]]
-    peak_memory_bytes: int
-    model_memory_bytes: int
-    device_memory_bytes: int | None
-    overall: dict[str, Any]
-    datasets: dict[str, dict[str, Any]]
-    per_image: dict[str, list]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A model against the reference; the field names are the keys of the document."""
-
-    tag: str  # kept, lost, gained, unknown: what happened to the accuracy
-    verdict: str
-    miou: dict[str, float | None]
-    iou: dict[str, dict[str, float | None]]
-    datasets: dict[str, dict[str, object]]
-    speedup: dict[str, float | None]
-    size_ratio: float
-    memory_ratio: float | None
-    different_pixels: float | None
-    different_pixels_by_image: list[float]  # empty where the two have different input sizes
-    worst_images: list[dict[str, object]]
 
 
 def results_document(
@@ -110,162 +58,9 @@ def results_document(
 
 def _durations(measurement: Measurement) -> dict[str, float]:
     """Seconds of the process so far, and how many of them went into timed inference and preparing images."""
-    times = (sum(_flat(recording.seconds)) for recording in measurement.recordings.values())
+    times = (sum(all_runs(recording.seconds)) for recording in measurement.recordings.values())
     total = time.perf_counter() - STARTED
     return {"total": total, "inference": sum(times), "preparation": measurement.preparation_seconds}
-
-
-def model_result(label: str, measurement: Measurement, threads: int, seed: int) -> ModelResult:
-    """The record of one model."""
-    candidate, recording = measurement.candidates[label], measurement.recordings[label]
-    memory, timing = measurement.memory[label], latency(_flat(recording.seconds))
-    medians = [1000 * float(np.median(block)) for block in _by_block(recording.seconds, measurement)]
-    groups = _groups(measurement)
-    return ModelResult(
-        path=str(candidate.path),
-        size_bytes=candidate.size_bytes,
-        sha256=sha256(*candidate.files),
-        precision=candidate.precision,
-        provider=recording.provider,
-        threads=threads,
-        input_hw=candidate.input_hw,
-        latency_ms=asdict(timing),
-        end_to_end_ms=asdict(latency(_flat(recording.end_to_end))),
-        cold_start_ms={"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
-        warm_up=asdict(recording.warm_up),
-        block_medians_ms=medians,
-        block_spread=(max(medians) - min(medians)) / float(np.median(medians)),
-        throughput_per_second=timing.per_second,
-        by_threads={
-            str(count): {"per_second": by_label[label].per_second, "latency_ms": asdict(by_label[label])}
-            for count, by_label in measurement.by_threads.items()
-        },
-        peak_memory_bytes=memory.process,
-        model_memory_bytes=memory.model,
-        device_memory_bytes=memory.device,
-        overall=scores(recording.meters, measurement.classes, _strata(measurement), seed),
-        datasets={
-            name: {
-                **scores([recording.meters[i] for i in indices], measurement.classes, [name] * len(indices), seed),
-                "latency_ms": asdict(latency(_flat([recording.seconds[i] for i in indices]))),
-            }
-            for name, indices in groups.items()
-        },
-        per_image={
-            "latency_ms": [[1000 * seconds for seconds in runs] for runs in recording.seconds],
-            "end_to_end_ms": [[1000 * seconds for seconds in runs] for runs in recording.end_to_end],
-            "miou": mean_of_known(iou_of_targets(confusions(recording.meters))).tolist(),
-            "confusion": [meter.confusion.flatten().tolist() for meter in recording.meters],
-        },
-    )
-
-
-def scores(meters: Sequence[IoUMeter], classes: Classes, strata: Sequence[str], seed: int) -> dict[str, object]:
-    """The figures of some images together, with their confusion matrix and the intervals of the IoU; `strata` names the
-    dataset of each image."""
-    total = IoUMeter(classes)
-    for meter in meters:
-        total.merge(meter)
-    mean, *intervals = iou_intervals(confusions(meters), strata, seed)
-    named = zip(classes.scored_names, intervals, strict=True)
-    return {
-        **total.summary(),
-        "confusion": total.confusion.tolist(),
-        "confusion_share": plain((total.confusion.double() / total.confusion.sum(dim=1, keepdim=True)).tolist()),
-        "miou_interval": [mean.low, mean.high],
-        "iou_interval": {name: [one.low, one.high] for name, one in named},
-    }
-
-
-def confusions(meters: Sequence[IoUMeter]) -> np.ndarray:
-    """The matrices of the images, (N, C, C or C + 1) [target, predicted]."""
-    return np.stack([meter.confusion.numpy() for meter in meters])
-
-
-def difference(
-    reference: str, label: str, models: Mapping[str, ModelResult], measurement: Measurement, seed: int
-) -> Difference:
-    """One model against the reference, paired image by image."""
-    first, second = (measurement.recordings[name] for name in (reference, label))
-    before, after = (confusions(recording.meters) for recording in (first, second))
-    names = measurement.classes.scored_names
-    mean, classes = _named_differences(before, after, names, _strata(measurement), seed)
-    speed = speedup_interval(_by_block(first.seconds, measurement), _by_block(second.seconds, measurement), seed)
-    one, other = models[reference], models[label]
-    different = _different_pixels(first.maps, second.maps) if one.input_hw == other.input_hw else []
-    size_ratio = other.size_bytes / one.size_bytes
-    tag, sentence = verdict(reference, label, one.overall["miou"], other.overall["miou"], mean, speed, size_ratio)
-    return Difference(
-        tag=tag,
-        verdict=sentence,
-        miou=asdict(mean),
-        iou=classes,
-        datasets={
-            name: _of_dataset(before[indices], after[indices], names, name, seed)
-            for name, indices in _groups(measurement).items()
-        },
-        speedup=asdict(speed),
-        size_ratio=size_ratio,
-        memory_ratio=other.model_memory_bytes / one.model_memory_bytes if one.model_memory_bytes else None,
-        different_pixels=float(np.mean(different)) if different else None,
-        different_pixels_by_image=different,
-        worst_images=_worst_images(one, other),
-    )
-
-
-def _of_dataset(
-    before: np.ndarray, after: np.ndarray, names: Sequence[str], dataset: str, seed: int
-) -> dict[str, object]:
-    mean, classes = _named_differences(before, after, names, [dataset] * len(before), seed)
-    return {"miou": asdict(mean), "iou": classes}
-
-
-def _named_differences(
-    first: np.ndarray, second: np.ndarray, names: Sequence[str], strata: Sequence[str], seed: int
-) -> tuple[Interval, dict[str, dict[str, float | None]]]:
-    mean, *classes = difference_intervals(first, second, strata, seed)
-    return mean, {name: asdict(interval) for name, interval in zip(names, classes, strict=True)}
-
-
-def _different_pixels(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[float]:
-    """The share of pixels of each image with another class; equal maps have equal bytes, so that few are decoded."""
-    return [0.0 if np.array_equal(*pair) else _share_of_unequal(*pair) for pair in zip(first, second, strict=True)]
-
-
-def _share_of_unequal(*encoded: np.ndarray) -> float:
-    one, other = (cv2.imdecode(data, cv2.IMREAD_UNCHANGED) for data in encoded)
-    return float(np.mean(one != other))
-
-
-def _worst_images(reference: ModelResult, other: ModelResult) -> list[dict[str, object]]:
-    """The images that lose most IoU, the largest loss first; those that lose none are not listed."""
-    before, after = (np.array(model.per_image["miou"]) for model in (reference, other))
-    drop = before - after
-    order = [index for index in np.argsort(-drop, kind="stable")[:WORST_IMAGES].tolist() if drop[index] > 0]
-    return [
-        {"index": i, "drop": float(drop[i]), "reference_miou": float(before[i]), "miou": float(after[i])} for i in order
-    ]
-
-
-def _strata(measurement: Measurement) -> list[str]:
-    return [sample.dataset for sample in measurement.samples]
-
-
-def _groups(measurement: Measurement) -> dict[str, list[int]]:
-    """Dataset -> indices of its images."""
-    groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(measurement.samples):
-        groups.setdefault(sample.dataset, []).append(index)
-    return groups
-
-
-def _flat(seconds: Sequence[Sequence[float]]) -> list[float]:
-    """The times of all runs of all images."""
-    return [one for runs in seconds for one in runs]
-
-
-def _by_block(seconds: Sequence[Sequence[float]], measurement: Measurement) -> list[list[float]]:
-    return [_flat([seconds[index] for index in block]) for block in measurement.blocks]
 
 
 def plain(value: object) -> object:

@@ -55,7 +55,9 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--augmentation", type=fraction, help="strength of the augmentation, 0 to 1")
     group.add_argument("--samples_per_epoch", type=positive_int, help="train on this many images of each epoch's order")
-    group.add_argument("--cache_dir", type=Path, metavar="DIR", help="keep prepared images here, about 0.8 MB each")
+    group.add_argument(
+        "--cache_dir", type=Path, metavar="DIR", help="keep decoded and resized images here, about 0.8 MB each"
+    )
     group.add_argument(
         "--reduced_decode", action="store_true", help="decode large JPEG training images at half their size"
     )

@@ -68,7 +68,7 @@ def entry_path(folder: Path, sample: Sample, input_hw: tuple[int, int], reduced:
 
 
 def entry_key(sample: Sample, input_hw: tuple[int, int], reduced: bool) -> bytes:
-    """A hash of all that the prepared sample depends on."""
+    """A hash of all that the decoded and resized sample depends on."""
     times = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (sample.image, sample.mask)]
     region = find_spec(sample.dataset).region(*PROBE)
     labels = (sample.labels.stored, sample.labels.to_class, sample.labels.class_count)

@@ -1,6 +1,7 @@
 """From an image file to its pixels: images as 8-bit RGB, masks without the loss of a value that tells classes apart."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ EVIDENT_BITS = 14  # sensors give 8, 10, 12 or 14: an image of 16 bits of data r
 REPEATED = 257  # 16-bit values whose upper byte repeats the lower are multiples of it: 8 bits, widened without a loss
 LISTED_VALUES = 8  # that an error message spells out
 DAMAGED_FILE = "not an image that can be decoded; is the file damaged?"
-_BY_ORIENTATION = {  # EXIF: what makes the stored picture upright
+_BY_ORIENTATION: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: what makes the stored picture upright
     2: lambda rgb: cv2.flip(rgb, 1),
     3: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_180),
     4: lambda rgb: cv2.flip(rgb, 0),
@@ -120,7 +121,7 @@ def read_mask(path: Path) -> np.ndarray:
                 f"{path}: a mask of 16 bits a value, with the values {_listed(pixels)}, which 8 bits cannot hold; "
                 "store it as 8-bit RGB, or say what its values mean in a file of labels"
             )
-        pixels = (pixels >> 8).astype(np.uint8)
+        pixels = (pixels // 256).astype(np.uint8)
     return pixels
 
 
@@ -179,7 +180,7 @@ def _from_palette(data: np.ndarray, kind: PngKind, path: Path) -> np.ndarray:
 def _indices(data: np.ndarray, path: Path) -> np.ndarray:
     """The indices of a palette PNG, uint8 (H, W), which OpenCV does not give."""
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with Image.open(io.BytesIO(data.data), formats=("PNG",)) as image:
             indices = np.asarray(image)
     except DAMAGED as error:
         raise ValueError(f"{path}: {DAMAGED_FILE}") from error

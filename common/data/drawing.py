@@ -73,7 +73,7 @@ def save_png(path: Path, rgb: np.ndarray) -> None:
     """Write uint8 RGB (H, W, 3) as PNG, whole or not at all."""
     _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.tobytes())
 
 
 def disagreement(rgb: np.ndarray, target: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

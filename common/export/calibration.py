@@ -84,6 +84,6 @@ def frame_pair_preparer(lanes: Predictor, prepare: Prepare, images: Sequence[Pat
     return prepare_pair
 
 
-def prepared(paths: Iterable[Path], prepare: Prepare, description: str) -> list[Tensor]:
-    """The inputs of all `paths`, one image each."""
-    return [prepare(path) for path in progress(paths, description, unit="image")]
+def inputs_of(paths: Iterable[Path], prepare: Prepare, what: str) -> list[Tensor]:
+    """The inputs of all `paths`, one image each; `what` is what the progress bar says."""
+    return [prepare(path) for path in progress(paths, what, unit="image")]

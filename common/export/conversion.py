@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.export.calibration import find_images, frame_pair_preparer, image_preparer, prepared, split_images
+from common.export.calibration import find_images, frame_pair_preparer, image_preparer, inputs_of, split_images
 from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_onnx_runtime
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
@@ -107,11 +107,18 @@ def _export(
 ) -> Sequence[Agreement]:
     """Write the file; `more` is what it says of itself beside the usual."""
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
-    description = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
-    metadata = as_metadata(description | more)
+    described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     outputs = list(source.network.outputs or ())
     return export_onnx(
-        model, path, source.input_shape, outputs, metadata, check, options.threads, options.batch, options.opset
+        model,
+        path,
+        source.input_shape,
+        outputs,
+        as_metadata(described | more),
+        check,
+        options.threads,
+        options.batch,
+        options.opset,
     )
 
 
@@ -161,7 +168,7 @@ def calibration_inputs(
     else:
         prepare = image_preparer(source.network, source.input_shape[1:], image_bits)
     chosen, others = split_images(images, count, seed)
-    return prepared(chosen, prepare, "read for calibration"), prepared(others, prepare, "read for judging")
+    return inputs_of(chosen, prepare, "read for calibration"), inputs_of(others, prepare, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

@@ -86,8 +86,13 @@ def _is_int8(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
     if node.target in WEIGHTED:
         known = (node.target in INT8 or is_subpixel(graph, node)) and all(each in pairs for each in operands[:2])
     else:
-        known = node.target in INT8 and all(each in pairs and each.args[0].op != "get_attr" for each in operands)
+        known = node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
     return known and all(user in pairs or (user.target in RELU and set(user.users) <= pairs) for user in node.users)
+
+
+def _is_stored(pair: Node) -> bool:
+    """Whether it stands for values of the file, whose codes are signed, where those of images are not."""
+    return pair.all_input_nodes[0].op == "get_attr"
 
 
 def _operator(node: Node) -> str:

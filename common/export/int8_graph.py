@@ -1,10 +1,11 @@
 """Rewrites of a converted INT8 graph, so that a runtime finds int8 arithmetic where PT2E leaves float between pairs.
 
 `convert_pt2e` puts a quantize behind every operator and a dequantize before it, and computes all of them in float. Each
-pass here changes the graph in place and keeps what it computes.
+pass here changes the graph in place and keeps what it computes. What is done for which runtime stands at the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
 from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
+from common.quantization.nodes import input_of, is_output_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -32,27 +34,6 @@ SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels co
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
 
 
-def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
-    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
-    use_subpixel_convolutions(int8, shuffle_rows)
-    move_codes(int8)
-    use_sigmoid_gates(int8, gates)
-    use_unsigned_activations(int8)
-    widen_outputs(int8)
-    round_biases(int8)
-    return int8
-
-
-def for_xnnpack(int8: GraphModule) -> GraphModule:
-    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
-
-    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
-    """
-    use_subpixel_convolutions(int8, shuffle_planes)
-    use_sigmoid_gates(int8, SILU_GATES)
-    return int8
-
-
 def move_codes(int8: GraphModule) -> int:
     """dequantize -> move -> quantize of one scale becomes the move alone, on codes; returns how many.
 
@@ -62,7 +43,7 @@ def move_codes(int8: GraphModule) -> int:
     for node in list(int8.graph.nodes):
         if node.target in MOVES and _keeps_codes(node):
             for source in _data_inputs(node):
-                node.replace_input_with(source, source.args[0])
+                node.replace_input_with(source, input_of(source))
             for user in list(node.users):
                 user.replace_all_uses_with(node)
             moved += 1
@@ -73,7 +54,8 @@ def move_codes(int8: GraphModule) -> int:
 def _data_inputs(node: Node) -> list[Node]:
     """The tensors that a move moves; symbolic sizes among its arguments are none."""
     first = node.args[0]
-    return list(dict.fromkeys(first)) if isinstance(first, list | tuple) else [first]
+    tensors = first if isinstance(first, list | tuple) else [first]
+    return [each for each in dict.fromkeys(tensors) if isinstance(each, Node)]
 
 
 def _keeps_codes(node: Node) -> bool:
@@ -96,16 +78,18 @@ def use_sigmoid_gates(int8: GraphModule, gates: Mapping = GATES) -> int:
     """
     changed = 0
     for node in list(int8.graph.nodes):
-        if node.target in gates and node.args[0].target == DEQUANTIZE:
-            codes, scale, *settings = node.args[0].args
+        if node.target in gates and input_of(node).target == DEQUANTIZE:
+            source = input_of(node)
+            codes, _, *settings = source.args
             smallest, largest, dtype = settings[1:]
+            scale = setting_of(source, 1) * gates[node.target]
             with int8.graph.inserting_before(node):
-                scaled = int8.graph.call_function(DEQUANTIZE, (codes, scale * gates[node.target], *settings))
+                scaled = int8.graph.call_function(DEQUANTIZE, (codes, scale, *settings))
                 gate = int8.graph.call_function(aten.sigmoid.default, (scaled,))
                 in_codes = (GATE_SCALE, smallest, smallest, largest, dtype)
                 gate = int8.graph.call_function(QUANTIZE, (gate, *in_codes))
                 gate = int8.graph.call_function(DEQUANTIZE, (gate, *in_codes))
-                product = int8.graph.call_function(aten.mul.Tensor, (node.args[0], gate))
+                product = int8.graph.call_function(aten.mul.Tensor, (source, gate))
             node.replace_all_uses_with(product)
             int8.graph.erase_node(node)  # by name: an activation in place counts as used
             changed += 1
@@ -121,8 +105,8 @@ def use_unsigned_activations(int8: GraphModule) -> int:
     """
     changed = 0
     for node in int8.graph.nodes:
-        stored = node.target == DEQUANTIZE and node.args[0].op == "get_attr"
-        if node.target in (QUANTIZE, DEQUANTIZE) and not stored and node.args[5] == torch.int8:
+        weights = node.target == DEQUANTIZE and input_of(node).op == "get_attr"
+        if node.target in (QUANTIZE, DEQUANTIZE) and not weights and node.args[5] == torch.int8:
             x, scale, zero_point, smallest, largest, _ = node.args
             node.args = (x, scale, zero_point + 128, smallest + 128, largest + 128, torch.uint8)
             changed += node.target == QUANTIZE
@@ -141,15 +125,15 @@ def widen_outputs(int8: GraphModule) -> int:
     for node in list(int8.graph.nodes):
         if node.target == aten.conv2d.default and _is_narrow(int8, node):
             (quantized,) = node.users
-            weight = node.args[1]
-            channels = stored(int8, weight.args[0]).shape[0]
+            weight, bias = input_of(node, 1), _bias(node)
+            channels = stored(int8, input_of(weight)).shape[0]
             with int8.graph.inserting_before(node):
-                codes, settings = _widened(int8, weight.args[0]), list(weight.args[1:])
+                codes, settings = _widened(int8, input_of(weight)), list(weight.args[1:])
                 if weight.target == DEQUANTIZE_PER_CHANNEL:
-                    settings[:2] = _widened(int8, settings[0], fill=1), _widened(int8, settings[1])
-                node.update_arg(1, int8.graph.call_function(weight.target, (codes, *settings)))
-                if len(node.args) > 2 and node.args[2] is not None:
-                    node.update_arg(2, _widened(int8, node.args[2]))
+                    settings[:2] = _widened(int8, input_of(weight, 1), fill=1), _widened(int8, input_of(weight, 2))
+                node.update_arg(1, int8.graph.call_function(operator_of(weight), (codes, *settings)))
+                if bias:
+                    node.update_arg(2, _widened(int8, bias))
             with int8.graph.inserting_after(quantized):
                 kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
             quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
@@ -161,13 +145,10 @@ def widen_outputs(int8: GraphModule) -> int:
 
 def _is_narrow(int8: GraphModule, node: Node) -> bool:
     """Of fewer output channels, on a map of more than one pixel, between codes."""
-    x, weight = node.args[:2]
-    if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
-        return False
-    if [user.target for user in node.users] != [QUANTIZE]:
+    if not _computes_on_codes(node) or [user.target for user in node.users] != [QUANTIZE]:
         return False
     grouped = len(node.args) > 6 and node.args[6] != 1
-    few = stored(int8, weight.args[0]).shape[0] < SMALLEST_OUTPUT
+    few = stored(int8, input_of(input_of(node, 1))).shape[0] < SMALLEST_OUTPUT
     return few and not grouped and "val" in node.meta and tuple(node.meta["val"].shape[2:]) != (1, 1)
 
 
@@ -187,18 +168,57 @@ def round_biases(int8: GraphModule) -> int:
     """
     rounded = 0
     for node in int8.graph.nodes:
-        if node.target in WEIGHTED and len(node.args) > 2 and node.args[2] is not None:
-            x, weight, bias = node.args[:3]
-            if not {x.target, weight.target} <= {DEQUANTIZE, DEQUANTIZE_PER_CHANNEL}:
-                continue  # kept in float
-            step = _scale(int8, x) * _scale(int8, weight)
+        if node.target in WEIGHTED and _computes_on_codes(node) and (bias := _bias(node)):
+            step = _scale(int8, input_of(node)) * _scale(int8, input_of(node, 1))
             values = stored(int8, bias)
             values.copy_((values.double() / step).round() * step)
             rounded += 1
     return rounded
 
 
+def _computes_on_codes(node: Node) -> bool:
+    """Whether an operator with weights takes codes, or is kept in float."""
+    return all(is_output_of(each, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for each in node.args[:2])
+
+
+def _bias(node: Node) -> Node | None:
+    """The get_attr of the bias of an operator with weights, where it has one."""
+    return input_of(node, 2) if len(node.args) > 2 and node.args[2] is not None else None
+
+
 def _scale(int8: GraphModule, pair: Node) -> Tensor:
     """The scale of a dequantize, or the scales of one by channel, in float64."""
     scale = pair.args[1]
     return (stored(int8, scale) if isinstance(scale, Node) else torch.tensor(scale)).double()
+
+
+Rewrite = Callable[[GraphModule], object]  # of a graph, in place
+
+
+def onnx_runtime_passes(gates: Mapping = GATES) -> tuple[Rewrite, ...]:
+    """The passes of `for_onnx_runtime` in their order: none leaves work for one before it."""
+    return (
+        partial(use_subpixel_convolutions, shuffle=shuffle_rows),  # makes moves between pairs, and convolutions
+        move_codes,
+        partial(use_sigmoid_gates, gates=gates),  # makes pairs
+        use_unsigned_activations,
+        widen_outputs,
+        round_biases,  # of the weights and biases that the file will hold
+    )
+
+
+def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
+    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
+    for rewrite in onnx_runtime_passes(gates):
+        rewrite(int8)
+    return int8
+
+
+def for_xnnpack(int8: GraphModule) -> GraphModule:
+    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
+
+    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
+    """
+    use_subpixel_convolutions(int8, shuffle_planes)
+    use_sigmoid_gates(int8, SILU_GATES)
+    return int8

@@ -11,7 +11,7 @@ from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
-from common.quantization.graphs import REWRITE
+from common.quantization.rewrites import REWRITE
 from common.runtimes.parity import Agreement, Check
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
@@ -68,6 +68,7 @@ def export_onnx(
         )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"the network cannot be written as ONNX: {told(error)}; {REWRITE}") from error
+    assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
     _strip_notes(proto)
@@ -91,8 +92,8 @@ def adaptive_average_pool(x: Any, output_size: Sequence[int]) -> Any:
     if not any(size % parts for size, parts in zip(sizes, output_size, strict=True)):
         steps = [size // parts for size, parts in zip(sizes, output_size, strict=True)]
         return opset18.AveragePool(x, kernel_shape=steps, strides=steps)
-    rows, columns = (_means(size, parts) for size, parts in zip(sizes, output_size, strict=True))
-    rows, columns = (opset18.Constant(value=onnx.numpy_helper.from_array(each)) for each in (rows, columns.T.copy()))
+    of_rows, of_columns = (_means(size, parts) for size, parts in zip(sizes, output_size, strict=True))
+    rows, columns = (opset18.Constant(value=onnx.numpy_helper.from_array(each)) for each in (of_rows, of_columns.T))
     return opset18.MatMul(opset18.MatMul(rows, x), columns)
 
 
@@ -123,7 +124,7 @@ def separate_weights(proto: onnx.ModelProto) -> int:
     """
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     taken: set[str] = set()
-    copies = []
+    copies: list[onnx.TensorProto] = []
     for node in proto.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
             continue

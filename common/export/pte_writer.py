@@ -1,5 +1,6 @@
 """An INT8 network lowered to XNNPACK, as an ExecuTorch program (.pte)."""
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from common.runtimes.parity import Agreement, Check
-from common.runtimes.pte import DESCRIPTION, PtePredictor
+from common.runtimes.pte import METADATA, PtePredictor
 from common.system.files import atomic_path
 
 
@@ -17,7 +18,7 @@ def export_pte(
     int8: GraphModule,
     path: Path,
     input_shape: tuple[int, int, int],
-    description: Mapping[str, object],
+    metadata: Mapping[str, object],
     check: Check,
     threads: int,
 ) -> Sequence[Agreement]:
@@ -30,10 +31,21 @@ def export_pte(
     from executorch.exir import to_edge_transform_and_lower
 
     logging.getLogger("executorch").setLevel(logging.ERROR)
-    program = torch.export.export(int8, (torch.zeros(1, *input_shape),))
+    program = torch.export.export(_contiguous(int8), (torch.zeros(1, *input_shape),))
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods={DESCRIPTION: json.dumps(description)}
+        program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: json.dumps(metadata)}
     )
     with atomic_path(path) as temporary:
         temporary.write_bytes(lowered.to_executorch().buffer)
         return check(PtePredictor(temporary, threads))
+
+
+def _contiguous(graph: GraphModule) -> GraphModule:
+    """A copy whose weights lie in the order of their axes, as XNNPACK asks for beside scales by channel.
+
+    Those of a training are channels-last.
+    """
+    copied = copy.deepcopy(graph)
+    for values in (*copied.parameters(), *copied.buffers()):
+        values.data = values.data.contiguous()
+    return copied

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from common.quantization.graphs import drop_unused_values, export_graph, finish, store_beside, stored
+from common.quantization.nodes import input_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
 PADDINGS = {2: 0, 4: 1}  # of the transposed convolutions that are rewritten, by the size of their kernels
 POINTWISE = {aten.add.Tensor, aten.gelu.default}  # what stands between a shuffle and the next convolution
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-Step = tuple[Callable, list]  # an operator and what follows its input
-Shuffle = Callable[[int, int, int, int], list[Step]]  # channels, height and width of a group, pixels to crop
+Operation = tuple[Callable, list]  # an operator and what follows its input
+Shuffle = Callable[[int, int, int, int], list[Operation]]  # channels, height and width of a group, pixels to crop
 
 
-def shuffle_rows(channels: int, height: int, width: int, crop: int) -> list[Step]:
+def shuffle_rows(channels: int, height: int, width: int, crop: int) -> list[Operation]:
     """(N, 4 C, H, W), channels ordered (row, column, C) -> (N, C, 2 H, 2 W), without `crop` pixels on every side.
 
     One transpose of long runs between two that ONNX Runtime, whose convolutions work channels-last, cancels.
@@ -40,7 +41,7 @@ def shuffle_rows(channels: int, height: int, width: int, crop: int) -> list[Step
     ]
 
 
-def shuffle_planes(channels: int, height: int, width: int, crop: int) -> list[Step]:
+def shuffle_planes(channels: int, height: int, width: int, crop: int) -> list[Operation]:
     """The same for XNNPACK, which turns whole tensors around every reshape: one transpose less than by rows.
 
     A pixel is cropped as a part of its row, in which its channels stand together.
@@ -92,8 +93,8 @@ def is_subpixel(graph: GraphModule, node: Node) -> bool:
 
 def _weight_source(node: Node) -> Node:
     """The get_attr of a convolution's weights, dequantized or not."""
-    weight = node.args[1]
-    return weight if weight.op == "get_attr" else weight.args[0]
+    weight = input_of(node, 1)
+    return weight if weight.op == "get_attr" else input_of(weight)
 
 
 def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
@@ -103,7 +104,9 @@ def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
     quantized = next(iter(node.users))
     pair = quantized.args[1:] if quantized.target == QUANTIZE and len(node.users) == 1 else None
     with graph.graph.inserting_before(node):
-        bias = node.args[2] and _store(graph, node.args[2], stored(graph, node.args[2]).repeat(4))
+        bias = node.args[2]
+        if isinstance(bias, Node):
+            bias = _store(graph, bias, stored(graph, bias).repeat(4))
         pixels = graph.graph.call_function(
             aten.conv2d.default,
             (node.args[0], _subpixel_weight(graph, node), bias, [1, 1], [padding, padding]),
@@ -122,12 +125,14 @@ def _through_codes(graph: Graph, node: Node, pair: tuple) -> Node:
 
 def _subpixel_weight(graph: GraphModule, node: Node) -> Node:
     """The weights of the convolution, dequantized where those of the transposed one are."""
-    source, weight = _weight_source(node), node.args[1]
+    source, weight = _weight_source(node), input_of(node, 1)
     own = _store(graph, source, as_subpixel_kernel(stored(graph, source)))
     if weight.target == DEQUANTIZE_PER_CHANNEL:
-        scales, zero_points = (_store(graph, each, stored(graph, each).repeat(4)) for each in weight.args[1:3])
-        return graph.graph.call_function(weight.target, (own, scales, zero_points, 0, *weight.args[4:]))  # axis 0
-    return own if weight is source else graph.graph.call_function(weight.target, (own, *weight.args[1:]))
+        by_channel = (input_of(weight, place) for place in (1, 2))
+        scales, zero_points = (_store(graph, each, stored(graph, each).repeat(4)) for each in by_channel)
+        settings = (scales, zero_points, 0, *weight.args[4:])  # axis 0
+        return graph.graph.call_function(DEQUANTIZE_PER_CHANNEL, (own, *settings))
+    return own if weight is source else graph.graph.call_function(operator_of(weight), (own, *weight.args[1:]))
 
 
 def _store(graph: GraphModule, source: Node, values: Tensor) -> Node:
@@ -161,10 +166,10 @@ def keep_channels_last(graph: GraphModule) -> int:
 
 
 def _is_permute(node: Node, order: list[int]) -> bool:
-    return node.target == aten.permute.default and list(node.args[1]) == order
+    return node.target == aten.permute.default and list(setting_of(node, 1)) == order
 
 
 def _channels_last(graph: Graph, node: Node) -> Node:
     if _is_permute(node, CHANNELS_FIRST):
-        return node.args[0]
+        return input_of(node)
     return graph.call_function(aten.permute.default, (node, CHANNELS_LAST))

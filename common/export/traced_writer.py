@@ -16,21 +16,21 @@ from torch import nn
 from common.networks.metadata import TORCH_FILE
 
 
-def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, description: Mapping[str, object]) -> None:
-    """Any batch size; the image size is that of `example` (N, C, H, W), on the CPU; the file holds `description`."""
+def write_torchscript(model: nn.Module, example: torch.Tensor, path: Path, metadata: Mapping[str, object]) -> None:
+    """Any batch size; the image size is that of `example` (N, C, H, W), on the CPU; the file holds `metadata`."""
     with torch.inference_mode():
         traced = torch.jit.trace(_frozen(model), example, check_trace=False)
         content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
-        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(description)})
+        torch.jit.save(traced, content, _extra_files={TORCH_FILE: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())
 
 
-def write_exported(model: nn.Module, example: torch.Tensor, path: Path, description: Mapping[str, object]) -> None:
-    """Any batch size; the image size is that of `example` (N, C, H, W), on the CPU; the file holds `description`."""
+def write_exported(model: nn.Module, example: torch.Tensor, path: Path, metadata: Mapping[str, object]) -> None:
+    """Any batch size; the image size is that of `example` (N, C, H, W), on the CPU; the file holds `metadata`."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     program = torch.export.export(_frozen(model), (example,), dynamic_shapes=dynamic)
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(description)})
+    torch.export.save(program, content, extra_files={TORCH_FILE: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())
 
 

@@ -100,10 +100,10 @@ def require_choice(checkpoint: Checkpoint, choice: str | None) -> None:
         )
 
 
-def _require_own_choice(checkpoint: Checkpoint, choice: str | None) -> None:
+def _require_own_choice(checkpoint: Checkpoint, description: Description, choice: str | None) -> None:
     """The same for a file that describes itself, which holds one set of weights where it is not to resume from."""
     require_choice(checkpoint, choice)
-    held = AVERAGED if checkpoint.description.arguments.get("ema") and checkpoint.training is None else RAW
+    held = AVERAGED if description.arguments.get("ema") and checkpoint.training is None else RAW
     if choice not in (None, held):
         raise ValueError(f"{checkpoint.path}: --weights {choice}: its one set of weights is {held}; leave the flag out")
 
@@ -169,7 +169,7 @@ def load_network(name: str, path: Path, choice: str | None = None) -> tuple[nn.M
             f"{path}: a QAT checkpoint, not FP32 weights; benchmark_qat_model.py turns it into an INT8 ONNX"
         )
     if description:
-        _require_own_choice(checkpoint, choice)
+        _require_own_choice(checkpoint, description, choice)
     model, width = build_from_published(name, checkpoint.state, path)
     if description and not math.isclose(description.width, width):
         raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")

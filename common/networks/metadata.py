@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from common.data.classes import classes_of
 from models import Network
 
-TORCH_FILE = "quanty.json"  # the name of the description within a TorchScript or torch.export file
+TORCH_FILE = "quanty.json"  # the name of the metadata within a TorchScript or torch.export file
 
 
 def describe(
@@ -17,7 +17,7 @@ def describe(
     input_shape: tuple[int, int, int],
     versions: Mapping[str, str],
 ) -> dict[str, object]:
-    """The description as values that JSON can hold; `input_shape` is (channels, height, width)."""
+    """The metadata as values that JSON can hold; `input_shape` is (channels, height, width)."""
     fields = {
         "network": name,
         "task": network.task,
@@ -38,6 +38,6 @@ def describe(
     return fields
 
 
-def as_metadata(description: Mapping[str, object]) -> dict[str, str]:
-    """The description as ONNX metadata, which holds strings alone: text as it is, the rest as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+def as_metadata(described: Mapping[str, object]) -> dict[str, str]:
+    """What `describe` gives as ONNX metadata, which holds strings alone: text as it is, the rest as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}

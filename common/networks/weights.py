@@ -91,7 +91,8 @@ def network_weights(document: Any, names: Collection[str], choice: str | None, p
     averages = _unnamed_averages(others, sets)
     chosen = _choose(sets, averages, choice, path)
     folders = {entry.folder for entry in chosen.own}
-    more, beside = [], []  # keys that the network does not know: under the same prefix, or not
+    more: list[Entry] = []  # keys that the network does not know, under the same prefix
+    beside: list[Entry] = []  # and elsewhere
     for entry in others:
         if entry.folder in folders and entry not in averages:
             (more if _nearest(entry, sets) is chosen else beside).append(entry)

@@ -6,12 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from common.quantization.folding import BATCH_NORM, CONVOLUTIONS, NO_STATISTICS, as_multiply_add, is_grouped_transposed
+from common.quantization.folding import (
+    BATCH_NORM,
+    CONVOLUTIONS,
+    EPS,
+    NO_STATISTICS,
+    as_multiply_add,
+    is_grouped_transposed,
+)
 from common.quantization.graphs import finish, store_beside, stored
+from common.quantization.nodes import input_of, is_output_of, name_of, setting_of
 
 aten = torch.ops.aten
 ALIAS = aten.alias.default
-VARIANCE, MOMENTUM, EPS = 4, 6, 7  # places in the arguments of a batch norm
+VARIANCE, MOMENTUM = 4, 6  # places in the arguments of a batch norm
 
 Attributes = dict[str, tuple[float, float]]  # name of the running variance -> momentum, eps
 
@@ -21,7 +29,7 @@ def batch_norm_attributes(graph: GraphModule) -> Attributes:
     norms = [node for node in graph.graph.nodes if node.target == BATCH_NORM]
     if any(norm.args[VARIANCE] is None for norm in norms):
         raise ValueError(NO_STATISTICS)
-    return {norm.args[VARIANCE].target: (norm.args[MOMENTUM], norm.args[EPS]) for norm in norms}
+    return {name_of(input_of(norm, VARIANCE)): (setting_of(norm, MOMENTUM), setting_of(norm, EPS)) for norm in norms}
 
 
 def restore_batch_norm(prepared: GraphModule, attributes: Attributes) -> None:
@@ -30,7 +38,7 @@ def restore_batch_norm(prepared: GraphModule, attributes: Attributes) -> None:
     torchao puts a pattern of its own in the place of a convolution and its batch norm, with PyTorch's defaults.
     """
     for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
-        momentum, eps = attributes[norm.args[VARIANCE].target]
+        momentum, eps = attributes[name_of(input_of(norm, VARIANCE))]
         norm.update_arg(MOMENTUM, momentum)
         norm.update_arg(EPS, eps)
         if pattern := _trained_pattern(norm):
@@ -48,11 +56,11 @@ def set_apart(graph: GraphModule) -> None:
     for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
         for place, name, value in ((1, "_weight", 1.0), (2, "_bias", 0.0)):
             if norm.args[place] is None:
-                statistics = norm.args[VARIANCE]
+                statistics = input_of(norm, VARIANCE)
                 constant = torch.full_like(stored(graph, statistics), value)
                 with graph.graph.inserting_after(statistics):
                     norm.update_arg(place, store_beside(graph, statistics, constant, name))
-        if isinstance(source := norm.args[0], Node) and is_grouped_transposed(source):
+        if is_grouped_transposed(source := input_of(norm)):
             with graph.graph.inserting_before(norm):
                 apart = graph.graph.call_function(ALIAS, (source,))
             apart.meta = {**source.meta}
@@ -63,7 +71,7 @@ def set_apart(graph: GraphModule) -> None:
 def join_again(prepared: GraphModule) -> None:
     """Take the aliases of `set_apart` out, in place."""
     for node in [node for node in prepared.graph.nodes if node.target == ALIAS]:
-        node.replace_all_uses_with(node.args[0])
+        node.replace_all_uses_with(input_of(node))
         prepared.graph.erase_node(node)
     prepared.recompile()
 
@@ -81,25 +89,19 @@ class _TrainedPattern:
 
 def _trained_pattern(norm: Node) -> _TrainedPattern | None:
     """What torchao makes of a convolution and its batch norm for the training; None for any other batch norm."""
-    source, bias = norm.args[0], None
-    if source.target == aten.add.Tensor and _is(source.args[1], aten.reshape.default):
-        source, bias = source.args[0], source.args[1].args[0]
-    if not _is(source, aten.div.Tensor) or not isinstance(source.args[0], Node):
+    source, bias = input_of(norm), None
+    if source.target == aten.add.Tensor and is_output_of(source.args[1], aten.reshape.default):
+        source, bias = input_of(source), input_of(input_of(source, 1))
+    if source.target != aten.div.Tensor or not is_output_of(source.args[0], *CONVOLUTIONS):
         return None
-    convolution = source.args[0]
-    if convolution.target not in CONVOLUTIONS:
-        return None
-    weight = convolution.args[1]
+    convolution = input_of(source)
+    weight = input_of(convolution, 1)
     quantized = weight if weight.op == "call_module" else None
-    scaled = weight.args[0] if quantized else weight
-    if not _is(scaled, aten.mul.Tensor) or not _is(scaled.args[1], aten.reshape.default):
+    scaled = input_of(weight) if quantized else weight
+    if scaled.target != aten.mul.Tensor or not is_output_of(scaled.args[1], aten.reshape.default):
         return None
-    factor = scaled.args[1].args[0]  # weight / sqrt(variance + eps)
-    return _TrainedPattern(convolution, quantized, scaled, bias, factor.args[1].args[0])
-
-
-def _is(node: object, target: object) -> bool:
-    return isinstance(node, Node) and node.target == target
+    factor = input_of(input_of(scaled, 1))  # weight / sqrt(variance + eps)
+    return _TrainedPattern(convolution, quantized, scaled, bias, input_of(input_of(factor, 1)))
 
 
 @torch.no_grad()
@@ -129,10 +131,10 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
 
 
 def _fold(prepared: GraphModule, norm: Node, pattern: _TrainedPattern) -> None:
-    _, gamma, beta, mean, variance = norm.args[:5]
-    weight, reshaped = pattern.scaled.args
-    scale = stored(prepared, gamma) / (stored(prepared, variance) + norm.args[EPS]).sqrt()
-    stored(prepared, weight).mul_(scale.reshape(reshaped.args[1]))
+    gamma, beta, mean, variance = (input_of(norm, place) for place in range(1, VARIANCE + 1))
+    weight, reshaped = input_of(pattern.scaled), input_of(pattern.scaled, 1)
+    scale = stored(prepared, gamma) / (stored(prepared, variance) + setting_of(norm, EPS)).sqrt()
+    stored(prepared, weight).mul_(scale.reshape(setting_of(reshaped, 1)))
     if pattern.quantized:
         pattern.quantized.args = (weight,)
     else:
@@ -145,6 +147,6 @@ def _fold(prepared: GraphModule, norm: Node, pattern: _TrainedPattern) -> None:
 
 def _parameter(graph: GraphModule, beta: Node, value: Tensor) -> Node:
     """A node for the convolution's bias, which takes the place of batch norm's."""
-    owner, _, name = beta.target.rpartition(".")
+    owner, _, name = name_of(beta).rpartition(".")
     setattr(graph.get_submodule(owner), name, nn.Parameter(value))
     return beta

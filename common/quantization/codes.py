@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-# a float or a tensor that spreads over what it is applied to, as a float would make the host wait for a GPU; PyTorch's
-# stubs take either and not their union
+# a float, or a tensor with a number for each channel; PyTorch's stubs take either and not their union
 Number = Any
 
 

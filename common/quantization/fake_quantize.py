@@ -20,8 +20,9 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     """Observe the range of a tensor as a moving average and round the tensor to its codes.
 
     The values, gradients, ranges and scales are those of PyTorch's kernel in every bit, but for symmetric ranges, which
-    are symmetric also where all values have one sign. The kernel sees the ends of the range alone: on a CPU it goes
-    value by value, and on every device it keeps more for the backward pass (see `codes`).
+    are symmetric also where all values have one sign. The kernel that observes sees the ends of the range alone: it
+    goes value by value on a CPU, and copies what is channels-last on CUDA. On a CPU, where it is memory that a training
+    lacks, the backward pass keeps codes (see `codes`).
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
@@ -53,18 +54,24 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
             self._observe(x)
-        self.compute_scale()
+        if self.is_symmetric_quant or not self.observing:
+            self.compute_scale()
         if not self.quantizing:
             return x
-        return self._compilable(x) if torch.compiler.is_compiling() else round_to_grid(x, self._grid(x))
+        if torch.compiler.is_compiling() or not (self.is_per_channel or reads_are_free(x.device)):
+            return self._by_kernel(x)
+        return round_to_grid(x, self._grid(x))
 
-    def _compilable(self, x: Tensor) -> Tensor:
-        """The same by PyTorch's operators; what the backward pass keeps is the compiler's affair."""
+    def _by_kernel(self, x: Tensor) -> Tensor:
+        """The same by PyTorch's operators, one pass over the values on a GPU, whose time is that of its memory.
+
+        The backward pass keeps values and what was clamped there, or what a compiler decides.
+        """
         low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
         if self.is_per_channel:
             return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
         return torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
-            x, self.scale, self.zero_point, self.fake_quant_enabled, low, high
+            x, self.scale, self.zero_point, torch.ones_like(self.fake_quant_enabled), low, high
         )[0]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -132,12 +139,12 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     @torch.no_grad()
     def _kernel(self, values: Tensor, smallest: Tensor, largest: Tensor, observe: bool) -> None:
-        """PyTorch's kernel: move the range by `values`, or compute scale and zero point from it."""
+        """PyTorch's kernel: move the range by `values` where `observe` says so; scale and zero point from the range."""
         observer, flag = self.activation_post_process, self.observer_enabled
         torch.fused_moving_avg_obs_fake_quant(
             values,
             torch.full_like(flag, observe),
-            torch.full_like(flag, not observe),
+            torch.ones_like(flag),  # compute the scale
             smallest,
             largest,
             self.scale,
@@ -158,7 +165,7 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             shape = [1] * x.dim()
             shape[self.ch_axis] = -1
             scale, inverse, zero_point = (each.reshape(shape) for each in (scale, inverse, zero_point))
-        elif reads_are_free(x.device):
+        else:
             scale, inverse, zero_point = scale.item(), inverse.item(), zero_point.item()
         if self.is_symmetric_quant:
             zero_point = round((low + high) / 2)

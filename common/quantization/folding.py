@@ -8,10 +8,11 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from common.quantization.graphs import drop_unused_values, finish, store_beside, stored
+from common.quantization.nodes import input_of, setting_of
 
 aten = torch.ops.aten
 BATCH_NORM = aten.batch_norm.default  # (input, weight, bias, mean, variance, training, momentum, eps, cudnn)
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[object, bool] = {
     aten.conv1d.default: False,
     aten.conv2d.default: False,
     aten.conv3d.default: False,
@@ -23,6 +24,7 @@ NO_STATISTICS = (
     "a batch norm without running statistics has no fixed form; build it with track_running_stats=True, or use "
     "GroupNorm or InstanceNorm, which stay in float"
 )
+EPS = 7  # the place of eps in a batch norm's arguments
 GROUPS = 6  # the place of the groups in a transposed convolution's arguments
 IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized; what it is called, "" where another one is
 
@@ -53,8 +55,8 @@ def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
 
 def _own_convolution(graph: GraphModule, norm: Node, uses: Counter) -> bool:
     """Whether the input is a convolution's that nothing else takes, with weights that no other one has."""
-    source = norm.args[0]
-    if not isinstance(source, Node) or source.target not in CONVOLUTIONS or len(source.users) != 1:
+    source = input_of(norm)
+    if source.target not in CONVOLUTIONS or len(source.users) != 1:
         return False
     weight = source.args[1]
     if is_grouped_transposed(source):
@@ -64,7 +66,7 @@ def _own_convolution(graph: GraphModule, norm: Node, uses: Counter) -> bool:
 
 def is_grouped_transposed(node: Node) -> bool:
     """Whether it is a transposed convolution in whose weights the output channels are not on one axis."""
-    return CONVOLUTIONS.get(node.target, False) and len(node.args) > GROUPS and node.args[GROUPS] != 1
+    return CONVOLUTIONS.get(node.target, False) and len(node.args) > GROUPS and setting_of(node, GROUPS) != 1
 
 
 def _values(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -74,12 +76,12 @@ def _values(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor, Tensor, Ten
         raise ValueError(NO_STATISTICS)
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
-    return mean, variance, gamma, beta, norm.args[7]
+    return mean, variance, gamma, beta, setting_of(norm, EPS)
 
 
 def _fold(graph: GraphModule, norm: Node) -> None:
-    convolution = norm.args[0]
-    weight, bias = convolution.args[1], convolution.args[2] if len(convolution.args) > 2 else None
+    convolution = input_of(norm)
+    weight, bias = input_of(convolution, 1), convolution.args[2] if len(convolution.args) > 2 else None
     mean, variance, gamma, beta, eps = _values(graph, norm)
     old_bias = stored(graph, bias) if isinstance(bias, Node) else None
     transposed = CONVOLUTIONS[convolution.target]
@@ -102,7 +104,7 @@ def as_multiply_add(graph: GraphModule, norm: Node) -> None:
     mean, variance, gamma, beta, eps = _values(graph, norm)
     scale = gamma * torch.rsqrt(variance + eps)
     shape = (-1, *[1] * (norm.meta["val"].dim() - 2))
-    statistics = norm.args[3]
+    statistics = input_of(norm, 3)
     with graph.graph.inserting_before(norm):
         factor = store_beside(graph, statistics, scale.reshape(shape), "_scale")
         offset = store_beside(graph, statistics, (beta - mean * scale).reshape(shape), "_shift")

@@ -7,25 +7,33 @@ rounded where ONNX Runtime's kernels round, 99.90 % do.
 """
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.quantization.graphs import finish
+from common.quantization.graphs import WEIGHTED, finish, stored
+from common.quantization.nodes import input_of, is_output_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
-Settings = tuple[float, int]  # scale, zero point
+Settings = tuple[float | Tensor, int]  # scale, or scales of weights by channel, and zero point, which weights have not
 
 
 def as_integer_kernels(int8: GraphModule) -> GraphModule:
-    """A copy of a graph with unsigned activations in which every operator of INTEGER_FORMS works on codes."""
+    """A copy of a graph in which every operator of INTEGER_FORMS works on codes.
+
+    Raises:
+        ValueError: activations are signed (`use_unsigned_activations` comes first), or weights have a zero point.
+    """
     reference = copy.deepcopy(int8)
     for node in list(reference.graph.nodes):
         if node.target == aten.max_pool2d.default:
             node.target = max_pool
         if _has_integer_form(node):
+            _require_known_codes(reference, node)
             _compute_in_integers(node)
     finish(reference)
     return reference
@@ -39,15 +47,26 @@ def _sources(node: Node) -> list[Node]:
 def _has_integer_form(node: Node) -> bool:
     return (
         node.target in INTEGER_FORMS
-        and not (node.target == aten.adaptive_avg_pool2d.default and list(node.args[1]) != [1, 1])
-        and all(source.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
+        and not (node.target == aten.adaptive_avg_pool2d.default and list(setting_of(node, 1)) != [1, 1])
+        and all(is_output_of(source, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
         and [user.target for user in node.users] == [QUANTIZE]
     )
 
 
+def _require_known_codes(graph: GraphModule, node: Node) -> None:
+    """The forms below give unsigned codes, and take the code 0 of a weight for 0."""
+    (quantized,) = node.users
+    if quantized.args[5] != torch.uint8:
+        raise ValueError(f"{node.name}: its output is {quantized.args[5]}, wanted torch.uint8")
+    if node.target in WEIGHTED:
+        zero_point = input_of(node, 1).args[2]
+        if bool(stored(graph, zero_point).any() if isinstance(zero_point, Node) else zero_point):
+            raise ValueError(f"{node.name}: its weights have the zero point {zero_point}, wanted symmetric ones")
+
+
 def _compute_in_integers(node: Node) -> None:
     (quantized,), sources = node.users, _sources(node)
-    codes = [source.args[0] for source in sources]
+    codes = [input_of(source) for source in sources]
     settings = [source.args[1:3] for source in (*sources, quantized)]
     rest = node.args[len(sources) :]
     with node.graph.inserting_before(quantized):
@@ -57,22 +76,31 @@ def _compute_in_integers(node: Node) -> None:
     node.graph.erase_node(node)  # by name: an addition in place counts as used
 
 
-def max_pool(x: Tensor, *rest) -> Tensor:
+def max_pool(x: Tensor, *rest: Any) -> Tensor:
     """The largest codes, or values, of each window; PyTorch counts pixels in the type of the codes, up to 255."""
     return aten.max_pool2d.default(x.float(), *rest).to(x.dtype)
 
 
-def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest: Any) -> Tensor:
     """A convolution of codes, uint8 (N, C, H, W) and int8 weights -> uint8; `rest` as in `torch.conv2d`."""
     return _weighted_sum(aten.conv2d.default, x, weight, of_x, of_weight, of_y, *rest)
 
 
-def linear(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest) -> Tensor:
+def linear(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest: Any) -> Tensor:
     """A linear layer of codes, uint8 (N, C) and int8 weights -> uint8; `rest` is the bias."""
     return _weighted_sum(aten.linear.default, x, weight, of_x, of_weight, of_y, *rest)
 
 
-def _weighted_sum(operator, x: Tensor, weight: Tensor, of_x, of_weight, of_y, bias: Tensor | None = None, *rest):
+def _weighted_sum(
+    operator: Callable[..., Tensor],
+    x: Tensor,
+    weight: Tensor,
+    of_x: Settings,
+    of_weight: Settings,
+    of_y: Settings,
+    bias: Tensor | None = None,
+    *rest: Any,
+) -> Tensor:
     step = _float32(of_x[0]) * _float32(of_weight[0])  # of the integer sum; one for each channel, or one
     steps = None if bias is None else (bias / step).round().double()
     total = operator(x.double() - of_x[1], weight.double(), steps, *rest)  # whole numbers, exact in float64
@@ -118,7 +146,7 @@ def _as_codes(values: Tensor) -> Tensor:
     return values.clamp(0, 255).to(torch.uint8)
 
 
-INTEGER_FORMS = {
+INTEGER_FORMS: dict[object, Callable[..., Tensor]] = {
     aten.conv2d.default: convolution,
     aten.linear.default: linear,
     aten.add.Tensor: addition,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from common.quantization.fake_quantize import FakeQuantize
 from common.system.memory import PeakMemory, free_memory
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,16 @@ def observe(prepared: GraphModule, batch: Tensor, at_once: int) -> None:
     for observer, (low, high) in zip(observers, widest, strict=True):
         _set_range(observer, low, high)
     for module in prepared.modules():
-        if hasattr(module, "compute_scale"):
+        if isinstance(module, FakeQuantize):
             module.compute_scale()
 
 
 def _range(observer: nn.Module) -> tuple[Tensor, Tensor]:
-    return observer.min_val.clone(), observer.max_val.clone()
+    return observer.get_buffer("min_val").clone(), observer.get_buffer("max_val").clone()
 
 
 def _set_range(observer: nn.Module, low: Tensor, high: Tensor) -> None:
-    for place, value in ((observer.min_val, low), (observer.max_val, high)):
-        place.resize_(value.shape).copy_(value)  # ranges by channel get their size with the first image
+    for name, value in (("min_val", low), ("max_val", high)):
+        observer.get_buffer(name).resize_(value.shape).copy_(
+            value
+        )  # ranges by channel get their size with the first image

@@ -23,10 +23,11 @@ from common.quantization.batch_norm import (
     set_apart,
 )
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
-from common.quantization.graphs import export_graph, unshare_weights, without_random_factors
+from common.quantization.graphs import export_graph
 from common.quantization.histograms import ranges_from_histograms
 from common.quantization.observing import images_at_once, observe
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
+from common.quantization.rewrites import unshare_weights, without_random_factors
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 

@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -87,7 +88,7 @@ def _of_weights(per_channel: bool) -> Callable:
 class SaturatingHistogramObserver(HistogramObserver):
     """A histogram of inputs that counts those below `lower` as `lower`; hands the input on as it is."""
 
-    def __init__(self, lower: float, **options):
+    def __init__(self, lower: float, **options: Any):
         super().__init__(**options)
         self.lower = lower
 
@@ -163,7 +164,9 @@ class NetworkQuantizer(XNNPACKQuantizer):
 
     def _saturate(self, source: Node, lower: float) -> None:
         annotation = source.meta.get(Q_ANNOTATION_KEY)
-        spec = annotation and annotation.output_qspec
+        if annotation is None:
+            return
+        spec = annotation.output_qspec
         if isinstance(spec, QuantizationSpec) and all(user.target in SATURATION for user in source.users):
             observer = FakeQuantize if self.is_qat else SaturatingHistogramObserver
             observer = observer.with_args(lower=lower, eps=SMALLEST_SCALE)

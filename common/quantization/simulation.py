@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import Target
 
+from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.graphs import WEIGHTED
+from common.quantization.nodes import input_of, name_of
 
 LARGEST_BLOCK = 7  # layers with weights; the context has 7, a residual block of the encoder 5, a stage of the neck 3
 
@@ -19,7 +22,7 @@ class Simulation(Interpreter):
         super().__init__(prepared)
         self.floats = floats
 
-    def call_module(self, target: str, args: tuple, kwargs: dict) -> Tensor:
+    def call_module(self, target: Target, args: tuple, kwargs: dict) -> Tensor:
         return args[0] if target in self.floats else super().call_module(target, args, kwargs)
 
 
@@ -35,11 +38,8 @@ class QuantizedLayer:
 
 def fake_quantizations(prepared: GraphModule) -> dict[str, Node]:
     """Every fake quantization of the graph by its name; some share a module, and with it a range."""
-    return {
-        node.target: node
-        for node in prepared.graph.nodes
-        if node.op == "call_module" and node.target.startswith("activation_post_process")
-    }
+    modules = [node for node in prepared.graph.nodes if node.op == "call_module"]
+    return {name_of(node): node for node in modules if isinstance(prepared.get_submodule(name_of(node)), FakeQuantize)}
 
 
 def module_of(node: Node) -> str | None:
@@ -53,14 +53,15 @@ def quantized_layers(prepared: GraphModule) -> list[QuantizedLayer]:
     quantizers = fake_quantizations(prepared)
     weighted = _weighted(prepared, quantizers)
     producers = {_output(node, quantizers): node for node in weighted.values()}
-    layers, ranges = [], set()
+    layers: list[QuantizedLayer] = []
+    ranges: set[int] = set()  # ids of modules
     for name, node in quantizers.items():
         shared = id(getattr(prepared, name))
         if name in weighted or shared in ranges:
             continue
         ranges.add(shared)
-        producer = producers.get(name, node.args[0])
-        weights = producer.args[1].target if name in producers else None
+        producer = producers.get(name, input_of(node))
+        weights = name_of(input_of(producer, 1)) if name in producers else None
         layers.append(QuantizedLayer(module_of(producer) or "network", _operator(producer), weights, name))
     return layers
 
@@ -73,7 +74,7 @@ def _operator(node: Node) -> str:
 def _weighted(prepared: GraphModule, quantizers: Collection[str]) -> dict[str, Node]:
     """Fake quantization of weights -> the convolution or matrix product that takes them."""
     nodes = (node for node in prepared.graph.nodes if node.target in WEIGHTED)
-    return {node.args[1].target: node for node in nodes if node.args[1].target in quantizers}
+    return {name_of(input_of(node, 1)): node for node in nodes if input_of(node, 1).target in quantizers}
 
 
 def _output(node: Node, quantizers: Collection[str]) -> str | None:
@@ -82,12 +83,13 @@ def _output(node: Node, quantizers: Collection[str]) -> str | None:
         if node.op == "output" or not node.users:
             return None
         node = next((user for user in node.users if user.target in quantizers), next(iter(node.users)))
-    return node.target
+    return name_of(node)
 
 
 def blocks_of(prepared: GraphModule) -> dict[str, int]:
     """The largest modules of at most LARGEST_BLOCK quantized layers with weights, with their number of these."""
-    names = [module_of(node) for node in _weighted(prepared, fake_quantizations(prepared)).values()]
+    modules = map(module_of, _weighted(prepared, fake_quantizations(prepared)).values())
+    names = [name for name in modules if name is not None]
     held = Counter(part for name in names for part in _ancestry(name))
     blocks = (next((part for part in _ancestry(name) if held[part] <= LARGEST_BLOCK), name) for name in names)
     return {block: held[block] for block in blocks}
@@ -118,9 +120,10 @@ def of_layer(prepared: GraphModule, layer: QuantizedLayer) -> set[str]:
     """The fake quantizations of its weights and its output, with those that share a range with the latter."""
     output = getattr(prepared, layer.output)
     shared = {name for name in fake_quantizations(prepared) if getattr(prepared, name) is output}
-    return shared | ({layer.weights} - {None})
+    return shared | ({layer.weights} if layer.weights else set())
 
 
 def _modules(node: Node) -> set[str]:
     """The modules that produce or take the tensor of a fake quantization."""
-    return {module_of(one) for one in (node.args[0], *node.users)} - {None}
+    modules = map(module_of, (input_of(node), *node.users))
+    return {name for name in modules if name is not None}

@@ -31,14 +31,6 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         scenes: pictures of some images.
         worst: of each model but the first, pictures of the images that lose most.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     sections = {
         "Summary": "summary.html",
         "Accuracy": "accuracy.html",
@@ -49,6 +41,31 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         **({"Worst images": "worst_images.html"} if worst else {}),
         "How it was measured": "method.html",
     }
+    first = document["models"][document["reference"]]
+    template = _environment(document).get_template("page.html")
+    return template.render(
+        document=document,
+        sections=sections,
+        images=_images(document),
+        scenes=scenes,
+        worst=worst or {},
+        legend=_legend(document),
+        parts_of_the_images=_parts(first["datasets"], ["overall"]),
+        parts_of_the_differences=_parts(first["datasets"], []),
+        **_how_it_was_measured(document),
+    )
+
+
+def _environment(document: Document) -> Environment:
+    """Jinja2 with what every template may use; a name that is not there is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     scored = document["models"][document["reference"]]["overall"]
     environment.globals |= {
         "figure": partial(figure, document),
@@ -65,17 +82,7 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         "terms": TERMS,
         "most_columns": MOST_COLUMNS,
     }
-    return environment.get_template("page.html").render(
-        document=document,
-        sections=sections,
-        images=_images(document),
-        scenes=scenes,
-        worst=worst or {},
-        legend=_legend(document),
-        parts_of_the_images=_parts(next(iter(document["models"].values()))["datasets"], ["overall"]),
-        parts_of_the_differences=_parts(next(iter(document["models"].values()))["datasets"], []),
-        **_how_it_was_measured(document),
-    )
+    return environment
 
 
 def _images(document: Document) -> str:

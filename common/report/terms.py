@@ -12,7 +12,7 @@ TERMS = {
     "masks; significant where its interval excludes 0.",
     "mIoU smoothed": "For each image (intersection + 1) / (union + 1) over the class maps together, averaged over the "
     "images. Larger than the standard mIoU and not comparable with it.",
-    "Latency": "One image from the prepared tensor to the logits, after warm-up, without garbage collection. The "
+    "Latency": "One image from the network's input to the logits, after warm-up, without garbage collection. The "
     f"models take turns in blocks of images. No call is left out. p90 takes {CALLS_FOR_P90} calls, p99 "
     f"{CALLS_FOR_P99}.",
     "Outliers": "Calls slower than the median by more than five standard deviations, estimated from the median "

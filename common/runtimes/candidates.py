@@ -155,7 +155,7 @@ def _program(path: Path, options: OpenOptions) -> Candidate:
     own = predictor.input_hw
     if options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
-    precision = str(predictor.description.get("precision", "unknown"))
+    precision = str(predictor.metadata.get("precision", "unknown"))
     return Candidate(path, partial(PtePredictor, path), precision, own)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 MAGIC = b"ET"  # from the fifth byte of a program on
 BACKEND = "XnnpackBackend"
-DESCRIPTION = "quanty_description"  # a method of the program that returns its description as JSON
+METADATA = "quanty_description"  # a method of the program that returns its metadata as JSON
 
 
 class PtePredictor:
@@ -71,9 +71,9 @@ class PtePredictor:
         return height, width
 
     @property
-    def description(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         """What the program says of itself (common.networks.metadata); empty where another tool made it."""
-        if DESCRIPTION not in self.program.method_names:
+        if METADATA not in self.program.method_names:
             return {}
-        (text,) = self.program.load_method(DESCRIPTION).execute([])
+        (text,) = self.program.load_method(METADATA).execute([])
         return json.loads(text)

@@ -75,10 +75,10 @@ def require_no_code(path: Path) -> None:
         except BROKEN as error:
             raise ValueError(f"{path}: not a file of torch.export ({error})") from error
     strange = [name for name, entry in inner.items() if not DATA_ENTRIES.fullmatch(entry)]
-    strange += [text for text in _values(graphs, "expr_str") if not EXPRESSION.fullmatch(str(text))]
+    strange += [text for text in map(str, _values(graphs, "expr_str")) if not EXPRESSION.fullmatch(text)]
     if strange:
         raise ValueError(
-            f"{path}: not a file of torch.export, or one whose loading may run code ({str(strange[0]):.80}); "
+            f"{path}: not a file of torch.export, or one whose loading may run code ({strange[0]:.80}); "
             "where you trust its maker, export the network anew with trace_pytorch_model.py --format exported"
         )
 

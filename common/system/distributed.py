@@ -64,7 +64,7 @@ def is_writer() -> bool:
     return rank() == 0
 
 
-def share(batch: Sequence[Item]) -> Sequence[Item]:
+def share(batch: list[Item]) -> list[Item]:
     """This rank's images of a batch; the first one where the images do not go round: every rank has to compute."""
     return batch[rank() :: world_size()] or batch[:1]
 
@@ -152,5 +152,5 @@ def synchronise(model: nn.Module) -> None:
         if name.endswith(AVERAGED) and buffer.numel() and bool(torch.isfinite(buffer).all()):
             buffer.copy_(summed(buffer.double()) / world_size())  # in double: the average of equal numbers is exact
     for module in model.modules():
-        if hasattr(module, "compute_scale"):
-            module.compute_scale()
+        if callable(compute_scale := getattr(module, "compute_scale", None)):
+            compute_scale()

@@ -60,8 +60,9 @@ def _message(error: BaseException, flags: Mapping[str, Any]) -> str:
     elif _has(error, LOST_GPU):
         return f"the GPU failed ({text.partition(chr(10))[0]}); see nvidia-smi and the system's log" + _go_on(flags)
     if isinstance(error, OSError) and error.strerror is not None:
-        name = os.fsdecode(error.filename) if error.filename else OF_PRINTING.get(error.errno, "")
-        cure = CURES.get(error.errno, "")
+        code = error.errno or 0  # an error that a library made may have none
+        name = os.fsdecode(error.filename) if error.filename else OF_PRINTING.get(code, "")
+        cure = CURES.get(code, "")
         return f"{name}{': ' if name else ''}{error.strerror}{'; ' if cure else ''}{cure}"
     if isinstance(error, ValueError | OSError):
         return text

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Memory of this process: how much more it may take, and how much it takes at its peak, on the CPU or a CUDA device."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +10,10 @@ import torch
 
 from common.system.control_groups import groups
 
-try:
-    import resource
-except ImportError:  # Windows
+if sys.platform == "win32":
     resource = None
+else:
+    import resource
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")

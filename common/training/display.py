@@ -35,10 +35,10 @@ class Display:
 
     def update(self, step: Step, loss: float, rate: float) -> None:
         """A step is done."""
-        self.images += step.count
+        self.images += step.images
         self.rate = rate
         if self.bar is not None:
-            self.bar.update(step.count)
+            self.bar.update(step.images)
             self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.1e}", wait=f"{self._data_wait():.0%}", refresh=False)
 
     def stop(self) -> Pace:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -44,6 +44,8 @@ from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
 from common.training.validation import Scores, validate
 from models import Network
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +88,10 @@ def fit(
     folder: CheckpointFolder,
     training: Sequence[Sample],
     validation: Sequence[Sample],
-    settings: RunSettings,
+    settings: Settings,
     device: torch.device,
     resumed: Checkpoint | None = None,
-) -> RunSettings:
+) -> Settings:
     """Train to the end, from the start or from where `resumed` stands; the model then has its final weights.
 
     `trainee.model` is on `device`, and has the weights of `resumed`. Returns the settings, with the number of parts in
@@ -106,7 +108,8 @@ def fit(
     set_precision(recipe.precision, device)
     learner = make_learner(trainee, recipe, accumulation)
     fixed = fixed_settings(settings, training, image_format.hw)
-    start, history = Position(), []
+    start = Position()
+    history: list[dict[str, Any]] = []
     if resumed:
         start, history = restore_training_state(resumed, learner.optimizer, learner.average, fixed, device)
     else:
@@ -144,7 +147,7 @@ def make_learner(trainee: Trainee, recipe: TrainingSettings, accumulation: Accum
     )
 
 
-def with_parts(settings: RunSettings, accumulation: Accumulation) -> RunSettings:
+def with_parts(settings: Settings, accumulation: Accumulation) -> Settings:
     """The settings with the number of parts in which steps are computed, once it is known."""
     if accumulation.parts is None:
         return settings

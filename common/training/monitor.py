@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.data.classes import Classes
 from common.data.datasets import Sample, load_sample, spread
@@ -16,6 +16,9 @@ from common.runtimes.predictors import Predictor
 from common.system.files import write_json, write_text
 from common.training.loop import Moment
 from common.training.validation import Scores
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ def entry(moment: Moment, scores: Scores) -> dict[str, Any]:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """A dict of columns: {"iou": {"Road": 0.5}} becomes {"iou Road": 0.5}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in record.items():
         flat |= {f"{key} {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
@@ -110,7 +113,7 @@ def _log(row: dict[str, Any], scores: Scores) -> None:
     )
 
 
-def _open_tensorboard(folder: Path, start_step: int):
+def _open_tensorboard(folder: Path, start_step: int) -> "SummaryWriter":
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter  # here: an optional dependency
 

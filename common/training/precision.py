@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from common.quantization.fake_quantize import FakeQuantize
+
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -30,7 +32,7 @@ def keep_fake_quantization_in_float32(model: nn.Module) -> None:
     Ranges and scales in bfloat16 would be off by up to 0.4 %, half a step at the end of the range.
     """
     for module in model.modules():
-        if hasattr(module, "calculate_qparams") and hasattr(module, "fake_quant_enabled"):
+        if isinstance(module, FakeQuantize):
             module.register_forward_pre_hook(_to_float32)
 
 

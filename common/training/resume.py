@@ -68,8 +68,9 @@ class CheckpointFolder:
     def checkpoints(self) -> list[Path]:
         """The periodic checkpoints in the order of their steps."""
         pattern = re.compile(rf"{re.escape(self.prefix)}_epoch_\d+_step_(\d+)\.pth")
-        steps = {path: pattern.fullmatch(path.name) for path in self.path.glob(f"{self.prefix}_*.pth")}
-        return sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]))
+        paths = self.path.glob(f"{self.prefix}_*.pth")
+        steps = {path: int(name[1]) for path in paths if (name := pattern.fullmatch(path.name))}
+        return sorted(steps, key=lambda path: steps[path])
 
     def newest(self) -> Path | None:
         """The newest checkpoint that is intact; None where there is no checkpoint at all.

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from common.data.datasets import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
@@ -16,7 +16,7 @@ from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
 from models import DEFAULT_NETWORK, Network
 
-AUTO = "auto"
+AUTO: Final = "auto"
 SCHEDULES = ("constant", "cosine")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
 PLACES = ("model_save_root_path", "root")  # the flags that the script asks for
@@ -50,7 +50,7 @@ class DataSettings:
     labels: Path | None = None  # what the masks of all datasets mean; None: their own files, or the network's palette
     workers: int = 2  # processes that decode images; 0: the one that trains
     skip_bad: bool = False  # read every sample once first; leave bad ones out and list them
-    cache_dir: Path | None = None  # keeps prepared images, 0.8 MB each at 320,640; None: no cache
+    cache_dir: Path | None = None  # keeps decoded and resized images, 0.8 MB each at 320,640; None: no cache
     reduced_decode: bool = False  # decode large JPEG training images at half their size
     image_bits: int | None = None  # bits of data in images stored with 16; None: as the images show
 

@@ -102,7 +102,7 @@ class Stepper:
         """Compute the parts of this rank's share one after the other; returns its part of the mean loss."""
         self.learner.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part, weight in in_parts(batch, step.count, self.learner.accumulation.parts or 1):
+        for part, weight in in_parts(batch, step.images, self.learner.accumulation.parts or 1):
             loss = weight * self.loss(self.learner.model, part)
             loss.backward()
             total += loss.detach()

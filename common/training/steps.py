@@ -25,7 +25,7 @@ class Step(NamedTuple):
     draws: list[Draw]
 
     @property
-    def count(self) -> int:
+    def images(self) -> int:
         """How many images that are."""
         return len(self.draws)
 
@@ -46,7 +46,7 @@ class Position:
 
     def after(self, step: Step, loss: float, length: int, interval: int) -> "Position":
         """The place after a step; a moment is due every `interval` images of an epoch and after its `length`."""
-        images, epoch_ends = step.first + step.count, step.first + step.count >= length
+        images, epoch_ends = step.first + step.images, step.first + step.images >= length
         return Position(
             epoch=step.epoch + epoch_ends,
             samples=0 if epoch_ends else images,

@@ -12,8 +12,10 @@ from common.export.int8_graph import (
     MOVES,
     QUANTIZE,
     SILU_GATES,
+    for_onnx_runtime,
     for_xnnpack,
     move_codes,
+    onnx_runtime_passes,
     round_biases,
     use_sigmoid_gates,
     use_unsigned_activations,
@@ -142,3 +144,13 @@ def test_xnnpack_gets_signed_codes_and_no_transposed_convolution(int8):
     assert use_sigmoid_gates(gated, SILU_GATES) == 49
     images = torch.randn(1, 3, *HW)
     assert torch.equal(gated(images), rewritten(images))
+
+
+def test_no_pass_leaves_work_for_one_before_it(int8):
+    """What holds the order of the passes for ONNX Runtime: once all went by, none finds anything."""
+    rewritten = for_onnx_runtime(copy.deepcopy(int8))
+    values = {name: value.clone() for name, value in rewritten.state_dict().items()}
+    *passes, rounding = onnx_runtime_passes()
+    assert [rewrite(rewritten) for rewrite in passes] == [0] * len(passes)
+    assert rounding is round_biases and rounding(rewritten) > 0
+    assert all(torch.equal(values[name], value) for name, value in rewritten.state_dict().items())

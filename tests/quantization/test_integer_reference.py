@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.export.int8_graph import for_onnx_runtime
+from common.quantization.graphs import stored
 from common.quantization.integer_reference import (
     INTEGER_FORMS,
     addition,
@@ -15,6 +16,7 @@ from common.quantization.integer_reference import (
     mean,
     multiplication,
 )
+from common.quantization.nodes import input_of
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 
 HW = (64, 64)
@@ -91,11 +93,15 @@ def test_all_pairs_of_codes_are_those_of_onnx_runtime(operator, form):
         assert differing <= 8
 
 
+def quantized(network, per_channel, images):
+    settings = QuantizationSettings(per_channel=per_channel)
+    return quantize_after_training(network, (3, *HW), settings, [images])
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_network):
     images = torch.randn(2, 3, *HW)
-    settings = QuantizationSettings(per_channel=per_channel)
-    int8 = for_onnx_runtime(quantize_after_training(tiny_network, (3, *HW), settings, [images]))
+    int8 = for_onnx_runtime(quantized(tiny_network, per_channel, images))
     reference = as_integer_kernels(int8)
     targets = [node.target for node in reference.graph.nodes]
     assert (
@@ -104,3 +110,21 @@ def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_ne
     assert not set(INTEGER_FORMS) & set(targets)
     expected, actual = int8(images), reference(images)
     assert (expected - actual).square().mean() < 0.001 * expected.var()
+
+
+def test_signed_activations_are_refused(tiny_network):
+    with pytest.raises(ValueError, match=r"its output is torch\.int8, wanted torch\.uint8"):
+        as_integer_kernels(quantized(tiny_network, False, torch.randn(1, 3, *HW)))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_weights_with_a_zero_point_are_refused(per_channel, tiny_network):
+    int8 = for_onnx_runtime(quantized(tiny_network, per_channel, torch.randn(1, 3, *HW)))
+    convolution = next(node for node in int8.graph.nodes if node.target == torch.ops.aten.conv2d.default)
+    weight = input_of(convolution, 1)
+    if per_channel:
+        stored(int8, input_of(weight, 2))[-1] = 1
+    else:
+        weight.update_arg(2, 1)
+    with pytest.raises(ValueError, match="its weights have the zero point"):
+        as_integer_kernels(int8)

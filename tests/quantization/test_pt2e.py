@@ -5,6 +5,7 @@ from torch import nn
 from common.export.int8_graph import for_onnx_runtime
 from common.quantization.batch_norm import BATCH_NORM
 from common.quantization.pt2e import (
+    DEQUANTIZE,
     DEQUANTIZE_PER_CHANNEL,
     DROPOUT,
     QUANTIZE,
@@ -15,6 +16,7 @@ from common.quantization.pt2e import (
     prepare_qat,
     quantize_after_training,
     set_evaluation_mode,
+    set_mode,
     set_training_mode,
 )
 from common.quantization.quantizer import SMALLEST_SCALE
@@ -31,7 +33,12 @@ def images(count, seed=0):
 @pytest.fixture(scope="module")
 def prepared():
     torch.manual_seed(0)
-    return prepare_qat(SceneSegNetwork(1 / 32), HW, QuantizationSettings())
+    graph = prepare_qat(SceneSegNetwork(1 / 32), HW, QuantizationSettings())
+    set_mode(graph, dropout=False, batch_norm=True, observers=False)
+    with torch.no_grad():
+        for seed in range(10):  # the statistics of batch norm, without which maps vanish in the depth of the network
+            graph(images(4, seed))
+    return graph
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +136,30 @@ def test_converting_without_an_image_seen_is_an_error():
         convert(fresh)
 
 
-def test_per_channel_scales_the_weights_by_channel():
-    prepared = prepare_qat(plain_network(), HW, QuantizationSettings(per_channel=True))
-    calibrate(prepared, [images(1)])
+@pytest.mark.parametrize("sign", [0, 1, -1])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_int8_weights_are_the_trained_ones_on_every_axis_and_of_one_sign(per_channel, sign):
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), up)
+    with torch.no_grad():
+        for layer in (network[0], up) if sign else ():
+            layer.weight.abs_().mul_(sign)
+    prepared = prepare_qat(network, HW, QuantizationSettings(per_channel=per_channel))
+    calibrate(prepared, [images(2)])
     int8 = convert(prepared)
-    scales = [node.args[1] for node in int8.graph.nodes if node.target == DEQUANTIZE_PER_CHANNEL]
-    assert sorted(getattr(int8, scale.target).numel() for scale in scales) == [3, 8]
+    pairs = [node for node in int8.graph.nodes if node.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL)]
+    pairs = [node for node in pairs if node.args[0].op == "get_attr"]
+    if per_channel:
+        scales, zero_points = ([getattr(int8, node.args[place].target) for node in pairs] for place in (1, 2))
+        assert [scale.numel() for scale in scales] == [8, 6]
+        assert [node.args[3] for node in pairs] == [0, 1]
+        assert not any(each.any() for each in zero_points)
+    else:
+        assert [node.args[2] for node in pairs] == [0, 0]
+    with torch.no_grad():
+        expected, actual = prepared(images(2)), int8(images(2))
+    assert (expected - actual).square().mean() < 1e-6 * expected.square().mean()
 
 
 def test_ranges_in_front_of_activations_end_where_the_activation_does(int8):

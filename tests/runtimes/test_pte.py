@@ -32,7 +32,7 @@ def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_pa
     assert agreement.sqnr_db > 35
     predict = PtePredictor(path, threads=1)
     assert predict.input_hw == SHAPE[1:]
-    assert predict.description == {"precision": "int8"}
+    assert predict.metadata == {"precision": "int8"}
     first = predict(images[0])
     kept = first.clone()
     predict(images[1])

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import numpy_helper
 
 from common.networks.checkpoints import load_network, read_checkpoint, save_checkpoint
 from common.quantization.checkpoints import load_qat
@@ -234,6 +235,30 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     gains = [block["gain_db"] for block in sensitivity["blocks"]]
     assert gains == sorted(gains, reverse=True)
     assert sum(layer["weight_sqnr_db"] is not None for layer in sensitivity["layers"]) == 100 + 3
+
+
+@pytest.mark.parametrize("form", ["--fuse", "--no-fuse"])
+def test_scales_by_channel_from_training_to_both_files(form, fp32, data, tmp_path):
+    datasets = ["--datasets", "Town", "Country"]
+    flags = ["-e", 1, "--samples_per_epoch", 4, "--num_val_samples", 1, *QUANTIZE, "--per_channel", form]
+    weights = ["-fp32", fp32 / "best_model.pth"]
+    run("quantize_model_sceneseg.py", "-s", tmp_path, "-r", data, *datasets, *weights, *flags)
+    checkpoint = tmp_path / "qat_model_final_calibrated.pth"
+    flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--pte"]
+    run("benchmark_qat_model.py", "--qat_checkpoint_path", checkpoint, "--dataset_root", data, *datasets, *flags)
+    models = json.loads((tmp_path / "onnx_models" / "results.json").read_text())["models"]
+    assert list(models) == ["ONNX INT8", "ExecuTorch INT8"]
+    assert abs(models["ONNX INT8"]["overall"]["miou"] - models["ExecuTorch INT8"]["overall"]["miou"]) < 0.02
+
+    path = tmp_path / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
+    graph = onnx.load(path).graph
+    values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    pairs = [node.input for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in values]
+    scales_of_weights = [(values[pair[0]], *(values[name] for name in pair[1:])) for pair in pairs]
+    assert len(scales_of_weights) >= 100 + 3
+    for codes, scales, zero_points in scales_of_weights:
+        assert scales.shape == zero_points.shape == codes.shape[:1]
+        assert not zero_points.any()
 
 
 @pytest.mark.slow
