@@ -28,6 +28,7 @@ from common.cli.training import (
 )
 from common.cli.types import non_negative_float, non_negative_int
 from common.data.pairs import BadSample
+from common.export.in_float import in_float_when_converted, tell
 from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
@@ -130,7 +131,9 @@ def start_graph(
     check_input_hw(network, input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
-    return prepare_qat(model.to(device), input_hw, settings.quantization, network.channels), description, None
+    prepared = prepare_qat(model.to(device), input_hw, settings.quantization, network.channels)
+    tell(in_float_when_converted(prepared))
+    return prepared, description, None
 
 
 if __name__ == "__main__":

@@ -93,11 +93,12 @@ def dataset_labels(folder: Path, source: SampleSource) -> LabelMap:
     own, given = folder / LABELS_FILE, source.labels
     if not source.classes:
         raise ValueError(f"{source.network} has no classes that masks could name; give `classes` in its models.Network")
-    if own.is_file() and given is None:
+    there = own.exists() or own.is_symlink()  # a folder and a link to nothing are errors, too
+    if there and given is None:
         return read_labels(own, source.classes)
     if given is not None:
         labels = read_labels(given, source.classes)
-        if own.is_file() and read_labels(own, source.classes).to_class != labels.to_class:
+        if there and read_labels(own, source.classes).to_class != labels.to_class:
             raise ValueError(f"--labels {given}: {own} says otherwise; leave the flag out, or remove that file")
         return labels
     if not source.mask_colours:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.data.shots import find_shots
 from common.export.calibration import inputs_of, split_images
+from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_onnx_runtime
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
 from common.export.subpixel import with_subpixel_convolutions
@@ -72,6 +73,8 @@ def convert_int8(
     """
     model = copy.deepcopy(source.model)
     int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
+    floats = in_float(int8)
+    tell(floats)
 
     def check(candidate: Predictor) -> list[Agreement]:
         images = [_as_batch(image, options) for image in held_out]
@@ -80,7 +83,7 @@ def convert_int8(
             raise ValueError(f"INT8 lost the network: {bad[0]}; wanted an SQNR of at least {SMALLEST_SQNR} dB")
         return agreements
 
-    return _export(source, int8, path, "int8", check, options)
+    return _export(source, int8, path, "int8", check, options, in_float=counts(floats))
 
 
 def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
@@ -96,8 +99,15 @@ def _as_written(model: nn.Module, source: OpenedNetwork) -> nn.Module:
 
 
 def _export(
-    source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
+    source: OpenedNetwork,
+    model: nn.Module,
+    path: Path,
+    precision: str,
+    check: Check,
+    options: ExportOptions,
+    **more: object,
 ) -> Sequence[Agreement]:
+    """Write the file; `more` is what it says of itself beside the usual."""
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
     described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     outputs = list(source.network.outputs or ())
@@ -106,7 +116,7 @@ def _export(
         path,
         source.input_shape,
         outputs,
-        as_metadata(described),
+        as_metadata(described | more),
         check,
         options.threads,
         options.batch,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from common.export.in_float import counts, in_float, told
 from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
 from common.export.onnx_writer import export_onnx, input_names_of
 from common.export.pte_writer import export_pte
@@ -59,13 +60,14 @@ def export_int8(
     input_shape = (network.channels, *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     unsigned = for_onnx_runtime(copy.deepcopy(int8))
+    floats = in_float(unsigned)
     check = _check_against(unsigned, network, compared, min_equal_pixels)
     path, outputs = folder / ONNX_FILE.format(file_stem(name)), list(network.outputs or ())
     logger.info("exporting %s", path)
-    metadata, names = as_metadata(described), input_names_of(network)
+    metadata, names = as_metadata(described | {"in_float": counts(floats)}), input_names_of(network)
     agreements = export_onnx(unsigned, path, input_shape, outputs, metadata, check, threads, input_names=names)
     candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
-    notes = _told("ONNX Runtime", outputs, agreements, len(compared))
+    notes = [told(floats), *_notes("ONNX Runtime", outputs, agreements, len(compared))]
     if pte:
         path = folder / PTE_FILE.format(file_stem(name))
         logger.info("exporting %s", path)
@@ -74,11 +76,11 @@ def export_int8(
         program = for_xnnpack(copy.deepcopy(int8))
         agreements = export_pte(program, path, input_shape, described, check, threads)
         candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
-        notes += _told("ExecuTorch", outputs, agreements, len(compared))
+        notes += _notes("ExecuTorch", outputs, agreements, len(compared))
     return candidates, notes
 
 
-def _told(runtime: str, outputs: Sequence[str], agreements: Sequence[Agreement], images: int) -> list[str]:
+def _notes(runtime: str, outputs: Sequence[str], agreements: Sequence[Agreement], images: int) -> list[str]:
     names = [f", {name}" if len(outputs) > 1 else "" for name in outputs]
     return [
         f"{runtime} against PyTorch INT8 on {images} validation images{name}: {agreement}"

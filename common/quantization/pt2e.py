@@ -15,11 +15,19 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
-from common.quantization.batch_norm import batch_norm_attributes, fold_batch_norm, restore_batch_norm
+from common.quantization.batch_norm import (
+    batch_norm_attributes,
+    fold_batch_norm,
+    join_again,
+    restore_batch_norm,
+    set_apart,
+)
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
+from common.quantization.histograms import ranges_from_histograms
 from common.quantization.observing import images_at_once, observe
-from common.quantization.quantizer import NetworkQuantizer
+from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
+from common.quantization.rewrites import unshare_weights, without_random_factors
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -74,9 +82,14 @@ def prepare_qat(
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
     graph = export_graph(model, (channels, *input_hw))
+    without_random_factors(graph)
+    unshare_weights(graph)
     attributes = batch_norm_attributes(graph)
+    set_apart(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
+    join_again(prepared)
     restore_batch_norm(prepared, attributes)
+    hold_ranges_of_several(prepared)
     return prepared
 
 
@@ -91,6 +104,7 @@ def quantize_after_training(
         fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
     graph = export_graph(model, input_shape)
+    unshare_weights(graph)
     fold_exported_batch_norm(graph)
     prepared = prepare_pt2e(graph, quantizer)
     calibrate(prepared, batches)
@@ -129,16 +143,17 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
 
-    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch. A
-    batch that does not fit into memory at a time is computed in parts (`observe`).
+    Of a graph that is prepared for training the ranges of all activations are found anew, from histograms. A batch that
+    does not fit into memory at a time is computed in parts.
     """
     at_once = None
-    for images in batches:
-        if at_once is None:
-            set_evaluation_mode(prepared)
-            at_once = images_at_once(prepared, images)
-            set_mode(prepared, dropout=False, batch_norm=False, observers=True)
-        observe(prepared, images, at_once)
+    with ranges_from_histograms(prepared):
+        for images in batches:
+            if at_once is None:
+                set_evaluation_mode(prepared)
+                at_once = images_at_once(prepared, images)
+                set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+            observe(prepared, images, at_once)
     set_evaluation_mode(prepared)
 
 
