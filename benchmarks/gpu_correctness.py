@@ -1,6 +1,7 @@
 """Parts of benchmarks.gpu_check: does CUDA compute what the CPU does, from one operator to the five scripts."""
 
 import copy
+import inspect
 import json
 import os
 import runpy
@@ -59,7 +60,8 @@ def forward(context: Context) -> None:
     for name, row in NETWORKS.items():
         torch.manual_seed(0)
         width = context.scale.networks_width
-        model = (row.build() if width is None or row.size_multiple is None else row.build(width=width)).eval()
+        scalable = width is not None and "width" in inspect.signature(row.build).parameters
+        model = (row.build(width=width) if scalable else row.build()).eval()
         height, width_px = row.input_shape[1:]
         if not context.on_gpu and row.size_multiple:
             height, width_px = context.scale.input_hw

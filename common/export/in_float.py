@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.int8_graph import GATES, MOVES
-from common.export.subpixel import is_subpixel
+from common.export.subpixel import RELU, is_subpixel
 from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import IN_FLOAT
 from common.quantization.graphs import WEIGHTED
@@ -30,7 +30,6 @@ INT8 = {
     *(aten.sigmoid.default, aten.sigmoid_.default, aten.leaky_relu.default, aten.leaky_relu_.default),
     *(aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default),
 }
-RELU = {aten.relu.default, aten.relu_.default}  # part of the operator before it: the first code is 0
 # no arithmetic: values are moved, or are those that they were
 NO_ARITHMETIC = {
     *MOVES,

@@ -19,6 +19,7 @@ from common.quantization.nodes import input_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
+RELU = {aten.relu.default, aten.relu_.default}  # part of the operator before it: the first code is 0
 PADDINGS = {2: 0, 4: 1}  # of the transposed convolutions that are rewritten, by the size of their kernels
 POINTWISE = {aten.add.Tensor, aten.gelu.default}  # what stands between a shuffle and the next convolution
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -101,8 +102,9 @@ def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
     kernel = stored(graph, _weight_source(node))
     padding = PADDINGS[kernel.shape[2]]
     channels, height, width = node.meta["val"].shape[1:]
-    quantized = next(iter(node.users))
-    pair = quantized.args[1:] if quantized.target == QUANTIZE and len(node.users) == 1 else None
+    last = _last_of_operator(node)
+    quantized = next(iter(last.users))
+    pair = quantized.args[1:] if quantized.target == QUANTIZE and len(last.users) == 1 else None
     with graph.graph.inserting_before(node):
         bias = node.args[2]
         if isinstance(bias, Node):
@@ -111,12 +113,21 @@ def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
             aten.conv2d.default,
             (node.args[0], _subpixel_weight(graph, node), bias, [1, 1], [padding, padding]),
         )
+        if last is not node:  # of single values, so that the shuffle can be behind it, where it moves codes
+            pixels = graph.graph.call_function(aten.relu.default, (pixels,))
         for operator, settings in shuffle(channels, height // 2 + padding, width // 2 + padding, padding):
             if pair:  # between any two operators, as PT2E leaves them
                 pixels = _through_codes(graph.graph, pixels, pair)
             pixels = graph.graph.call_function(operator, (pixels, *settings))
-    node.replace_all_uses_with(pixels)
-    graph.graph.erase_node(node)
+    last.replace_all_uses_with(pixels)
+    for each in dict.fromkeys((last, node)):
+        graph.graph.erase_node(each)
+
+
+def _last_of_operator(node: Node) -> Node:
+    """A convolution, or the ReLU behind it, which runtimes compute with it."""
+    user = next(iter(node.users))
+    return user if len(node.users) == 1 and user.target in RELU else node
 
 
 def _through_codes(graph: Graph, node: Node, pair: tuple) -> Node:

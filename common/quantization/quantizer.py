@@ -31,9 +31,10 @@ POOL = aten.adaptive_avg_pool2d.default
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
 MEANS = {POOL, aten.mean.dim}
 CONV_TRANSPOSE = aten.conv_transpose2d.input
-# XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. With
-# these a bias of up to 8 fits into 32 bits in the steps of its sum, where input and weights are at their smallest.
-SMALLEST_SCALE, SMALLEST_WEIGHT_SCALE = 2**-16, 2**-12
+# XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. The
+# former is that of PyTorch's kernel, which trains with no smaller one. A bias of up to 32 fits into 32 bits in the
+# steps of its sum, where input and weights are at their smallest.
+SMALLEST_SCALE, SMALLEST_WEIGHT_SCALE = 6.1e-5, 2**-12
 
 
 def module_names(node: Node) -> list[str]:

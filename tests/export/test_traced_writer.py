@@ -8,6 +8,7 @@ from torch import nn
 
 from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.metadata import TORCH_FILE
+from common.networks.registry import build_network
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
 from models import NETWORKS
 
@@ -54,7 +55,7 @@ def test_a_file_says_its_input_size(tiny_network, suffix, tmp_path):
 def test_every_network_runs_on_another_device_than_it_was_traced_on(name, suffix, tmp_path):
     """What a trace binds to the CPU (a tensor that `forward` makes there) is an error on another device."""
     network = NETWORKS[name]
-    model = network.build(width=WIDTHS.get(name, 1)).eval()
+    model = build_network(name, network, WIDTHS.get(name, 1)).eval()
     shape = (network.input_shape[0], 64, 128) if network.size_multiple else network.input_shape
     WRITERS[suffix](model, torch.zeros(2, *shape), tmp_path / f"network{suffix}", {})
     program = READERS[suffix](tmp_path / f"network{suffix}", META)
