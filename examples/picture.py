@@ -17,13 +17,13 @@ from common.networks.registry import find_network
 from common.runtimes.candidates import OpenOptions, open_candidates
 from common.system.files import atomic_path
 
-COLOURS = 128  # of the picture's palette; a third of the file, and no difference to see
-
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m examples.picture -o docs/demo.png")
     parser.add_argument("--dataset_root", type=Path, default=Path("demo/data"), metavar="DIR", help="data root")
-    parser.add_argument("--dataset", default="ACDC", metavar="NAME", help="whose validation images are drawn from")
+    parser.add_argument(
+        "--dataset", default="Mapillary_Vistas", metavar="NAME", help="whose validation images are drawn from"
+    )
     parser.add_argument("--index", type=non_negative_int, default=0, help="which of its validation images")
     parser.add_argument("--fp32", type=Path, default=Path("demo/fp32/SceneSeg.onnx"), metavar="ONNX", help="FP32 file")
     parser.add_argument(
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     rgb, truth, _ = load_sample(samples[args.index], input_hw)
     images = ImageFormat.of(network, input_hw).to_tensor(rgb)[None]
     panels = [(label, model.open(args.threads)(images).argmax(dim=1)[0].numpy()) for label, model in models.items()]
-    picture = Image.fromarray(strip(rgb, [("Truth", truth), *panels], classes_of(network))).quantize(COLOURS)
+    picture = Image.fromarray(strip(rgb, [("Truth", truth), *panels], classes_of(network)))
     with atomic_path(args.output) as temporary:
         picture.save(temporary, format="png", optimize=True)
     print(f"wrote {args.output} ({args.output.stat().st_size / 1e3:.0f} kB)")

@@ -25,7 +25,7 @@ def write_file(path, first_class, hw=HW):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("picture")
-    write_dataset(folder / "data", "ACDC", 10, seed=0)
+    write_dataset(folder / "data", "Mapillary_Vistas", 10, seed=0)
     write_file(folder / "fp32.onnx", 0)
     write_file(folder / "int8.onnx", 1)
     write_file(folder / "small.onnx", 1, (32, 64))
@@ -59,7 +59,7 @@ def test_the_same_files_give_the_same_picture(folder):
 @pytest.mark.parametrize(
     ("flags", "files", "message"),
     [
-        (["--index", "1"], {}, "--index 1: ACDC has 1 validation images, counted from 0"),
+        (["--index", "1"], {}, "--index 1: Mapillary_Vistas has 1 validation images, counted from 0"),
         ([], {"int8": "small.onnx"}, r"small.onnx: takes \(32, 64\).*draw files of one size"),
         ([], {"int8": "missing.onnx"}, "missing.onnx"),
     ],
