@@ -4,7 +4,10 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from common.benchmark.gate import open_gate
+from common.benchmark.outputs import require_one_size
 from common.benchmark.run import keep_to_processors
 from common.cli.benchmark import (
     add_benchmark_arguments,
@@ -13,19 +16,32 @@ from common.cli.benchmark import (
     gate_settings,
     leave_by_gate,
     run_benchmark,
+    run_output_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, add_name_argument, add_weights_argument, make_parser, sample_source
+from common.cli.flags import (
+    add_dataset_arguments,
+    add_egolanes_argument,
+    add_images_argument,
+    add_name_argument,
+    add_weights_argument,
+    make_parser,
+    refuse_with_images,
+    sample_source,
+    shots_of,
+)
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
-from common.data.pairs import BadSample
+from common.networks.image_inputs import image_inputs
 from common.networks.registry import find_network
 from common.report.show import show
 from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
 from common.runtimes.predictors import CPU, PROVIDERS
 from common.system.files import new_folder
 from models import DEFAULT_NETWORK
+
+CPU_DEVICE = torch.device("cpu")  # on which predictors take their inputs
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -49,7 +65,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         help=f"any other model, of a kind by its suffix: {', '.join(KINDS)}; may be repeated. The first model of all "
         "is the reference of the differences",
     )
-    parser.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root; needed unless --show is given")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--dataset_root", type=Path, metavar="DIR", help="data root; needed unless --images or --show is given"
+    )
+    add_images_argument(source, "all of them; compare the outputs with the first model's")
+    add_egolanes_argument(parser, "with --images")
     parser.add_argument(
         "--show",
         type=Path,
@@ -82,7 +103,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if not (args.dataset_root or args.show):
+    refuse_with_images(args, get_args_parser(), ("datasets", "labels", "show"))
+    if not (args.dataset_root or args.images or args.show):
         get_args_parser().error("the following arguments are required: --dataset_root")  # leaves with exit code 2
     settings, limits = benchmark_settings(args), gate_settings(args)
     if args.show and (unused := [*limits.limits.given(), *["baseline"] * bool(limits.baseline)]):
@@ -93,17 +115,37 @@ def main(args: argparse.Namespace) -> None:
     device, sizes = resolve_device(args.device), (args.pytorch_target_hw, args.onnx_target_hw)
     options = OpenOptions(device, args.threads, name, *sizes, weights=args.weights)
     candidates = open_candidates(named_models(args), options, args.providers)
-    gate = open_gate(limits, list(candidates))
+    gate = open_gate(limits, list(candidates), masks=not args.images)
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, network, args.threads, folder, args.image_bits)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
-    bad: list[BadSample] = []
+    title = "Comparison of models"
+    if args.images:
+        inputs = image_inputs(name, network, require_one_size(candidates), CPU_DEVICE, args.egolanes_checkpoint)
+        shots, bad = shots_of(args, network)
+        shots = spread(shots, args.num_samples_per_dataset)
+        gate.require_calls(len(shots), args.timed_runs)
+        document = run_output_benchmark(
+            args,
+            new_folder(folder),
+            title,
+            candidates,
+            shots,
+            inputs,
+            network,
+            gate,
+            bad=bad,
+            save_outputs=args.save_outputs,
+        )
+        leave_by_gate(document)
+        return
+    bad = []
     found = usable_samples(sample_source(args, network, args.dataset_root), "val", bad)
     samples = spread(found, args.num_samples_per_dataset)
     gate.require_calls(len(samples), args.timed_runs)
-    folder, title = new_folder(folder), "Comparison of models"
+    folder = new_folder(folder)
     document = run_benchmark(
         args, folder, title, candidates, samples, network, gate, bad=bad, save_outputs=args.save_outputs
     )

@@ -3,37 +3,46 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from common.benchmark.gate import open_gate
 from common.benchmark.ptq import LABELS as PTQ_LABELS
-from common.benchmark.ptq import open_untrained, without_training
+from common.benchmark.ptq import fp32_candidate, open_untrained, without_training
 from common.benchmark.run import keep_to_processors
 from common.benchmark.sensitivity_analysis import analyse
+from common.benchmark.settings import GateSettings
 from common.cli.benchmark import (
     add_benchmark_arguments,
     add_gate_arguments,
     benchmark_settings,
     gate_settings,
     leave_by_gate,
-    run_benchmark,
 )
-from common.cli.flags import add_dataset_arguments, add_name_argument, add_weights_argument, make_parser, sample_source
+from common.cli.flags import (
+    add_dataset_arguments,
+    add_egolanes_argument,
+    add_images_argument,
+    add_name_argument,
+    add_weights_argument,
+    make_parser,
+    refuse_with_images,
+)
 from common.cli.main import resolve_device, run, seed_everything
+from common.cli.qat_images import images_alone, labelled_images, samples_with_masks
 from common.cli.types import fraction, non_negative_int, positive_int
-from common.data.bad_samples import usable_samples
 from common.data.classes import classes_of
-from common.data.datasets import Example, SampleDataset, evenly_spaced, spread
-from common.data.pairs import BadSample, Sample
+from common.data.datasets import Example, SampleDataset, evenly_spaced
+from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.export.conversion import ExportOptions
 from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
-from common.networks.checkpoints import require_choice
+from common.networks.checkpoints import Description, require_choice
+from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
-from common.scoring.evaluate import calibration_batches
 from common.system.lock import hold_folder
 from common.training.settings import observed_images, retraining_command
 from models import DEFAULT_NETWORK
@@ -43,6 +52,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "onnx_models"  # beside the checkpoint
 CALIBRATION_BATCH = 8  # images, where a checkpoint does not say how many its observers saw at a time
 SENSITIVITY_IMAGES = 8  # enough for a ratio of sums over all their pixels
+FILE_EQUAL_PIXELS = 0.995  # two right INT8 kernels may round a value in other directions
 PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
 
@@ -61,7 +71,17 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="checkpoint of quantize_model_sceneseg.py",
     )
-    parser.add_argument("--dataset_root", required=True, type=Path, metavar="DIR", help="data root")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root, of images with masks")
+    add_images_argument(source, "compare the outputs with the FP32 network's")
+    parser.add_argument(
+        "-fp32",
+        "--fp32_model",
+        type=Path,
+        metavar="CKPT",
+        help="with --images: the FP32 weights to compare with; default: those of the training",
+    )
+    add_egolanes_argument(parser, "with --images")
     parser.add_argument(
         "--num_calibration_samples",
         type=non_negative_int,
@@ -71,8 +91,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min_equal_pixels",
         type=fraction,
-        default=0.995,
-        help="share of pixels on which a file and PyTorch INT8 have to agree, or no file is written",
+        help=f"share of pixels on which a file and PyTorch INT8 have to agree, or no file is written (default: "
+        f"{FILE_EQUAL_PIXELS}); with --images also a limit of the gate: on which INT8 and FP32 have to agree",
     )
     parser.add_argument(
         "--pte", action="store_true", help="also write an ExecuTorch program for XNNPACK, and benchmark it"
@@ -100,51 +120,77 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    labels = [*(PTQ_LABELS if args.compare_ptq else ()), ONNX_LABEL, *[PTE_LABEL] * args.pte]
-    settings, gate = benchmark_settings(args), open_gate(gate_settings(args), labels)
+    refuse_with_images(args, get_args_parser(), ("datasets", "labels", "sensitivity"))
+    if args.fp32_model and not args.images:
+        get_args_parser().error("argument --fp32_model: is for --images; --compare_ptq benchmarks it on --dataset_root")
+    references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if args.images else ()
+    labels = [*references, ONNX_LABEL, *[PTE_LABEL] * args.pte]
+    least_equal, limits = equal_pixels(args)
+    settings, gate = benchmark_settings(args), open_gate(limits, labels, masks=not args.images)
     seed_everything(args.seed)
     keep_to_processors(settings)
     device = resolve_device(args.device)
     name, network = find_network(args.name)
     prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device, args.weights)
     require_choice(checkpoint, args.weights)
-    untrained = None
-    if args.compare_ptq:
-        untrained = open_untrained(name, description, args.compare_ptq, args.weights, args.num_calibration_samples)
-    bad: list[BadSample] = []
-    find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
-    training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
-    gate.require_calls(len(validation), args.timed_runs)
+    untrained = open_reference(args, name, description)
+    images = (images_alone if args.images else labelled_images)(args, network, description.input_hw)
+    gate.require_calls(len(images.validation), args.timed_runs)
     folder = open_folder(args.qat_checkpoint_path)
 
-    count = min(args.num_calibration_samples, len(training))
-    logger.info("calibrating on %d of %d training images", count, len(training))
-    image_format = ImageFormat.of(network, description.input_hw)
-    draw = partial(
-        calibration_batches, training, count, image_format=image_format, seed=args.seed, workers=args.workers
-    )
+    count = min(args.num_calibration_samples, images.training)
+    logger.info("calibrating on %d of %d training images", count, images.training)
     batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
-    calibrate(prepared, (images.to(device) for images in draw(batch_size)))
+    calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
     sensitivity = None
     if args.sensitivity:
-        examples = examples_of(validation, args.sensitivity, image_format)
+        samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)
+        examples = examples_of(samples, args.sensitivity, image_format)
         retraining = partial(retraining_command, description.arguments)
-        sensitivity = analyse(prepared, examples, classes_of(network, validation), device, retraining)
+        sensitivity = analyse(prepared, examples, classes_of(network, samples), device, retraining)
     int8 = convert(prepared.cpu())
 
-    compared = [example.image[None] for example in examples_of(validation, PARITY_IMAGES, image_format)]
-    candidates, notes = export_int8(
-        int8, name, description, folder, compared, args.min_equal_pixels, args.threads, pte=args.pte
-    )
+    compared = images.inputs(PARITY_IMAGES)
+    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, args.threads, pte=args.pte)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
         options = ExportOptions(args.threads, args.seed)
-        candidates = without_training(description, untrained, folder, list(draw(1)), compared, options) | candidates
-    run_with = partial(run_benchmark, args, folder, "INT8 from QAT", candidates, validation, network, gate)
-    document = run_with(notes=notes, bad=bad, sensitivity=sensitivity)
+        if args.compare_ptq:
+            calibration = list(images.draw(count, 1))
+            candidates = without_training(description, untrained, folder, calibration, compared, options) | candidates
+        else:
+            candidates = fp32_candidate(untrained, folder, options) | candidates
+    document = images.run(folder, candidates, gate, notes=notes, sensitivity=sensitivity)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
+
+
+def equal_pixels(args: argparse.Namespace) -> tuple[float, GateSettings]:
+    """On which share of pixels files have to agree with PyTorch INT8, and the gate, for which `--min_equal_pixels` is a
+    limit against FP32 where there are no masks."""
+    given, gate = args.min_equal_pixels, gate_settings(args)
+    if args.images:
+        return min(FILE_EQUAL_PIXELS, FILE_EQUAL_PIXELS if given is None else given), gate
+    return FILE_EQUAL_PIXELS if given is None else given, replace(
+        gate, limits=replace(gate.limits, min_equal_pixels=None)
+    )
+
+
+def open_reference(args: argparse.Namespace, name: str, trained: Description) -> OpenedNetwork | None:
+    """The FP32 network to compare with, if any; one that cannot be had fails here, before the work."""
+    if args.compare_ptq:
+        return open_untrained(name, trained, args.compare_ptq, args.weights, args.num_calibration_samples)
+    if not args.images:
+        return None
+    path = args.fp32_model or Path(str(trained.arguments.get("fp32_model") or ""))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: the FP32 weights of the training are not there; --images compares outputs with them: give "
+            "--fp32_model CKPT"
+        )
+    weights = args.weights or trained.arguments.get("weights")
+    return open_network(name, path, trained.input_hw, weights)
 
 
 def open_folder(checkpoint: Path) -> Path:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli.flags import add_image_bits_argument, add_network_arguments, make_parser
+from common.cli.flags import add_egolanes_argument, add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.types import positive_int
 from common.export.conversion import (
@@ -18,7 +18,7 @@ from common.export.conversion import (
 from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.pt2e import QuantizationSettings
-from common.runtimes.parity import Agreement
+from common.runtimes.agreement import Agreement
 from common.system.files import require_output
 from common.system.markdown import table
 
@@ -40,9 +40,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_image_bits_argument(parser)
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
     parser.add_argument("--per_channel", action="store_true", help="--int8 with one weight scale per output channel")
-    parser.add_argument(
-        "--egolanes_checkpoint", type=Path, metavar="CKPT", help="AutoSteer with --int8: makes its inputs of the images"
-    )
+    add_egolanes_argument(parser, "with --int8")
     return parser
 
 

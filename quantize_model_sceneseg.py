@@ -10,29 +10,35 @@ import torch
 from torch.fx import GraphModule
 
 from common.cli.flags import (
+    add_egolanes_argument,
     add_fuse_argument,
     add_input_size_argument,
     add_name_argument,
     add_weights_argument,
     make_parser,
+    refuse_with_images,
 )
 from common.cli.main import resolve_device, run, seed_everything
-from common.cli.training import add_recipe_argument, add_training_arguments, settings_of, use_defaults
+from common.cli.training import (
+    OF_LABELS,
+    add_recipe_argument,
+    add_training_arguments,
+    settings_of,
+    use_defaults,
+)
 from common.cli.types import non_negative_float, non_negative_int
-from common.data.bad_samples import usable_samples
-from common.data.datasets import spread
 from common.data.pairs import BadSample
-from common.data.transforms import ImageFormat
+from common.export.in_float import in_float_when_converted, tell
 from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, prepare_qat, set_evaluation_mode, set_training_mode
-from common.scoring.evaluate import calibration_batches
-from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
-from common.training.fit import Trainee, fit, open_folder, save_trainee, scores_of
-from common.training.settings import RECIPES, QatRunSettings, QatSettings, images_at_a_time
+from common.training.fit import Trainee, better_of, fit, open_folder, save_trainee
+from common.training.imitation import from_images
+from common.training.labelled import from_masks
+from common.training.settings import FROM_IMAGES, RECIPES, QatRunSettings, QatSettings, observed_together
 from models import Network, check_input_hw
 
 logger = logging.getLogger(__name__)
@@ -44,7 +50,7 @@ FINAL = "qat_model_final_calibrated.pth"
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python quantize_model_sceneseg.py -s checkpoints -r data -fp32 best_model.pth -e 5")
-    add_training_arguments(parser)
+    add_training_arguments(parser, images=True)
     add_name_argument(parser, default=QatSettings.name)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
     add_weights_argument(parser)
@@ -59,58 +65,58 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add_input_size_argument(parser)
     add_fuse_argument(parser)
-    parser.add_argument("--freeze_batch_norm", type=non_negative_int, help="after this many epochs")
-    parser.add_argument("--freeze_observers", type=non_negative_int, help="after this many epochs")
+    parser.add_argument(
+        "--freeze_batch_norm", type=non_negative_int, help="after this many epochs; default: 1, with --images 0"
+    )
+    parser.add_argument(
+        "--freeze_observers", type=non_negative_int, help="after this many epochs; default: 2, with --images 0"
+    )
     parser.add_argument(
         "--num_calibration_samples", type=non_negative_int, help="training images for the last calibration"
     )
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
     )
+    add_egolanes_argument(parser, "with --images")
     add_recipe_argument(parser)
     use_defaults(parser, QatRunSettings())
-    parser.set_defaults(**dict.fromkeys(RECIPES["original"]))  # of the recipe, see settings_of
+    of_others = dict.fromkeys([*RECIPES["original"], *FROM_IMAGES, "root"])  # see settings_of
+    parser.set_defaults(**of_others)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    refuse_with_images(args, get_args_parser(), OF_LABELS)
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    settings = settings_of(QatRunSettings, args)
-    records, data, qat = settings.records, settings.data, settings.qat
+    settings = settings_of(QatRunSettings, args, FROM_IMAGES if args.images else {})
+    records, qat = settings.records, settings.qat
     schedule = qat.schedule
     bad: list[BadSample] = []
-    name, network = find_network(qat.name)
-    find = partial(usable_samples, data.source(name, network), bad=bad)
-    training, validation = find("train"), spread(find("val"), records.num_val_samples)
+    _, network = find_network(qat.name)
+    find = from_images if qat.images else from_masks
+    make_task = find(settings, network, bad)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     for written in (BEST, FINAL):
         require_other(folder.path / written, qat.fp32_model)
     prepared, description, resumed = start_graph(network, qat, folder.resumed(records.resume), device)
-    logger.info(
-        "%d training and %d validation images, %s on %s", len(training), len(validation), description.network, device
-    )
+    logger.info("%s on %s", description.network, device)
     trainee = Trainee(
         prepared,
         description,
-        network,
-        train_mode=partial(set_training_mode, prepared, schedule),
+        train_mode=partial(set_training_mode, prepared, schedule, dropout=not qat.images),
         eval_mode=partial(set_evaluation_mode, prepared),
         state=prepared.state_dict,
         best=BEST,
-        teacher=load_network(name, qat.fp32_model, qat.weights)[0].to(device) if qat.distill else None,
-        distill=qat.distill,
     )
-    settings = fit(trainee, folder, training, validation, settings, device, resumed)
+    task = make_task(trainee, resumed, device)
+    settings = fit(trainee, task, folder, settings, device, resumed)
 
-    count, batch_size, seed = qat.num_calibration_samples, images_at_a_time(settings), settings.training.seed
-    image_format = ImageFormat.of(network, description.input_hw)
-    images = calibration_batches(training, count, batch_size, image_format, seed, data.workers)
-    calibrate(prepared, (batch.to(device) for batch in images))
-    scores = scores_of(trainee, validation, settings, device)
+    calibrate(prepared, task.calibration(qat.num_calibration_samples, observed_together(settings), settings))
+    scores = better_of(trainee, task, folder, task.score(prepared, settings))
     if is_writer():
         save_trainee(folder.path / FINAL, trainee, scores, settings)
-        print(score_table(scores))
+        print(task.table(scores))
         print(f"wrote {folder.path / FINAL}")
 
 
@@ -125,7 +131,9 @@ def start_graph(
     check_input_hw(network, input_hw)
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
-    return prepare_qat(model.to(device), input_hw, settings.quantization), description, None
+    prepared = prepare_qat(model.to(device), input_hw, settings.quantization, network.channels)
+    tell(in_float_when_converted(prepared))
+    return prepared, description, None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.pt2e import QuantizationSettings, convert, set_evaluation_mode, set_mode
 from common.runtimes.parity import TOLERANCE, compare, example_inputs
 from common.runtimes.predictors import TorchPredictor
+from common.training.labelled import labelled_loss
 from common.training.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
 from common.training.settings import TrainingSettings
 from common.training.stepper import Learner, Stepper, make_optimizer
@@ -164,10 +166,11 @@ def _train(context: Context, batches: list[Example], device: torch.device, preci
     prepared = prepared_network(context.scale.width, context.scale.input_hw, device)
     keep_fake_quantization_in_float32(prepared)
     set_mode(prepared, dropout=False, batch_norm=True, observers=True)
-    learner = Learner(prepared, make_optimizer(prepared, settings), lambda epoch: None)
+    loss = partial(labelled_loss, settings, device, None)
+    learner = Learner(prepared, make_optimizer(prepared, settings), lambda epoch: None, loss)
     plan = Plan.of(settings, len(batches) * settings.batch_size)
-    stepper = Stepper(learner, plan, settings, device)
-    stepper.loss(prepared, batches[0]).backward()
+    stepper = Stepper(learner, plan, device)
+    loss(prepared, batches[0]).backward()
     gradients = torch.cat([each.grad.flatten().cpu() for each in prepared.parameters() if each.grad is not None])
     steps = zip(plan.steps(Position()), batches, strict=True)
     losses = [stepper.take(step, batch, LEARNING_RATE)[0] for step, batch in steps]
@@ -295,7 +298,7 @@ def loader(context: Context) -> None:
         by_workers[workers] = batches
         pinned = all(each.is_pinned() == context.on_gpu for batch in batches for each in batch)
         context.record.check(f"{workers} workers: memory is pinned for a GPU, and only then", pinned)
-        context.record.check(f"{workers} workers: a batch keeps its names", isinstance(batches[0], Example))
+        context.record.check(f"{workers} workers: a batch keeps its names", isinstance(batches[0], tuple))
     same = all(
         torch.equal(a, b)
         for one, other in zip(by_workers[0], by_workers[2], strict=True)

@@ -29,6 +29,7 @@ from common.data.pairs import Sample
 from common.quantization.pt2e import set_evaluation_mode, set_mode
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.latency import latency, no_garbage_collection, timed
+from common.training.labelled import labelled_loss
 from common.training.loop import train
 from common.training.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
 from common.training.settings import TrainingSettings
@@ -186,7 +187,8 @@ def _run(
     else:
         model = network(scale.full_width).to(context.device, memory_format=torch.channels_last)
         mode = model.train
-    learner = Learner(model, make_optimizer(model, settings), lambda epoch: mode())
+    loss = partial(labelled_loss, settings, context.device, None)
+    learner = Learner(model, make_optimizer(model, settings), lambda epoch: mode(), loss)
     dataset = AugmentedDataset(repeated, image_format(scale.full_hw), 0.5, 0)
     device_memory(context)
     moments = list(train(learner, dataset, settings, context.device, checkpoint_interval=10**9, workers=workers))

@@ -42,7 +42,7 @@ class Row:
 
     stage: str
     p50_ms: float
-    p90_ms: float
+    p90_ms: float | None  # None: of too few calls, see `common.scoring.latency`
     share: float  # of the loader's median
     calls: int
 
@@ -196,7 +196,8 @@ def summarise(seconds: dict[str, list[float]]) -> list[Row]:
 def formatted(row: Row) -> dict[str, str]:
     """The figures of a row as they are printed."""
     share = f"{row.share:.1%}" if row.stage not in WALKS else f"{row.share:.1f}x"
-    return {"p50_ms": f"{row.p50_ms:.2f}", "p90_ms": f"{row.p90_ms:.2f}", "share": share}
+    p90 = "–" if row.p90_ms is None else f"{row.p90_ms:.2f}"
+    return {"p50_ms": f"{row.p50_ms:.2f}", "p90_ms": p90, "share": share}
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from common.cli.flags import add_weights_argument, make_parser
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width, positive_float
-from common.data.bad_samples import usable_samples
-from common.data.datasets import spread
 from common.data.pairs import BadSample
+from common.data.transforms import ImageFormat
 from common.networks.checkpoints import (
     Checkpoint,
     Description,
@@ -29,6 +28,7 @@ from common.scoring.tables import score_table
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, fit, open_folder
+from common.training.labelled import LabelledTask, labelled_samples
 from common.training.settings import RunSettings, TrainingSettings
 from models import check_input_hw
 from models.scene_seg import SceneSegNetwork
@@ -77,28 +77,28 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     settings = settings_of(Fp32RunSettings, args)
-    records, data = settings.records, settings.data
+    records = settings.records
     bad: list[BadSample] = []
     network = find_network(NETWORK)[1]
-    find = partial(usable_samples, data.source(NETWORK, network), bad=bad)
-    training, validation = find("train"), spread(find("val"), records.num_val_samples)
+    training, validation = labelled_samples(settings, NETWORK, network, bad)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     if settings.network.init_weights:
         for written in (folder.path / BEST, *folder.checkpoints()):
             require_other(written, settings.network.init_weights)
     model, description, resumed = start_model(settings.network, folder.resumed(records.resume))
     model.to(device, memory_format=torch.channels_last)
-    logger.info("%d training and %d validation images, %s on %s", len(training), len(validation), NETWORK, device)
+    logger.info("%s on %s", NETWORK, device)
     trainee = Trainee(
         model,
         description,
-        network,
         train_mode=lambda epoch: model.train(),
         eval_mode=model.eval,
         state=partial(published_state, NETWORK, model),
         best=BEST,
     )
-    fit(trainee, folder, training, validation, settings, device, resumed)
+    image_format = ImageFormat.of(network, description.input_hw)
+    task = LabelledTask(training, validation, network, image_format, device)
+    fit(trainee, task, folder, settings, device, resumed)
     if is_writer():
         print(score_table(read_checkpoint(folder.path / BEST).description.metrics))
         print(f"wrote {folder.path / BEST}")

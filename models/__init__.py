@@ -10,6 +10,7 @@ from models.auto_steer import AutoSteerNetwork
 from models.checkpoint_keys import PUBLISHED_KEYS, WIDTH_KEYS
 from models.domain_seg import DomainSegNetwork
 from models.ego_lanes import LANES, EgoLanesNetwork
+from models.lite import CITYSCAPES, builders
 from models.network import Network, check_input_hw
 from models.scene_3d import Scene3DNetwork
 from models.scene_seg import CLASSES, COLOURS, MASK_COLOURS, SceneSegNetwork
@@ -32,6 +33,20 @@ def _of_images(name: str, build: Callable[..., nn.Module], task: str, output: st
     )
 
 
+def _lite(build: dict[str, Any], task: str, output: str, **options: Any) -> Network:
+    """A Lite network of the family."""
+    return Network(
+        input_shape=(3, 320, 640),
+        inputs={"input": "RGB image, (pixel / 255 - mean) / std"},
+        outputs={"output": output},
+        task=task,
+        size_multiple=16,
+        published_keys=(("head", "segmentation_head"),),
+        **build,
+        **options,
+    )
+
+
 NETWORKS = {
     "SceneSeg": _of_images(
         "SceneSeg",
@@ -49,6 +64,18 @@ NETWORKS = {
     "EgoLanes": _of_images(
         "EgoLanes", EgoLanesNetwork, "lanes", f"logits of {', '.join(LANES)}, at a quarter of the input size"
     ),
+    "SceneSegLite": _lite(
+        builders("timm-efficientnet-b1", 128, len(CITYSCAPES)),
+        "segmentation",
+        "logits of the 19 Cityscapes classes",
+        classes=tuple(CITYSCAPES),
+        colours=tuple(CITYSCAPES.values()),
+        mask_colours={colour: name for name, colour in CITYSCAPES.items()},
+    ),
+    "Scene3DLite": _lite(builders("timm-efficientnet-b1", 256, 1), "depth", "relative depth, unbounded"),
+    "EgoLanesLite": _lite(
+        builders("timm-efficientnet-b0", 64, 3), "lanes", "logits of leftmost lane, rightmost lane, other lanes"
+    ),
     "AutoSteer": Network(
         build=AutoSteerNetwork,
         input_shape=(6, 80, 160),
@@ -62,6 +89,7 @@ NETWORKS = {
         std=None,
         size_multiple=None,
         published_keys=tuple(PUBLISHED_KEYS["AutoSteer"]),
+        made_by=("EgoLanes", 2),
     ),
     "AutoSpeed": Network(
         build=AutoSpeedNetwork,

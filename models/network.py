@@ -1,7 +1,7 @@
 """A network as the scripts see it: one row that says how it is built, what it takes and what it gives."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -10,6 +10,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNEL_ORDERS = ("RGB", "BGR")
 MOST_CLASSES = 254  # a mask is 8 bits, 255 is what is ignored
+OUTPUT_KINDS = {
+    "classes": "logits of classes on axis 1, of which one holds",
+    "logits": "independent logits, each of something that is there where it is above 0",
+    "values": "anything else: depths, boxes, distances",
+}
 TENSOR_NAME = re.compile(r"[A-Za-z_]\w*")  # of an input or output, as every runtime takes it
 
 Colour = tuple[int, int, int]  # RGB, 0..255
@@ -25,8 +30,11 @@ class Network:
 
     build: Callable[..., nn.Module]  # build() or build(width=1.0): random weights, nothing is downloaded
     input_shape: tuple[int, int, int]  # native channels, height, width
+    # name -> meaning; several are consecutive images in the order of time, each of `input_shape`
     inputs: Mapping[str, str] = field(default_factory=lambda: {"input": "image, (pixel / 255 - mean) / std"})
     outputs: Mapping[str, str] | None = None  # name -> meaning; None: `output`, or `output_0`, ... of a tuple
+    # name -> one of OUTPUT_KINDS, for outputs that task and shape would take for another kind
+    output_kinds: Mapping[str, str] = field(default_factory=dict)
     task: str = "segmentation"
     mean: tuple[float, ...] | None = IMAGENET_MEAN  # of 0..1, in `channel_order`; None: the input is no image
     std: tuple[float, ...] | None = IMAGENET_STD
@@ -39,6 +47,8 @@ class Network:
         tuple[str, str], ...
     ] = ()  # (published, ours) prefixes of the weights' names, where they differ
     width_key: tuple[str, int] | None = None  # a published key and its first axis at width 1: their ratio is the width
+    build_for: Callable[..., nn.Module] | None = None  # build_for(state): of these weights' shapes, where several exist
+    made_by: tuple[str, int] | None = None  # the network whose outputs on so many consecutive images are the input
 
     def __post_init__(self) -> None:
         _require(callable(self.build), "build", self.build, "a class or function that makes the network")
@@ -47,12 +57,33 @@ class Network:
         _require(self.channel_order in CHANNEL_ORDERS, "channel_order", self.channel_order, " or ".join(CHANNEL_ORDERS))
         for name in ("inputs", "outputs"):
             _require(_are_tensor_names(getattr(self, name)), name, getattr(self, name), "a dict of name -> meaning")
+        for name, kind in self.output_kinds.items():
+            _require(kind in OUTPUT_KINDS, f"output_kinds[{name!r}]", kind, ", ".join(OUTPUT_KINDS))
+            _require(self.outputs is None or name in self.outputs, "output_kinds", name, "the name of an output")
         self._check_normalisation()
         self._check_classes()
         step = self.size_multiple
         _require(step is None or (type(step) is int and step > 0), "size_multiple", step, "a whole number, or None")
         if step and (sizes[1] % step or sizes[2] % step):
             raise ValueError(f"input_shape {sizes}: height and width have to be multiples of size_multiple {step}")
+
+    @property
+    def channels(self) -> int:
+        """Of all inputs together, which the toolkit hands on as one tensor (N, channels, H, W)."""
+        return self.input_shape[0] * len(self.inputs)
+
+    @property
+    def images(self) -> int:
+        """How many consecutive images an input is made of."""
+        return self.made_by[1] if self.made_by else len(self.inputs)
+
+    def kind_of(self, output: str, shape: Sequence[int]) -> str:
+        """Which of OUTPUT_KINDS the output of that name and shape is."""
+        if output in self.output_kinds:
+            return self.output_kinds[output]
+        if self.task == "segmentation" and len(shape) == 4:
+            return "classes" if shape[1] > 1 else "logits"
+        return {"lanes": "logits", "steering": "classes"}.get(self.task, "values")
 
     def _check_normalisation(self) -> None:
         if (self.mean is None) != (self.std is None):

@@ -16,8 +16,9 @@ from common.data.pairs import BadSample
 from common.networks.checkpoints import Description, read_checkpoint
 from common.system.distributed import is_writer, join_ranks
 from common.training.fit import Trainee, fit, open_folder, save_trainee
+from common.training.labelled import LabelledTask
 from common.training.settings import RunSettings, TrainingSettings
-from tests.family import NAME, NETWORK
+from tests.family import NAME, NETWORK, format_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ def main(args: argparse.Namespace) -> None:
         model[2].train(not tiny.frozen_batch_norm)
 
     description = Description("Tiny", "fp32", 1.0, tiny.input_hw, NETWORK.classes)
-    trainee = Trainee(model, description, NETWORK, train_mode, model.eval, model.state_dict, "best.pth")
-    settings = fit(trainee, folder, training, validation, settings, device, checkpoint)
+    trainee = Trainee(model, description, train_mode, model.eval, model.state_dict, "best.pth")
+    task = LabelledTask(training, validation, NETWORK, format_of(tiny.input_hw), device)
+    settings = fit(trainee, task, folder, settings, device, checkpoint)
     if is_writer():
         save_trainee(folder.path / "final.pth", trainee, {}, settings)
     print(f"done {torch.distributed.is_initialized()}")

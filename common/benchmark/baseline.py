@@ -12,6 +12,7 @@ from common.scoring.statistics import difference_intervals
 
 SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
 MEMORY_NOISE = 0.05  # share of the peak memory; the allocator's doing
+SQNR_NOISE = 0.05  # dB; another order of float sums
 SIZE_NOISE = 0.01  # share of the file; metadata and versions
 
 ON_CPU = ("CPUExecutionProvider", "PyTorch cpu", "ExecuTorch XnnpackBackend")  # models that no GPU makes faster
@@ -21,12 +22,14 @@ CONDITIONS: dict[str, Callable[[Document, str], object]] = {
     "another provider": lambda run, label: run["models"][label]["provider"],
     "another GPU": lambda run, label: run["models"][label]["provider"] not in ON_CPU and run["environment"]["gpu"],
     "other images": lambda run, label: run["images"],
-    "other classes": lambda run, label: list(run["models"][label]["overall"]["iou"]),
+    "other classes": lambda run, label: list(run["models"][label].get("overall", {}).get("iou", ())),
+    "another reference": lambda run, label: run["reference"],
     "another input size": lambda run, label: list(run["models"][label]["input_hw"]),
     "another number of threads": lambda run, label: run["models"][label]["threads"],
     "kept on other processors": lambda run, label: sorted(run["settings"].get("pin") or ()),
     "another number of usable processors": lambda run, label: run["environment"]["usable_processors"],
 }
+AGREEMENT_NEEDS = ("other images", "another input size", "another reference")
 ACCURACY_NEEDS = ("other images", "other classes", "another input size")
 # a processor's kernels lay weights out in their own way, and each thread has its buffers
 MEMORY_NEEDS = (
@@ -104,7 +107,8 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
             rows.append(_row(label, "all", result="not in baseline"))
             continue
         before = [run["models"][label] for run in earlier]
-        rows.append(_accuracy(label, earlier[-1], document, seed))
+        rows += _agreement(label, earlier, document) if "agreement" in document else []
+        rows += [] if "agreement" in document else [_accuracy(label, earlier[-1], document, seed)]
         rows.append(_latency(label, earlier, document))
         rows.append(_bytes(label, "size, MB", "size_bytes", before, now, SIZE_NOISE))
         why = _unlike(label, earlier, document, MEMORY_NEEDS)
@@ -113,8 +117,31 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
     return rows + [_row(label, "all", result="not in this run") for label in gone]
 
 
+def _agreement(label: str, earlier: Sequence[Document], document: Document) -> list[Row]:
+    """SQNR of each output; the reference has none of its own."""
+    if label == document["reference"]:
+        return []
+    why = _unlike(label, earlier, document, AGREEMENT_NEEDS)
+    rows = []
+    for name, found in document["models"][label]["outputs"].items():
+        before = [each["sqnr_db"] for run in earlier if (each := _output(run, label, name))]
+        what = f"SQNR of {name}, dB"
+        if why or len(before) < len(earlier):
+            rows.append(_row(label, what, now=found["sqnr_db"], why=why or "other outputs"))
+            continue
+        rows.append(_less_is_better(label, what, -float(np.median(before)), -found["sqnr_db"], SQNR_NOISE))
+        rows[-1] |= {"before": float(np.median(before)), "now": found["sqnr_db"]}
+    return rows
+
+
+def _output(run: Document, label: str, name: str) -> Document | None:
+    return run["models"][label].get("outputs", {}).get(name)
+
+
 def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:
     before, now = earlier["models"][label], document["models"][label]
+    if "overall" not in before:
+        return _row(label, "mIoU", now=now["overall"]["miou"], why="no masks")
     scores = (before["overall"]["miou"], now["overall"]["miou"])
     if why := _unlike(label, [earlier], document, ACCURACY_NEEDS):
         return _row(label, "mIoU", *scores, why=why)

@@ -31,6 +31,7 @@ class Limit:
     find: Callable[[Document, str], Mapping[str, Found]]  # of the document and a model's name
     relative: bool  # to the reference
     at_most: bool  # or at least
+    masks: bool | None = None  # whether it takes images with masks; None: any images
 
 
 def _exactly(value: float | None) -> Found:
@@ -48,6 +49,7 @@ LIMITS = {
         lambda document, label: {"mIoU": _loss(document["differences"][label]["miou"])},
         relative=True,
         at_most=True,
+        masks=True,
     ),
     "max_class_drop": Limit(
         lambda document, label: {
@@ -57,6 +59,7 @@ LIMITS = {
         },
         relative=True,
         at_most=True,
+        masks=True,
     ),
     "min_speedup": Limit(
         lambda document, label: {"p50": Found(**document["differences"][label]["speedup"])},
@@ -72,6 +75,7 @@ LIMITS = {
         lambda document, label: {"mIoU": _miou(document["models"][label]["overall"])},
         relative=False,
         at_most=False,
+        masks=True,
     ),
     "max_latency_p99_ms": Limit(
         lambda document, label: {"p99": _exactly(document["models"][label]["latency_ms"]["p99"])},
@@ -83,6 +87,20 @@ LIMITS = {
         relative=False,
         at_most=True,
     ),
+}
+
+
+def _by_output(key: str) -> Callable[[Document, str], Mapping[str, Found]]:
+    def find(document: Document, label: str) -> Mapping[str, Found]:
+        outputs = document["models"][label]["outputs"]
+        return {name: _exactly(each[key]) for name, each in outputs.items() if each[key] is not None}
+
+    return find
+
+
+LIMITS |= {
+    "min_sqnr_db": Limit(_by_output("sqnr_db"), relative=True, at_most=False, masks=False),
+    "min_equal_pixels": Limit(_by_output("equal_pixels"), relative=True, at_most=False, masks=False),
 }
 
 
@@ -121,15 +139,20 @@ class Gate:
         return parts
 
 
-def open_gate(settings: GateSettings, labels: Sequence[str]) -> Gate:
+def open_gate(settings: GateSettings, labels: Sequence[str], *, masks: bool = True) -> Gate:
     """The gate for the models `labels`, the first of which is the reference; what cannot be checked fails here, before
     the work. The files of the earlier runs need not be there afterwards.
 
     Raises:
-        FileNotFoundError, ValueError: a limit against the first model and no second one, no model of a name in
-            `gate_models`, or no usable baseline.
+        FileNotFoundError, ValueError: a limit against the first model and no second one, one that takes images with
+            masks or without and gets the others, no model of a name in `gate_models`, or no usable baseline.
     """
     limits = settings.limits.given()
+    for name in limits:
+        if LIMITS[name].masks is True and not masks:
+            raise ValueError(f"--{name}: takes masks, which --images has not; leave it out")
+        if LIMITS[name].masks is False and masks:
+            raise ValueError(f"--{name}: compares outputs on --images; give them in the place of the data root")
     relative = [name for name in limits if LIMITS[name].relative]
     if relative and len(labels) < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")

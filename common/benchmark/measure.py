@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -41,13 +42,19 @@ class Input(NamedTuple):
 
 
 @dataclass
-class Recording:
-    """What one model did; the lists are in the order of the images, with a time for each of its runs."""
+class Timing:
+    """The times of one model; the lists are in the order of the images, with a time for each of its runs."""
 
     provider: str
     warm_up: WarmUp
-    seconds: list[list[float]]  # input tensor -> logits
-    end_to_end: list[list[float]]  # image file -> class map
+    seconds: list[list[float]]  # input tensor -> outputs
+    end_to_end: list[list[float]]  # image file -> class map, or outputs
+
+
+@dataclass
+class Recording(Timing):
+    """What one model did."""
+
     meters: list[IoUMeter] = field(default_factory=list)  # one an image
     maps: list[np.ndarray] = field(default_factory=list)  # class ids as the bytes of a PNG: a hundredth of the memory
 
@@ -56,18 +63,42 @@ class Recording:
         return np.asarray(cv2.imdecode(self.maps[index], cv2.IMREAD_UNCHANGED))
 
 
-@dataclass
-class Measurement:
-    """All models on all samples."""
+class Shown(Protocol):
+    """An image of a benchmark."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def image(self) -> Path: ...
+
+
+class Timed(Protocol):
+    """What the times and the memory of all models are taken from, whatever their outputs are judged by."""
 
     candidates: Mapping[str, Candidate]
-    samples: Sequence[Sample]
-    classes: Classes
+    blocks: list[range]
+    preparation_seconds: float
+    memory: dict[str, ModelMemory]
+    by_threads: dict[int, dict[str, Latency]]
+
+    @property
+    def samples(self) -> Sequence[Shown]: ...
+
+    @property
+    def recordings(self) -> Mapping[str, Timing]: ...
+
+    @property
+    def datasets(self) -> dict[str, list[int]]: ...
+
+    def by_block(self, seconds: Sequence[Sequence[float]]) -> list[list[float]]: ...
+
+
+class InBlocks:
+    """Samples of some datasets, timed in blocks."""
+
+    samples: Sequence[Any]
     blocks: list[range]  # indices of the samples that were timed side by side
-    recordings: dict[str, Recording]
-    preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
-    memory: dict[str, ModelMemory] = field(default_factory=dict)
-    by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
     @property
     def strata(self) -> list[str]:
@@ -85,6 +116,20 @@ class Measurement:
     def by_block(self, seconds: Sequence[Sequence[float]]) -> list[list[float]]:
         """The times of all runs in each block, of those for each sample."""
         return [all_runs([seconds[index] for index in block]) for block in self.blocks]
+
+
+@dataclass
+class Measurement(InBlocks):
+    """All models on all samples."""
+
+    candidates: Mapping[str, Candidate]
+    samples: Sequence[Sample]
+    classes: Classes
+    blocks: list[range]  # indices of the samples that were timed side by side
+    recordings: dict[str, Recording]
+    preparation_seconds: float = 0.0  # decoding, resizing and normalising, in every size, and the masks
+    memory: dict[str, ModelMemory] = field(default_factory=dict)
+    by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
 
 def all_runs(seconds: Iterable[Iterable[float]]) -> list[float]:
@@ -113,7 +158,7 @@ def measure(
     measurement = Measurement(candidates, samples, classes, blocks_of(len(samples)), recordings)
     sizes = dict.fromkeys(candidate.input_hw for candidate in candidates.values())
     formats = [ImageFormat.of(network, size) for size in sizes]
-    orders = _rotations(list(candidates))
+    orders = rotations(list(candidates))
     with ThreadPoolExecutor(max(1, settings.workers)) as pool:
         for block in progress(measurement.blocks, "measure", unit="block"):
             inputs, seconds = timed(partial(load_inputs, [samples[index] for index in block], formats, pool))
@@ -127,7 +172,7 @@ def measure(
     return measurement
 
 
-def _rotations(labels: Sequence[str]) -> Iterator[list[str]]:
+def rotations(labels: Sequence[str]) -> Iterator[list[str]]:
     """The models in turns, another one first every time."""
     for first in cycle(range(len(labels))):
         yield [*labels[first:], *labels[:first]]
@@ -196,10 +241,10 @@ def _class_map(logits: Tensor) -> Tensor:
     return logits.max(dim=1).indices.to(torch.uint8)  # argmax takes ten times as long over this axis
 
 
-def measure_memory(candidates: Mapping[str, Candidate], threads: int) -> dict[str, ModelMemory]:
+def measure_memory(candidates: Mapping[str, Candidate], threads: int, channels: int = 3) -> dict[str, ModelMemory]:
     """Memory and cold start of every model, each in a process of its own."""
     return {
-        label: peak_memory(partial(candidate.open, threads), (1, 3, *candidate.input_hw), threads)
+        label: peak_memory(partial(candidate.open, threads), (1, channels, *candidate.input_hw), threads)
         for label, candidate in progress(candidates.items(), "memory", unit="model")
     }
 
@@ -208,12 +253,19 @@ def measure_threads(
     candidates: Mapping[str, Candidate], samples: Sequence[Sample], network: Network, counts: Sequence[int]
 ) -> dict[int, dict[str, Latency]]:
     """The latency of every model with each number of threads, on some of the samples, the models in turns."""
-    before, result = torch.get_num_threads(), {}
     chosen = evenly_spaced(samples, SWEEP_RUNS)
     images = {
         hw: [_image(sample, ImageFormat.of(network, hw))[0][None] for sample in chosen]
         for hw in {candidate.input_hw for candidate in candidates.values()}
     }
+    return sweep_threads(candidates, images, counts)
+
+
+def sweep_threads(
+    candidates: Mapping[str, Candidate], images: Mapping[Size, Sequence[Tensor]], counts: Sequence[int]
+) -> dict[int, dict[str, Latency]]:
+    """The latency of every model with each number of threads on inputs of its size, the models in turns."""
+    before, result = torch.get_num_threads(), {}
     try:
         for count in progress(sorted(set(counts)), "threads"):
             calls = {

@@ -33,6 +33,13 @@ def open_untrained(
     return open_network(name, checkpoint, trained.input_hw, weights)
 
 
+def fp32_candidate(source: OpenedNetwork, folder: Path, options: ExportOptions) -> dict[str, Candidate]:
+    """Write the network `source` to `folder` in FP32: what outputs are compared with."""
+    path = folder / FP32_FILE.format(file_stem(source.name))
+    convert_fp32(source, path, options)
+    return {LABELS[0]: Candidate(path, partial(OnnxPredictor, path), "fp32", source.input_shape[1:])}
+
+
 def without_training(
     trained: Description,
     source: OpenedNetwork,
@@ -51,10 +58,7 @@ def without_training(
         ValueError: an INT8 file that lost the network.
     """
     settings = QuantizationSettings(**trained.quantization or {})
-    fp32, int8 = (folder / file.format(file_stem(source.name)) for file in (FP32_FILE, PTQ_FILE))
-    convert_fp32(source, fp32, options)
-    convert_int8(source, int8, options, settings, calibration, held_out)
-    return {
-        label: Candidate(path, partial(OnnxPredictor, path), precision, trained.input_hw)
-        for label, path, precision in zip(LABELS, (fp32, int8), ("fp32", "int8"), strict=True)
-    }
+    path = folder / PTQ_FILE.format(file_stem(source.name))
+    fp32 = fp32_candidate(source, folder, options)
+    convert_int8(source, path, options, settings, calibration, held_out)
+    return fp32 | {LABELS[1]: Candidate(path, partial(OnnxPredictor, path), "int8", trained.input_hw)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.benchmark.measure import Measurement, Recording, all_runs
+from common.benchmark.measure import Measurement, Recording, Timed, Timing, all_runs
 from common.data.classes import Classes
 from common.scoring.latency import latency
 from common.scoring.metrics import IoUMeter, iou_of_targets, mean_of_known
@@ -43,28 +43,9 @@ class ModelResult:
 
 def model_result(label: str, measurement: Measurement, threads: int, seed: int) -> ModelResult:
     """The record of one model."""
-    candidate, recording = measurement.candidates[label], measurement.recordings[label]
-    memory, timing = measurement.memory[label], latency(all_runs(recording.seconds))
-    medians = [1000 * float(np.median(block)) for block in measurement.by_block(recording.seconds)]
+    recording = measurement.recordings[label]
     return ModelResult(
-        path=str(candidate.path),
-        size_bytes=candidate.size_bytes,
-        sha256=sha256(*candidate.files),
-        precision=candidate.precision,
-        provider=recording.provider,
-        threads=threads,
-        input_hw=candidate.input_hw,
-        latency_ms=asdict(timing),
-        end_to_end_ms=asdict(latency(all_runs(recording.end_to_end))),
-        cold_start_ms={"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
-        warm_up=asdict(recording.warm_up),
-        block_medians_ms=medians,
-        block_spread=(max(medians) - min(medians)) / float(np.median(medians)),
-        throughput_per_second=timing.per_second,
-        by_threads=_by_threads(label, measurement),
-        peak_memory_bytes=memory.process,
-        model_memory_bytes=memory.model,
-        device_memory_bytes=memory.device,
+        **cost(label, measurement, threads),
         overall=scores(recording.meters, measurement.classes, measurement.strata, seed),
         datasets={
             name: _on_dataset(recording, indices, measurement.classes, name, seed)
@@ -74,7 +55,34 @@ def model_result(label: str, measurement: Measurement, threads: int, seed: int) 
     )
 
 
-def _by_threads(label: str, measurement: Measurement) -> dict[str, dict[str, object]]:
+def cost(label: str, measurement: Timed, threads: int) -> dict[str, Any]:
+    """What a model is and takes, whatever its outputs are judged by: the fields that all records of models share."""
+    candidate, recording = measurement.candidates[label], measurement.recordings[label]
+    memory, timing = measurement.memory[label], latency(all_runs(recording.seconds))
+    medians = [1000 * float(np.median(block)) for block in measurement.by_block(recording.seconds)]
+    return {
+        "path": str(candidate.path),
+        "size_bytes": candidate.size_bytes,
+        "sha256": sha256(*candidate.files),
+        "precision": candidate.precision,
+        "provider": recording.provider,
+        "threads": threads,
+        "input_hw": candidate.input_hw,
+        "latency_ms": asdict(timing),
+        "end_to_end_ms": asdict(latency(all_runs(recording.end_to_end))),
+        "cold_start_ms": {"load": 1000 * memory.load_seconds, "first_inference": 1000 * memory.first_seconds},
+        "warm_up": asdict(recording.warm_up),
+        "block_medians_ms": medians,
+        "block_spread": (max(medians) - min(medians)) / float(np.median(medians)),
+        "throughput_per_second": timing.per_second,
+        "by_threads": _by_threads(label, measurement),
+        "peak_memory_bytes": memory.process,
+        "model_memory_bytes": memory.model,
+        "device_memory_bytes": memory.device,
+    }
+
+
+def _by_threads(label: str, measurement: Timed) -> dict[str, dict[str, object]]:
     timings = {str(count): by_label[label] for count, by_label in measurement.by_threads.items()}
     return {count: {"per_second": one.per_second, "latency_ms": asdict(one)} for count, one in timings.items()}
 
@@ -90,10 +98,17 @@ def _on_dataset(
     }
 
 
-def _per_image(recording: Recording) -> dict[str, list]:
+def times_by_image(recording: Timing) -> dict[str, list]:
+    """The milliseconds of every run on each image."""
     return {
         "latency_ms": [[1000 * seconds for seconds in runs] for runs in recording.seconds],
         "end_to_end_ms": [[1000 * seconds for seconds in runs] for runs in recording.end_to_end],
+    }
+
+
+def _per_image(recording: Recording) -> dict[str, list]:
+    return {
+        **times_by_image(recording),
         "miou": mean_of_known(iou_of_targets(confusions(recording.meters))).tolist(),
         "confusion": [meter.confusion.flatten().tolist() for meter in recording.meters],
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import STARTED
 from common.benchmark.differences import difference
-from common.benchmark.measure import Measurement, all_runs
+from common.benchmark.measure import Measurement, Timed, all_runs
 from common.benchmark.records import model_result
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import BenchmarkSettings, CommandLine
@@ -37,14 +37,7 @@ def results_document(
     models = {label: model_result(label, measurement, settings.threads, seed) for label in labels}
     reference, *others = labels
     return {
-        "schema": SCHEMA,
-        "title": title,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": asked.command,
-        "settings": plain({**asked.flags, **flat(settings)}),
-        "notes": list(notes),
-        "duration_s": _durations(measurement),
-        "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
+        **heading(title, measurement, settings, notes, asked),
         "classes": dict(zip(measurement.classes.names, map(list, measurement.classes.colours), strict=True)),
         "reference": reference,
         "models": {label: plain(asdict(result)) for label, result in models.items()},
@@ -56,7 +49,23 @@ def results_document(
     }
 
 
-def _durations(measurement: Measurement) -> dict[str, float]:
+def heading(
+    title: str, measurement: Timed, settings: BenchmarkSettings, notes: Sequence[str], asked: CommandLine
+) -> Document:
+    """What every document begins with."""
+    return {
+        "schema": SCHEMA,
+        "title": title,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": asked.command,
+        "settings": plain({**asked.flags, **flat(settings)}),
+        "notes": list(notes),
+        "duration_s": _durations(measurement),
+        "images": [{"dataset": sample.dataset, "image": sample.image.name} for sample in measurement.samples],
+    }
+
+
+def _durations(measurement: Timed) -> dict[str, float]:
     """Seconds of the process so far, and how many of them went into timed inference and preparing images."""
     times = (sum(all_runs(recording.seconds)) for recording in measurement.recordings.values())
     total = time.perf_counter() - STARTED

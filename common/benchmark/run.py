@@ -4,14 +4,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from common.benchmark.agreement import agreement_document
 from common.benchmark.gate import Gate
 from common.benchmark.measure import Measurement, measure, measure_memory, measure_threads
+from common.benchmark.outputs import OutputMeasurement, measure_outputs
 from common.benchmark.results import Document, plain, results_document
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.data.bad_samples import as_records, report_bad
-from common.data.datasets import Sample
+from common.data.datasets import Sample, spread
 from common.data.pairs import BadSample
+from common.data.shots import Shot
+from common.networks.image_inputs import ImageInputs
 from common.runtimes.candidates import Candidate
 from common.system.processors import pin, require_processors
 from common.system.settings import flat
@@ -70,11 +74,47 @@ def benchmark(
     return document, measurement
 
 
+def benchmark_outputs(
+    title: str,
+    candidates: Mapping[str, Candidate],
+    shots: Sequence[Shot],
+    inputs: ImageInputs,
+    network: Network,
+    settings: BenchmarkSettings,
+    gate: Gate | None = None,
+    *,
+    pictures: int = 0,
+    notes: Sequence[str] = (),
+    bad: Sequence[BadSample] = (),
+    asked: CommandLine | None = None,
+) -> tuple[Document, OutputMeasurement]:
+    """The same on images without masks: the outputs of all candidates are held against those of the first.
+
+    Args:
+        inputs: how images become the input of the network.
+        pictures: of each folder, of which the outputs are kept.
+    """
+    keep_to_processors(settings)
+    _tell(candidates)
+    drawn = [index for index, shot in enumerate(shots) if shot in set(spread(shots, pictures or 1))] if pictures else []
+    measurement = measure_outputs(candidates, shots, inputs, network, settings, drawn)
+    document = agreement_document(title, measurement, settings, [*notes, *report_bad(bad)], asked)
+    document["skipped"] = as_records(bad)
+    if gate:
+        document["settings"] |= plain(flat(gate.settings))
+        document |= gate.check(document, settings.seed)
+    return document, measurement
+
+
+def _tell(candidates: Mapping[str, Candidate]) -> None:
+    for label, candidate in candidates.items():
+        logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
+
+
 def _measured(
     candidates: Mapping[str, Candidate], samples: Sequence[Sample], network: Network, settings: BenchmarkSettings
 ) -> Measurement:
-    for label, candidate in candidates.items():
-        logger.info("%s: %s (%s)", label, candidate.path, candidate.precision)
+    _tell(candidates)
     measurement = replace(
         measure(candidates, samples, network, settings), memory=measure_memory(candidates, settings.threads)
     )

@@ -53,6 +53,8 @@ class GateLimits:
     min_miou: float | None = None  # over all images, 0 to 1
     max_latency_p99_ms: float | None = None  # milliseconds
     max_peak_memory_mb: float | None = None  # of a process with the model alone, in 10^6 bytes
+    min_sqnr_db: float | None = None  # of every output against the first's, on images without masks
+    min_equal_pixels: float | None = None  # of every output that tells classes apart, against the first's, 0 to 1
 
     def given(self) -> dict[str, float]:
         """Name -> value of those that there are."""

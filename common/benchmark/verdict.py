@@ -19,7 +19,7 @@ def verdict(
     """What happened to the accuracy in a word (kept, lost, gained or unknown), and all of it in two sentences."""
     tag, accuracy = _accuracy(difference)
     return tag, (
-        f"{label} against {reference}: {_size(size_ratio)}, {_speed(speedup)}. "
+        f"{label} against {reference}: {size_words(size_ratio)}, {speed_words(speedup)}. "
         f"mIoU {miou:.4f} against {reference_miou:.4f}, {accuracy}."
     )
 
@@ -44,13 +44,15 @@ def _accuracy(difference: Interval) -> tuple[str, str]:
     return "gained", f"{change}: more than chance in its favour"
 
 
-def _size(ratio: float) -> str:
+def size_words(ratio: float) -> str:
+    """The size against the reference's."""
     if abs(ratio - 1) <= SAME_SIZE:
         return "about the same size"
     return f"{1 / ratio:.1f} times smaller" if ratio < 1 else f"{ratio:.1f} times larger"
 
 
-def _speed(speedup: Interval) -> str:
+def speed_words(speedup: Interval) -> str:
+    """The speed against the reference's."""
     if speedup.ends is None:
         return f"{speedup.value:.2f} times as fast (too few images for an interval)"
     low, high = speedup.ends

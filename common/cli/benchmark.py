@@ -8,16 +8,18 @@ from pathlib import Path
 
 from common.benchmark.gate import Gate, has_failed
 from common.benchmark.results import Document
-from common.benchmark.run import benchmark
+from common.benchmark.run import benchmark, benchmark_outputs
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import GATE_BY, BenchmarkSettings, CommandLine, GateSettings
 from common.cli.flags import plain_arguments
 from common.cli.main import EXIT_GATE
 from common.cli.types import fraction, non_negative_float, non_negative_int, positive_float, positive_int, thread_count
 from common.data.pairs import BadSample, Sample
+from common.data.shots import Shot
+from common.networks.image_inputs import ImageInputs
 from common.report.sensitivity import sensitivity_tables
-from common.report.text import accuracy_table, gate_tables, summary_table
-from common.report.writer import write_report
+from common.report.text import accuracy_table, agreement_table, gate_tables, summary_table
+from common.report.writer import write_output_report, write_report
 from common.runtimes.candidates import Candidate
 from common.scoring.latency import CALLS_FOR_P99
 from common.system.settings import from_flat
@@ -35,6 +37,11 @@ LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
         f"largest 99th percentile of the latency, ms; takes {CALLS_FOR_P99} timed calls",
     ),
     "max_peak_memory_mb": (non_negative_float, "largest peak memory of a process with the model alone, MB"),
+    "min_sqnr_db": (float, "least SQNR of every output against the first model's, dB; with --images"),
+    "min_equal_pixels": (
+        fraction,
+        "least share of places of the same class in every output that tells classes apart; with --images",
+    ),
 }
 
 
@@ -91,7 +98,8 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
         help="what has to keep a limit: the figure, or the worse end of its 95 %% interval where it has one",
     )
     for name, (kind, text) in LIMITS.items():
-        group.add_argument(f"--{name}", type=kind, metavar="X", help=text)
+        if f"--{name}" not in parser._option_string_actions:  # a script's own flag of that name says more
+            group.add_argument(f"--{name}", type=kind, metavar="X", help=text)
     group.add_argument(
         "--baseline",
         nargs="+",
@@ -135,6 +143,47 @@ def run_benchmark(
     count = f", {len(pictures)} pictures" if pictures else ""
     tables = "models.csv, datasets.csv, images.csv" + ", blocks.csv and layers.csv" * bool(sensitivity)
     print(f"wrote {folder / 'report.html'}, report.md, results.json, {tables}{count}")
+    return document
+
+
+def run_output_benchmark(
+    args: argparse.Namespace,
+    folder: Path,
+    title: str,
+    candidates: Mapping[str, Candidate],
+    shots: Sequence[Shot],
+    inputs: ImageInputs,
+    network: Network,
+    gate: Gate,
+    *,
+    notes: Sequence[str] = (),
+    bad: Sequence[BadSample] = (),
+    save_outputs: bool = False,
+) -> Document:
+    """`benchmark_outputs`, with its report in `folder` and its tables printed."""
+    settings, asked = benchmark_settings(args), CommandLine(shlex.join(sys.argv), plain_arguments(args))
+    document, measurement = benchmark_outputs(
+        title,
+        candidates,
+        shots,
+        inputs,
+        network,
+        settings,
+        gate,
+        pictures=args.visualizations_per_dataset,
+        notes=notes,
+        bad=bad,
+        asked=asked,
+    )
+    pictures = write_output_report(folder, document, measurement, save_outputs)
+    print(agreement_table(document), summary_table(document), sep="\n\n")
+    for difference in document["differences"].values():
+        print(difference["verdict"])
+    print(*(note for note in document["notes"] if "nearly constant" in note), sep="\n", end="")
+    if tables := gate_tables(document):
+        print(tables)
+    count = f", {len(pictures)} pictures" if pictures else ""
+    print(f"wrote {folder / 'report.html'}, report.md, results.json, models.csv, images.csv{count}")
     return document
 
 

@@ -1,11 +1,15 @@
 """The flags that several scripts share."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.cli.types import height_width, non_negative_int, thread_count
+from common.data.bad_samples import usable_shots
 from common.data.datasets import SampleSource
 from common.data.decoding import IMAGE_BITS
+from common.data.pairs import BadSample
+from common.data.shots import Shot, find_shots
 from common.networks.opening import network_table
 from common.system.processors import physical_processors
 from models import Network
@@ -132,6 +136,40 @@ def sample_source(args: argparse.Namespace, network: Network, root: Path) -> Sam
         workers=args.workers,
         image_bits=args.image_bits,
     )
+
+
+def add_images_argument(parser: argparse._ActionsContainer, what: str) -> None:
+    """`--images`, in the place of a data root."""
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"instead: images without masks, PNG and JPEG, however deep; {what}",
+    )
+
+
+def add_egolanes_argument(parser: argparse.ArgumentParser, when: str) -> None:
+    """`--egolanes_checkpoint`, for a network that takes another one's outputs."""
+    parser.add_argument(
+        "--egolanes_checkpoint", type=Path, metavar="CKPT", help=f"AutoSteer {when}: makes its inputs of the images"
+    )
+
+
+def refuse_with_images(args: argparse.Namespace, parser: argparse.ArgumentParser, flags: Iterable[str]) -> None:
+    """Leave with exit code 2 where `--images` stands with one of `flags`, which are of data with masks."""
+    for name in flags if args.images else ():
+        if getattr(args, name):
+            parser.error(f"argument --{name}: not allowed with argument --images, which has no masks")
+    if not args.images and args.egolanes_checkpoint:
+        parser.error("argument --egolanes_checkpoint: is for --images")
+
+
+def shots_of(args: argparse.Namespace, network: Network) -> tuple[list[Shot], list[BadSample]]:
+    """The images of `--images` for a network, and with `--skip_bad` those that are left out."""
+    bad: list[BadSample] = []
+    shots = find_shots(args.images, network.images, args.image_bits)
+    return (usable_shots(shots, bad, args.workers) if args.skip_bad else shots), bad
 
 
 def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:

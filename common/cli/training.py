@@ -1,10 +1,12 @@
 """The flags that FP32 training and quantization-aware training share, and the settings that flags make."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from common.cli.flags import add_dataset_arguments
+from common.cli.flags import add_dataset_arguments, add_images_argument
 from common.cli.types import (
     decay,
     fraction,
@@ -22,10 +24,19 @@ from common.training.settings import RECIPES, SCHEDULES, RunSettings
 Settings = TypeVar("Settings", bound=RunSettings)
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """All of them; their defaults come from `use_defaults`."""
+# flags of data with masks, or of learning from them
+OF_LABELS = ("datasets", "labels", "unweighted_loss", "distill")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, *, images: bool = False) -> None:
+    """All of them, with `images` also `--images` in the place of `--root`; their defaults come from `use_defaults`."""
     parser.add_argument("-s", "--model_save_root_path", required=True, type=Path, metavar="DIR", help="checkpoints")
-    parser.add_argument("-r", "--root", required=True, type=Path, metavar="DIR", help="data root")
+    if images:
+        source = parser.add_mutually_exclusive_group(required=True)
+        source.add_argument("-r", "--root", type=Path, metavar="DIR", help="data root, of images with masks")
+        add_images_argument(source, "learn what the FP32 network says")
+    else:
+        parser.add_argument("-r", "--root", required=True, type=Path, metavar="DIR", help="data root")
     add_dataset_arguments(parser)
     _add_step_arguments(parser)
     _add_data_arguments(parser)
@@ -87,8 +98,10 @@ def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=sorted(RECIPES), help="defaults of the flags that say so")
 
 
-def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
-    """The settings of a run by its flags, which have the names of the fields.
+def settings_of(
+    kind: type[Settings], args: argparse.Namespace, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Settings:
+    """The settings of a run by its flags, which have the names of the fields; `defaults` come before a recipe's.
 
     To be called when the process has joined the others of the run: their number is a setting, too.
 
@@ -97,4 +110,4 @@ def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     recipe = RECIPES.get(getattr(args, "recipe", ""), {})
-    return from_flat(kind, {**recipe, **given, "processes": world_size()})
+    return from_flat(kind, {**recipe, **defaults, **given, "processes": world_size()})

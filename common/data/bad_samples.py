@@ -1,14 +1,17 @@
 """`--skip_bad`: every sample is read once before the work; those that cannot be are left out, counted and listed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.datasets import SampleSource, find_samples, load_ids, load_image, worker_init
+from common.data.decoding import read_rgb
 from common.data.pairs import BadSample, Sample
+from common.data.shots import Shot
 from common.system.distributed import gathered, rank, world_size
 from common.system.files import write_json
 from common.system.progress import progress
@@ -20,19 +23,21 @@ LISTED = 50  # that a report spells out
 SKIPPED_FILE = "skipped.json"
 
 
-class _Reasons(Dataset):
+Item = TypeVar("Item", bound=Hashable)  # a Sample or a Shot
+
+
+class _Reasons(Dataset, Generic[Item]):
     """Why a sample cannot be used, by index; empty where it can be."""
 
-    def __init__(self, samples: Sequence[Sample]):
-        self.samples = samples
+    def __init__(self, samples: Sequence[Item], read: Callable[[Item], object]):
+        self.samples, self.read = samples, read
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> str:
-        sample = self.samples[index]
         try:
-            load_ids(sample, load_image(sample, TRIED_HW)[1])
+            self.read(self.samples[index])
         except (ValueError, OSError) as error:
             return str(error)
         return ""
@@ -51,7 +56,7 @@ def usable_samples(source: SampleSource, split: str, bad: list[BadSample]) -> li
     samples = find_samples(source, split, unpaired if source.skip_bad else None)
     if not source.skip_bad:
         return samples
-    unreadable = _unreadable(samples, split, source.workers)
+    unreadable = _unreadable(samples, _read_sample, split, source.workers)
     left_out = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
     bad += [each for each in left_out if each not in bad]
     if len(unreadable) == len(samples):
@@ -59,11 +64,33 @@ def usable_samples(source: SampleSource, split: str, bad: list[BadSample]) -> li
     return [sample for sample in samples if sample not in unreadable]
 
 
-def _unreadable(samples: Sequence[Sample], split: str, workers: int) -> dict[Sample, str]:
+def usable_shots(shots: Sequence[Shot], bad: list[BadSample], workers: int) -> list[Shot]:
+    """Those of which all images can be read; the others go to `bad`, read and told as by `usable_samples`.
+
+    Raises:
+        ValueError: none is left.
+    """
+    unreadable = _unreadable(shots, _read_shot, "images", workers)
+    bad += [BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items()]
+    if len(unreadable) == len(shots):
+        raise ValueError(f"--skip_bad: no image of {len(shots)} is left; the first: {bad[-1].reason}")
+    return [shot for shot in shots if shot not in unreadable]
+
+
+def _read_sample(sample: Sample) -> None:
+    load_ids(sample, load_image(sample, TRIED_HW)[1])
+
+
+def _read_shot(shot: Shot) -> None:
+    for path in shot.images:
+        read_rgb(path, shot.image_bits)
+
+
+def _unreadable(samples: Sequence[Item], read: Callable[[Item], object], split: str, workers: int) -> dict[Item, str]:
     own = samples[rank() :: world_size()]
-    loader = DataLoader(_Reasons(own), batch_size=None, num_workers=workers, worker_init_fn=worker_init)
+    loader = DataLoader(_Reasons(own, read), batch_size=None, num_workers=workers, worker_init_fn=worker_init)
     reasons = zip(own, progress(loader, f"check {split}", unit="image", total=len(own)), strict=True)
-    merged = {sample: reason for part in gathered([*reasons]) for sample, reason in part if reason}
+    merged: dict[Item, str] = {sample: reason for part in gathered([*reasons]) for sample, reason in part if reason}
     return {sample: merged[sample] for sample in samples if sample in merged}
 
 

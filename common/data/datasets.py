@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -93,11 +93,12 @@ def dataset_labels(folder: Path, source: SampleSource) -> LabelMap:
     own, given = folder / LABELS_FILE, source.labels
     if not source.classes:
         raise ValueError(f"{source.network} has no classes that masks could name; give `classes` in its models.Network")
-    if own.is_file() and given is None:
+    there = own.exists() or own.is_symlink()  # a folder and a link to nothing are errors, too
+    if there and given is None:
         return read_labels(own, source.classes)
     if given is not None:
         labels = read_labels(given, source.classes)
-        if own.is_file() and read_labels(own, source.classes).to_class != labels.to_class:
+        if there and read_labels(own, source.classes).to_class != labels.to_class:
             raise ValueError(f"--labels {given}: {own} says otherwise; leave the flag out, or remove that file")
         return labels
     if not source.mask_colours:
@@ -157,7 +158,15 @@ def _split(source: SampleSource, spec: DatasetSpec, split: str, bad: list[BadSam
     return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
 
 
-def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
+class _OfDataset(Protocol):
+    @property
+    def dataset(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=_OfDataset)  # a Sample, or an image without a mask
+
+
+def spread(samples: Sequence[Item], per_dataset: int | None) -> list[Item]:
     """At most `per_dataset` samples of each dataset (None: all), evenly spaced over its files; fewer are noted."""
     chosen = []
     for name in dict.fromkeys(sample.dataset for sample in samples):
@@ -169,7 +178,7 @@ def spread(samples: Sequence[Sample], per_dataset: int | None) -> list[Sample]:
     return chosen
 
 
-def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+def evenly_spaced(samples: Sequence[Item], count: int) -> list[Item]:
     """`count` samples, or all where there are fewer, at even distances, so that every dataset has its share."""
     count = min(count, len(samples))
     return [samples[index * len(samples) // count] for index in range(count)]
@@ -289,7 +298,7 @@ class AugmentedDataset(Dataset):
         rgb, ids, weights = self.load(self.samples[index], self.image_format.hw)
         if self.transform is None:
             return Example(self.image_format.to_tensor(rgb), torch.from_numpy(ids).long(), torch.from_numpy(weights))
-        image, mask = augment(rgb, ids, self.transform, _derived_seed(self.seed, epoch, index))
+        image, mask = augment(rgb, ids, self.transform, derived_seed(self.seed, epoch, index))
         normalised = self.image_format.normalise(image.as_subclass(Tensor))
         return Example(normalised, mask.as_subclass(Tensor).long(), torch.from_numpy(weights))
 
@@ -305,12 +314,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return max(self.stop - self.start, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_derived_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator)
         return iter([(self.epoch, index) for index in order[self.start : self.stop].tolist()])
 
 
-def _derived_seed(seed: int, *position: int) -> int:
+def derived_seed(seed: int, *position: int) -> int:
+    """A seed of its own for a place in a run: an epoch, or an epoch and an image."""
     return int(np.random.SeedSequence((seed % 2**64, *position)).generate_state(1)[0])
 
 

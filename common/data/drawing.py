@@ -32,15 +32,21 @@ def strip(rgb: np.ndarray, panels: Sequence[tuple[str, np.ndarray]], classes: Cl
 
     Shapes: uint8 RGB (H, W, 3) and class ids (H, W) -> uint8 RGB. Small images are enlarged: text does not shrink.
     """
+    canvas = beside([("Original", rgb), *((title, overlay(rgb, ids, classes)) for title, ids in panels)])
+    return np.vstack([canvas, _legend(classes, canvas.shape[1])])
+
+
+def beside(pictures: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures of one size, uint8 RGB (H, W, 3), side by side below their titles."""
+    rgb = pictures[0][1]
     scale = math.ceil(SMALLEST_PANEL / rgb.shape[1])
-    pictures = [("Original", rgb), *((title, overlay(rgb, ids, classes)) for title, ids in panels)]
     height, width = scale * rgb.shape[0], scale * rgb.shape[1]
     canvas = np.full((height + BAR, len(pictures) * (width + GAP) - GAP, 3), DARK, np.uint8)
     for index, (title, picture) in enumerate(pictures):
         left = index * (width + GAP)
         canvas[BAR : BAR + height, left : left + width] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         _write(canvas, title, (left + 6, BAR - 8))
-    return np.vstack([canvas, _legend(classes, canvas.shape[1])])
+    return canvas
 
 
 def _legend(classes: Classes, width: int) -> np.ndarray:

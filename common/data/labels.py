@@ -96,7 +96,10 @@ def read_labels(path: Path, classes: Sequence[str]) -> LabelMap:
         ValueError: it is not of this form, or names a class that the network does not have.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of labels")
+        found = (
+            "a folder, not a file" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no such file"
+        )
+        raise FileNotFoundError(f"{path}: {found} of labels")
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError

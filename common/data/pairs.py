@@ -11,6 +11,7 @@ from common.data.labels import LabelMap
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MASKS = "gt_masks"  # the folder of a dataset's masks
 LAYOUT = "ROOT/NAME/NAME/images/*.png|jpg|jpeg and ROOT/NAME/NAME/gt_masks/*.png, with one stem for image and mask"
 LISTED_FILES = 5  # that an error message spells out
 
@@ -46,7 +47,7 @@ def find_pairs(folder: Path, dataset: str, labels: LabelMap, bad: list[BadSample
         ValueError: files without a partner, or two of one stem.
     """
     images, twin_images = _by_stem(folder / "images", IMAGE_SUFFIXES, bad is not None)
-    masks, twin_masks = _by_stem(folder / "gt_masks", (".png",), bad is not None)
+    masks, twin_masks = _by_stem(folder / MASKS, (".png",), bad is not None)
     lonely = [(images | masks)[stem] for stem in sorted(images.keys() ^ masks.keys())]
     if lonely and bad is None:
         names = _listed(str(path.relative_to(folder)) for path in lonely)

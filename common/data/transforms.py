@@ -1,5 +1,7 @@
 """From pixels to tensors: the one path of training, validation, calibration and every benchmarked model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -76,6 +78,20 @@ def augment(rgb: np.ndarray, ids: np.ndarray, transform: v2.Transform, seed: int
     """
     image = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
     mask = tv_tensors.Mask(torch.from_numpy(ids))
+    with _numbers_of(seed):
+        return transform(image, mask)
+
+
+def augment_images(images: np.ndarray, transform: v2.Transform, seed: int) -> list[Tensor]:
+    """The same for images without masks, all with one draw: uint8 (count, H, W, 3) -> uint8 (3, H, W) each."""
+    planes = [tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1)) for rgb in images]
+    with _numbers_of(seed):
+        changed = transform(*planes)
+    return [each.as_subclass(Tensor) for each in (changed if len(planes) > 1 else [changed])]
+
+
+@contextmanager
+def _numbers_of(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too, whose dropout repeats
-        return transform(image, mask)
+        yield

@@ -10,14 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.export.calibration import find_images, frame_pair_preparer, image_preparer, inputs_of, split_images
+from common.data.shots import find_shots
+from common.export.calibration import inputs_of, split_images
+from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_onnx_runtime
-from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx
+from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
 from common.export.subpixel import with_subpixel_convolutions
+from common.networks.image_inputs import image_inputs
 from common.networks.metadata import as_metadata, describe
-from common.networks.opening import OpenedNetwork, open_network
+from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
-from common.runtimes.parity import TOLERANCE, Agreement, Check, compare, example_inputs, require_agreement
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.scoring.latency import interleaved_latency
 from common.system.environment import versions
@@ -29,7 +33,6 @@ CPU = torch.device("cpu")
 HALF_TOLERANCE = 2e-2  # of the output range; FP16 has 11 bits, and every layer rounds
 SMALLEST_SQNR = 3.0  # dB; an INT8 file below it computes something else
 TIMED_RUNS = 5
-LANES = "EgoLanes"  # whose outputs are AutoSteer's inputs
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def convert_int8(
     """
     model = copy.deepcopy(source.model)
     int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
+    floats = in_float(int8)
+    tell(floats)
 
     def check(candidate: Predictor) -> list[Agreement]:
         images = [_as_batch(image, options) for image in held_out]
@@ -78,7 +83,7 @@ def convert_int8(
             raise ValueError(f"INT8 lost the network: {bad[0]}; wanted an SQNR of at least {SMALLEST_SQNR} dB")
         return agreements
 
-    return _export(source, int8, path, "int8", check, options)
+    return _export(source, int8, path, "int8", check, options, in_float=counts(floats))
 
 
 def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
@@ -94,8 +99,15 @@ def _as_written(model: nn.Module, source: OpenedNetwork) -> nn.Module:
 
 
 def _export(
-    source: OpenedNetwork, model: nn.Module, path: Path, precision: str, check: Check, options: ExportOptions
+    source: OpenedNetwork,
+    model: nn.Module,
+    path: Path,
+    precision: str,
+    check: Check,
+    options: ExportOptions,
+    **more: object,
 ) -> Sequence[Agreement]:
+    """Write the file; `more` is what it says of itself beside the usual."""
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
     described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
     outputs = list(source.network.outputs or ())
@@ -104,11 +116,12 @@ def _export(
         path,
         source.input_shape,
         outputs,
-        as_metadata(described),
+        as_metadata(described | more),
         check,
         options.threads,
         options.batch,
         options.opset,
+        input_names_of(source.network),
     )
 
 
@@ -146,19 +159,9 @@ def calibration_inputs(
     Raises:
         ValueError: the network takes another network's outputs, whose checkpoint is not given.
     """
-    images = find_images(folder)
-    if source.network.mean is None:
-        if egolanes_checkpoint is None:
-            raise ValueError(
-                f"{source.name} takes outputs of {LANES}: --int8 needs --egolanes_checkpoint CKPT to make them"
-            )
-        lanes = open_network(LANES, egolanes_checkpoint, None, weights)
-        prepare_frame = image_preparer(lanes.network, lanes.input_shape[1:], image_bits)
-        prepare = frame_pair_preparer(TorchPredictor(lanes.model, CPU), prepare_frame, images)
-    else:
-        prepare = image_preparer(source.network, source.input_shape[1:], image_bits)
-    chosen, others = split_images(images, count, seed)
-    return inputs_of(chosen, prepare, "read for calibration"), inputs_of(others, prepare, "read for judging")
+    inputs = image_inputs(source.name, source.network, source.input_shape[1:], CPU, egolanes_checkpoint, weights)
+    chosen, others = split_images(find_shots([folder], inputs.shots.count, image_bits), count, seed)
+    return inputs_of(chosen, inputs, "read for calibration"), inputs_of(others, inputs, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

@@ -4,17 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
-from common.runtimes.parity import Agreement, Check
+from common.quantization.rewrites import REWRITE
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
+from common.system.user_code import told
+from models import Network
 
 OPSET = 20  # the first with Gelu as one node
+INPUT = "input"  # the name of the one input of most networks
 OLDEST_OPSET, NEWEST_OPSET = 18, 25  # that the exporter writes; onnx itself knows newer ones
 
 
@@ -32,6 +38,17 @@ class HalfPrecision(nn.Module):
         return outputs.float()
 
 
+class SeparateInputs(nn.Module):
+    """A network that takes the images of one input each for itself."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.model(torch.cat(images, dim=1))
+
+
 def export_onnx(
     model: nn.Module,
     path: Path,
@@ -42,26 +59,33 @@ def export_onnx(
     threads: int,
     batch: int | None = None,
     opset: int = OPSET,
+    input_names: Sequence[str] = (INPUT,),
 ) -> Sequence[Agreement]:
-    """Write `model` as ONNX with input `input` (batch, C, H, W); `batch` None makes the batch axis dynamic.
+    """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
+
+    `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own.
 
     The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
     raises ValueError where it disagrees with PyTorch.
     """
-    example = torch.zeros(batch or 2, *input_shape)
+    count = len(input_names)
+    shape = (batch or 2, input_shape[0] // count, *input_shape[1:])
     dynamic = {0: torch.export.Dim("batch", min=1)} if batch is None else None
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        opset_version=opset,
-        input_names=["input"],
-        output_names=list(output_names),
-        dynamic_shapes=(dynamic,),
-        custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: global_average_pool},
-        optimize=False,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            model if count == 1 else SeparateInputs(model),
+            tuple(torch.zeros(shape) for _ in input_names),  # one tensor given twice would be one input
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_shapes=(dynamic,) if count == 1 else ((dynamic,) * count,),
+            custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: adaptive_average_pool},
+            optimize=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"the network cannot be written as ONNX: {told(error)}; {REWRITE}") from error
     assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
@@ -74,11 +98,36 @@ def export_onnx(
         return check(OnnxPredictor(temporary, threads))
 
 
-def global_average_pool(x: Any, output_size: Sequence[int]) -> Any:
-    """A mean over the image as one node, of which ONNX Runtime has an int8 form; the exporter writes a ReduceMean."""
-    if list(output_size) != [1, 1]:
-        raise ValueError(f"adaptive_avg_pool2d to {output_size}: only a mean over the whole image has an ONNX form")
-    return opset18.GlobalAveragePool(x)
+def input_names_of(network: Network) -> Sequence[str]:
+    """The names of the inputs in a file."""
+    return (INPUT,) if len(network.inputs) == 1 else tuple(network.inputs)
+
+
+def adaptive_average_pool(x: Any, output_size: Sequence[int]) -> Any:
+    """Means of an image's parts, of which ONNX has a form only where they are equal.
+
+    Over the whole image as one node, of which ONNX Runtime has an int8 form, where the exporter writes a ReduceMean;
+    of equal parts as an average pool; of parts that overlap as two matrix products, of rows and of columns.
+    """
+    sizes = [x.shape[axis] for axis in (2, 3)]
+    if list(output_size) == [1, 1]:
+        return opset18.GlobalAveragePool(x)
+    if not any(size % parts for size, parts in zip(sizes, output_size, strict=True)):
+        steps = [size // parts for size, parts in zip(sizes, output_size, strict=True)]
+        return opset18.AveragePool(x, kernel_shape=steps, strides=steps)
+    of_rows, of_columns = (_means(size, parts) for size, parts in zip(sizes, output_size, strict=True))
+    rows, columns = (opset18.Constant(value=onnx.numpy_helper.from_array(each)) for each in (of_rows, of_columns.T))
+    return opset18.MatMul(opset18.MatMul(rows, x), columns)
+
+
+def _means(size: int, parts: int) -> np.ndarray:
+    """The matrix (parts, size) of the means that PyTorch's adaptive pool takes along an axis."""
+    starts = [part * size // parts for part in range(parts)]
+    ends = [-(-(part + 1) * size // parts) for part in range(parts)]
+    places = np.arange(size)
+    return np.stack(
+        [((places >= start) & (places < end)) / (end - start) for start, end in zip(starts, ends, strict=True)]
+    ).astype(np.float32)
 
 
 def _strip_notes(proto: onnx.ModelProto) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from common.runtimes.parity import Agreement, Check
+from common.runtimes.agreement import Agreement
+from common.runtimes.parity import Check
 from common.runtimes.pte import METADATA, PtePredictor
 from common.system.files import atomic_path
 

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from common.export.in_float import counts, in_float, told
 from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
-from common.export.onnx_writer import export_onnx
+from common.export.onnx_writer import export_onnx, input_names_of
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import Description
 from common.networks.metadata import as_metadata, describe
 from common.networks.registry import file_stem, find_network
 from common.quantization.integer_reference import as_integer_kernels
+from common.runtimes.agreement import Agreement
 from common.runtimes.candidates import Candidate
-from common.runtimes.parity import Agreement, Check, compare, require_equal_pixels
+from common.runtimes.parity import Check, compare, require_equal_pixels
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
 from common.system.environment import versions
+from models import Network
 
 logger = logging.getLogger(__name__)
 
@@ -54,32 +57,44 @@ def export_int8(
         ValueError: a file disagrees; it is not kept.
     """
     name, network = find_network(name)
-    input_shape = (network.input_shape[0], *checkpoint.input_hw)
+    input_shape = (network.channels, *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     unsigned = for_onnx_runtime(copy.deepcopy(int8))
-    check = _check_against(unsigned, compared, min_equal_pixels)
+    floats = in_float(unsigned)
+    check = _check_against(unsigned, network, compared, min_equal_pixels)
     path, outputs = folder / ONNX_FILE.format(file_stem(name)), list(network.outputs or ())
     logger.info("exporting %s", path)
-    (agreement,) = export_onnx(unsigned, path, input_shape, outputs, as_metadata(described), check, threads)
+    metadata, names = as_metadata(described | {"in_float": counts(floats)}), input_names_of(network)
+    agreements = export_onnx(unsigned, path, input_shape, outputs, metadata, check, threads, input_names=names)
     candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
-    notes = [f"ONNX Runtime against PyTorch INT8 on {len(compared)} validation images: {agreement}"]
+    notes = [told(floats), *_notes("ONNX Runtime", outputs, agreements, len(compared))]
     if pte:
         path = folder / PTE_FILE.format(file_stem(name))
         logger.info("exporting %s", path)
         reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
-        check = _check_against(reference, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
+        check = _check_against(reference, network, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
         program = for_xnnpack(copy.deepcopy(int8))
-        (agreement,) = export_pte(program, path, input_shape, described, check, threads)
+        agreements = export_pte(program, path, input_shape, described, check, threads)
         candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
-        notes.append(f"ExecuTorch against PyTorch INT8 on {len(compared)} validation images: {agreement}")
+        notes += _notes("ExecuTorch", outputs, agreements, len(compared))
     return candidates, notes
 
 
-def _check_against(int8: GraphModule, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
+def _notes(runtime: str, outputs: Sequence[str], agreements: Sequence[Agreement], images: int) -> list[str]:
+    names = [f", {name}" if len(outputs) > 1 else "" for name in outputs]
+    return [
+        f"{runtime} against PyTorch INT8 on {images} validation images{name}: {agreement}"
+        for name, agreement in zip(names, agreements, strict=True)
+    ]
+
+
+def _check_against(int8: GraphModule, network: Network, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
     reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
 
     def check(candidate: Predictor) -> list[Agreement]:
-        agreements = compare(reference, candidate, compared)
+        shapes = [output.shape for output in reference.outputs(compared[0])]
+        kinds = [network.kind_of(name, shape) for name, shape in zip(network.outputs or (), shapes, strict=True)]
+        agreements = compare(reference, candidate, compared, kinds)
         require_equal_pixels(agreements, min_equal_pixels)
         return agreements
 

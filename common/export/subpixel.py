@@ -74,7 +74,7 @@ def use_subpixel_convolutions(graph: GraphModule, shuffle: Shuffle) -> int:
     """
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target == aten.conv_transpose2d.input and _is_subpixel(graph, node):
+        if node.target == aten.conv_transpose2d.input and is_subpixel(graph, node):
             _rewrite(graph, node, shuffle)
             changed += 1
     finish(graph)
@@ -82,7 +82,7 @@ def use_subpixel_convolutions(graph: GraphModule, shuffle: Shuffle) -> int:
     return changed
 
 
-def _is_subpixel(graph: GraphModule, node: Node) -> bool:
+def is_subpixel(graph: GraphModule, node: Node) -> bool:
     height, width = stored(graph, _weight_source(node)).shape[2:]
     if height != width or height not in PADDINGS:
         return False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.networks.reading import read_document
-from common.networks.registry import build_network, find_network
+from common.networks.registry import build_network, find_network, of_weights
 from common.networks.weights import AVERAGED, RAW, StateDict, largest_state_dict, network_weights, require_plain, some
 from common.system.files import atomic_path
 from models.checkpoint_keys import from_published, infer_width, to_published
@@ -203,7 +203,7 @@ def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Mo
     if not 0 < width <= LARGEST_WIDTH:
         raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
     try:
-        model = build_network(name, network, width)
+        model = build_network(name, of_weights(network, state), width)
     except ValueError as error:
         raise ValueError(f"{path}: not a checkpoint of {name}; {error}") from error
     expected = to_published(network, model.state_dict())

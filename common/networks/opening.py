@@ -36,7 +36,7 @@ def open_network(name: str, path: Path, input_hw: tuple[int, int] | None, weight
     model, description = load_network(name, path, weights)
     hw = input_hw or description.input_hw
     check_input_hw(network, hw)
-    return OpenedNetwork(name, network, model, description.width, (network.input_shape[0], *hw))
+    return OpenedNetwork(name, network, model, description.width, (network.channels, *hw))
 
 
 def network_table() -> str:
@@ -44,7 +44,7 @@ def network_table() -> str:
     rows = []
     for name, network in NETWORKS.items():
         with torch.device("meta"):  # shapes alone: no memory, no arithmetic
-            model, example = network.build().eval(), torch.zeros(1, *network.input_shape)
+            model, example = network.build().eval(), torch.zeros(1, network.channels, *network.input_shape[1:])
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             outputs = model(example)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)

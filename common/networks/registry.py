@@ -7,9 +7,9 @@ import functools
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import models
 from common.data.classes import distinct_colours
+from common.system.user_code import told
 from models import Network
 
 OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
@@ -70,18 +71,10 @@ def _imported(module_name: str, name: str) -> ModuleType:
             ) from error
         raise ValueError(f"{name}: its module needs {error.name!r}, which is not installed") from error
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
-        raise ValueError(f"{name}: importing its module fails: {_told(error)}") from error
+        raise ValueError(f"{name}: importing its module fails: {told(error)}") from error
     if module_name.split(".")[0] == "models":
         raise ValueError(f"{name}: `models` is a package of this toolkit; give your module another name")
     return module
-
-
-def _told(error: BaseException) -> str:
-    """An error of a user's code in one line: what it says, and where."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(("<", str(Path(torch.__file__).parent)))]
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{place}"
 
 
 def file_stem(name: str) -> str:
@@ -105,11 +98,35 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
         if ":" not in name:
             raise
-        raise ValueError(f"{name}: building it fails: {_told(error)}") from error
+        raise ValueError(f"{name}: building it fails: {told(error)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name}: builds a {type(model).__name__}, wanted an nn.Module")
     model.register_forward_hook(_plain_outputs)
+    if len(network.inputs) > 1:
+        model.__class__ = _of_one_input(type(model), len(network.inputs))  # type: ignore[arg-type]
     return model
+
+
+def of_weights(network: Network, state: Mapping[str, Tensor]) -> Network:
+    """The row that builds the network of these weights, where several have been published under one name."""
+    if network.build_for is None:
+        return network
+    return replace(network, build=partial(network.build_for, state))
+
+
+@functools.cache
+def _of_one_input(kind: type[nn.Module], count: int) -> type[nn.Module]:
+    """The class of a network of `count` inputs as one that takes them in one tensor (N, count C, H, W).
+
+    That is how the toolkit hands images on; names of parameters stay, and an exporter sees the one argument.
+    """
+
+    class OfOneInput(kind):  # type: ignore[valid-type, misc]
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(*images.chunk(count, dim=1))
+
+    OfOneInput.__name__ = OfOneInput.__qualname__ = kind.__name__
+    return OfOneInput
 
 
 def _plain_outputs(model: nn.Module, inputs: object, outputs: Any) -> Any:
@@ -134,11 +151,11 @@ def _resolved(name: str, network: Network) -> Network:
         ValueError: it cannot take an image of its own size, or its row says otherwise than its outputs.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model, image = build_network(name, network).eval(), torch.zeros(1, *network.input_shape)
+        model, image = build_network(name, network).eval(), torch.zeros(1, network.channels, *network.input_shape[1:])
         try:
             outputs = model(image)
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-            raise ValueError(f"{name}: fails on an image {tuple(image.shape)}: {_told(error)}") from error
+            raise ValueError(f"{name}: fails on an image {tuple(image.shape)}: {told(error)}") from error
     shapes = [tuple(output.shape) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
     named = network.outputs
     if named is None:

@@ -1,24 +1,35 @@
 """Batch norm of a graph that was prepared for QAT: its own attributes, and what becomes of it in INT8."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from common.quantization.folding import BATCH_NORM, CONVOLUTIONS, EPS, as_multiply_add
-from common.quantization.graphs import finish, stored
+from common.quantization.folding import (
+    BATCH_NORM,
+    CONVOLUTIONS,
+    EPS,
+    NO_STATISTICS,
+    as_multiply_add,
+    is_grouped_transposed,
+)
+from common.quantization.graphs import finish, store_beside, stored
 from common.quantization.nodes import input_of, is_output_of, name_of, setting_of
 
 aten = torch.ops.aten
+ALIAS = aten.alias.default
 VARIANCE, MOMENTUM = 4, 6  # places in the arguments of a batch norm
 
 Attributes = dict[str, tuple[float, float]]  # name of the running variance -> momentum, eps
 
 
 def batch_norm_attributes(graph: GraphModule) -> Attributes:
-    """Momentum and eps of every batch norm of an exported graph."""
-    norms = (node for node in graph.graph.nodes if node.target == BATCH_NORM)
+    """Momentum and eps of every batch norm of an exported graph; ValueError where one has no running statistics."""
+    norms = [node for node in graph.graph.nodes if node.target == BATCH_NORM]
+    if any(norm.args[VARIANCE] is None for norm in norms):
+        raise ValueError(NO_STATISTICS)
     return {name_of(input_of(norm, VARIANCE)): (setting_of(norm, MOMENTUM), setting_of(norm, EPS)) for norm in norms}
 
 
@@ -33,6 +44,36 @@ def restore_batch_norm(prepared: GraphModule, attributes: Attributes) -> None:
         norm.update_arg(EPS, eps)
         if pattern := _trained_pattern(norm):
             pattern.variance_and_eps.update_arg(1, eps)
+    prepared.recompile()
+
+
+def set_apart(graph: GraphModule) -> None:
+    """Make every batch norm one that torchao can prepare, in place.
+
+    It would take a grouped transposed convolution and its batch norm for a pattern of its own, and fail, since the
+    channels of their weights are not on one axis: an alias is put between them. Batch norms that are not affine get
+    the factors 1 and offsets 0, which are not trained.
+    """
+    for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
+        for place, name, value in ((1, "_weight", 1.0), (2, "_bias", 0.0)):
+            if norm.args[place] is None:
+                statistics = input_of(norm, VARIANCE)
+                constant = torch.full_like(stored(graph, statistics), value)
+                with graph.graph.inserting_after(statistics):
+                    norm.update_arg(place, store_beside(graph, statistics, constant, name))
+        if is_grouped_transposed(source := input_of(norm)):
+            with graph.graph.inserting_before(norm):
+                apart = graph.graph.call_function(ALIAS, (source,))
+            apart.meta = {**source.meta}
+            norm.update_arg(0, apart)
+    graph.recompile()
+
+
+def join_again(prepared: GraphModule) -> None:
+    """Take the aliases of `set_apart` out, in place."""
+    for node in [node for node in prepared.graph.nodes if node.target == ALIAS]:
+        node.replace_all_uses_with(input_of(node))
+        prepared.graph.erase_node(node)
     prepared.recompile()
 
 
@@ -76,6 +117,10 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
     Returns how many were folded, and how many became multiply-adds.
     """
     folded, alone = 0, 0
+    weights: Counter[str] = Counter()
+    for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
+        if pattern := _trained_pattern(norm):
+            _take_apart(prepared, norm, pattern, weights)
     for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
         if pattern := _trained_pattern(norm):
             _fold(prepared, norm, pattern)
@@ -83,11 +128,27 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
         else:
             as_multiply_add(prepared, norm)
             alone += 1
-    for node in list(prepared.graph.nodes):
+    for node in reversed(prepared.graph.nodes):
         if node.target == aten.add_.Tensor and not node.users:  # of num_batches_tracked; it would count as used
             prepared.graph.erase_node(node)
     finish(prepared)
     return folded, alone
+
+
+def _take_apart(prepared: GraphModule, norm: Node, pattern: _TrainedPattern, taken: Counter[str]) -> None:
+    """Give a convolution that shares its weights, in a module that is called twice, some of its own, and its batch norm
+    a bias: each is scaled in place."""
+    weight, reshaped, beta = input_of(pattern.scaled), input_of(pattern.scaled, 1), input_of(norm, 2)
+    number = taken[name_of(weight)]
+    taken[name_of(weight)] += 1
+    if not number:
+        return
+    with prepared.graph.inserting_after(weight):
+        own_weight = store_beside(prepared, weight, stored(prepared, weight).detach().clone(), f"_use_{number}")
+    pattern.scaled.args = (own_weight, reshaped)
+    with prepared.graph.inserting_after(beta):
+        own_beta = store_beside(prepared, beta, stored(prepared, beta).detach().clone(), f"_use_{number}")
+    norm.update_arg(2, own_beta)
 
 
 def _fold(prepared: GraphModule, norm: Node, pattern: _TrainedPattern) -> None:

@@ -16,7 +16,7 @@ from common.networks.checkpoints import (
     require_finite,
     require_network,
 )
-from common.networks.registry import build_network, find_network
+from common.networks.registry import build_network, find_network, of_weights
 from common.quantization.pt2e import QuantizationSettings, prepare_qat
 from models import check_input_hw
 
@@ -43,6 +43,7 @@ def load_qat(
     if description.kind != "qat":
         raise ValueError(f"{path}: FP32 weights, not a QAT checkpoint; quantize_model_sceneseg.py makes one from it")
     name, network = find_network(name)
+    network = of_weights(network, checkpoint.state)
     require_network(path, description, name)
     try:
         check_input_hw(network, description.input_hw)
@@ -58,7 +59,7 @@ def load_qat(
         raise ValueError(f"{path}: {found} numbers in it, {expected} in the network of width {description.width:g}")
     require_finite(checkpoint.state, path)
     model = build_network(name, network, description.width).to(device)
-    prepared = prepare_qat(model, description.input_hw, settings)
+    prepared = prepare_qat(model, description.input_hw, settings, network.channels)
     _load_strictly(prepared, checkpoint)
     return prepared, description, checkpoint
 
@@ -86,4 +87,5 @@ def _from_original(checkpoint: Checkpoint, name: str, device: torch.device) -> t
     )
     name, network = find_network(name)
     description = Description(name, "qat", width, network.input_shape[1:], network.classes)
-    return prepare_qat(model.to(device), description.input_hw, QuantizationSettings()), description
+    settings = QuantizationSettings()
+    return prepare_qat(model.to(device), description.input_hw, settings, network.channels), description

@@ -26,11 +26,17 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
+
+    Attributes:
+        of_several: one range for several tensors, as those of a concatenation. A moving average of them in turn would
+            end between the narrowest and the widest, and clip the latter: it takes a wider end at once instead, and
+            comes back from it as a moving average.
     """
 
     def __init__(self, lower: float | None = None, **options: Any):
         super().__init__(**options)
         self.lower = lower
+        self.of_several = False
         self.observing, self.quantizing = True, True  # as PyTorch's buffers say, without waiting for a device
 
     def enable_observer(self, enabled: bool = True) -> None:
@@ -88,6 +94,14 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         smallest, largest = observer.min_val.clamp(max=-end), observer.max_val.clamp(min=end)
         self._kernel(torch.zeros_like(smallest).unsqueeze(-1), smallest, largest, observe=False)
 
+    @torch.no_grad()
+    def set_range(self, smallest: Tensor, largest: Tensor) -> None:
+        """Take a range that was found elsewhere, and the scale that follows from it."""
+        observer = self.activation_post_process
+        for place, value in ((observer.min_val, smallest), (observer.max_val, largest)):
+            place.resize_(value.shape).copy_(value)  # ranges by channel get their size with the first image
+        self.compute_scale()
+
     def _has_range(self) -> bool:
         """Whether an observer has seen a tensor; on a GPU, where a look at its range would wait, only by its size."""
         smallest = self.activation_post_process.min_val
@@ -111,7 +125,17 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
                 x = x.permute(0, 2, 3, 1)  # the order in memory, without which aminmax copies
             ends = torch.stack(torch.aminmax(x))
-        return ends if self.lower is None else ends.clamp(min=self.lower)
+        if self.lower is not None:
+            ends = ends.clamp(min=self.lower)
+        return self._to_move_there(ends) if self.of_several else ends
+
+    def _to_move_there(self, ends: Tensor) -> Tensor:
+        """What the kernel has to see for its moving average to be at `ends`, where those are outside of the range."""
+        observer = self.activation_post_process
+        held = torch.stack([observer.min_val, observer.max_val]).reshape(2)
+        outside = ends - held
+        widens = torch.stack([outside[0] < 0, outside[1] > 0]) & held.isfinite()
+        return torch.where(widens, held + outside / observer.averaging_constant, ends)
 
     @torch.no_grad()
     def _kernel(self, values: Tensor, smallest: Tensor, largest: Tensor, observe: bool) -> None:

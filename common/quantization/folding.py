@@ -20,9 +20,13 @@ CONVOLUTIONS: dict[object, bool] = {
     aten.conv_transpose2d.input: True,
     aten.conv_transpose3d.input: True,
 }  # (input, weight, bias, ...) -> whether it is transposed
+NO_STATISTICS = (
+    "a batch norm without running statistics has no fixed form; build it with track_running_stats=True, or use "
+    "GroupNorm or InstanceNorm, which stay in float"
+)
 EPS = 7  # the place of eps in a batch norm's arguments
 GROUPS = 6  # the place of the groups in a transposed convolution's arguments
-IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized
+IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized; what it is called, "" where another one is
 
 
 @torch.no_grad()
@@ -55,16 +59,21 @@ def _own_convolution(graph: GraphModule, norm: Node, uses: Counter) -> bool:
     if source.target not in CONVOLUTIONS or len(source.users) != 1:
         return False
     weight = source.args[1]
-    if CONVOLUTIONS[source.target] and len(source.args) > GROUPS and source.args[GROUPS] != 1:
-        return False  # the channels of a group are not on one axis
+    if is_grouped_transposed(source):
+        return False
     return isinstance(weight, Node) and weight.op == "get_attr" and uses[weight.target] == 1
+
+
+def is_grouped_transposed(node: Node) -> bool:
+    """Whether it is a transposed convolution in whose weights the output channels are not on one axis."""
+    return CONVOLUTIONS.get(node.target, False) and len(node.args) > GROUPS and setting_of(node, GROUPS) != 1
 
 
 def _values(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """Mean, variance, weight and bias, the latter two 1 and 0 where it has none, and eps."""
     gamma, beta, mean, variance = (stored(graph, each) if isinstance(each, Node) else None for each in norm.args[1:5])
     if mean is None or variance is None:
-        raise ValueError(f"{norm.name}: a batch norm without running statistics, which has no fixed form in evaluation")
+        raise ValueError(NO_STATISTICS)
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
     return mean, variance, gamma, beta, setting_of(norm, EPS)
@@ -101,7 +110,6 @@ def as_multiply_add(graph: GraphModule, norm: Node) -> None:
         offset = store_beside(graph, statistics, (beta - mean * scale).reshape(shape), "_shift")
         product = graph.graph.call_function(aten.mul.Tensor, (norm.args[0], factor))
         result = graph.graph.call_function(aten.add.Tensor, (product, offset))
-    for node in (product, result):
-        node.meta = {**norm.meta, IN_FLOAT: True}
+    product.meta, result.meta = {**norm.meta, IN_FLOAT: "batch_norm"}, {**norm.meta, IN_FLOAT: ""}
     norm.replace_all_uses_with(result)
     graph.graph.erase_node(norm)

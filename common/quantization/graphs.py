@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from common.quantization.nodes import name_of
+from common.quantization.rewrites import REWRITE, settle_writes, use_plain_padding
+from common.system.failures import is_out_of_memory
+from common.system.user_code import told
 
 aten = torch.ops.aten
 # operators with weights: (input, weight, bias, ...)
@@ -15,13 +18,40 @@ LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that n
 
 
 def export_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphModule:
-    """The operators of `model` for images (N, *input_shape) of any N, in the mode in which it is."""
+    """The operators of `model` for images (N, *input_shape) of any N, in the mode in which it is.
+
+    Raises:
+        ValueError: PyTorch cannot follow its code, or it writes into a part of a tensor; names the line.
+    """
     device = next(model.parameters()).device
     example = torch.zeros(2, *input_shape, device=device)  # not 1: a batch of one would be taken as a constant
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    graph = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
+    try:
+        graph = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).module(check_guards=False)
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"torch.export cannot follow the network: {told(error)}; {REWRITE}") from error
+    settle_writes(graph)
+    use_plain_padding(graph)
     graph.training = model.training  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
+    separate_uses(graph)
     return graph
+
+
+def separate_uses(graph: GraphModule) -> None:
+    """Give every operator that reads a parameter or buffer a node of its own for it, in place.
+
+    A module that is called twice, as a backbone for two images, has two operators on one node: quantizers take the
+    second for done, and leave it in float.
+    """
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        for user in list(node.users)[1:]:
+            with graph.graph.inserting_before(user):
+                own = graph.graph.get_attr(node.target)
+            own.meta = dict(node.meta)
+            user.replace_input_with(node, own)
+    graph.recompile()
 
 
 def stored(graph: GraphModule, node: Node) -> Tensor:

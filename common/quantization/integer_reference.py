@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.quantization.graphs import WEIGHTED, finish, stored
-from common.quantization.nodes import input_of, is_output_of
+from common.quantization.nodes import input_of, is_output_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
@@ -30,6 +30,8 @@ def as_integer_kernels(int8: GraphModule) -> GraphModule:
     """
     reference = copy.deepcopy(int8)
     for node in list(reference.graph.nodes):
+        if node.target == aten.max_pool2d.default:
+            node.target = max_pool
         if _has_integer_form(node):
             _require_known_codes(reference, node)
             _compute_in_integers(node)
@@ -45,6 +47,7 @@ def _sources(node: Node) -> list[Node]:
 def _has_integer_form(node: Node) -> bool:
     return (
         node.target in INTEGER_FORMS
+        and not (node.target == aten.adaptive_avg_pool2d.default and list(setting_of(node, 1)) != [1, 1])
         and all(is_output_of(source, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
         and [user.target for user in node.users] == [QUANTIZE]
     )
@@ -73,6 +76,11 @@ def _compute_in_integers(node: Node) -> None:
     node.graph.erase_node(node)  # by name: an addition in place counts as used
 
 
+def max_pool(x: Tensor, *rest: Any) -> Tensor:
+    """The largest codes, or values, of each window; PyTorch counts pixels in the type of the codes, up to 255."""
+    return aten.max_pool2d.default(x.float(), *rest).to(x.dtype)
+
+
 def convolution(x: Tensor, weight: Tensor, of_x: Settings, of_weight: Settings, of_y: Settings, *rest: Any) -> Tensor:
     """A convolution of codes, uint8 (N, C, H, W) and int8 weights -> uint8; `rest` as in `torch.conv2d`."""
     return _weighted_sum(aten.conv2d.default, x, weight, of_x, of_weight, of_y, *rest)
@@ -96,7 +104,8 @@ def _weighted_sum(
     step = _float32(of_x[0]) * _float32(of_weight[0])  # of the integer sum; one for each channel, or one
     steps = None if bias is None else (bias / step).round().double()
     total = operator(x.double() - of_x[1], weight.double(), steps, *rest)  # whole numbers, exact in float64
-    ratio = (step / _float32(of_y[0])).reshape(-1, *[1] * (total.dim() - 2))
+    after = 0 if operator is aten.linear.default else total.dim() - 2  # axes behind that of the channels
+    ratio = (step / _float32(of_y[0])).reshape(-1, *[1] * after)
     return _as_codes((total.float() * ratio).round() + of_y[1])
 
 

@@ -15,11 +15,19 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
-from common.quantization.batch_norm import batch_norm_attributes, fold_batch_norm, restore_batch_norm
+from common.quantization.batch_norm import (
+    batch_norm_attributes,
+    fold_batch_norm,
+    join_again,
+    restore_batch_norm,
+    set_apart,
+)
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
+from common.quantization.histograms import ranges_from_histograms
 from common.quantization.observing import images_at_once, observe
-from common.quantization.quantizer import NetworkQuantizer
+from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
+from common.quantization.rewrites import unshare_weights, without_random_factors
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -59,8 +67,10 @@ class QatSchedule:
             )
 
 
-def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings) -> GraphModule:
-    """Export `model` (N, 3, H, W) -> (N, C, H, W) for any N and insert fake quantization.
+def prepare_qat(
+    model: nn.Module, input_hw: tuple[int, int], settings: QuantizationSettings, channels: int = 3
+) -> GraphModule:
+    """Export `model`, which takes (N, channels, H, W), for any N and insert fake quantization.
 
     Stochastic depth is taken out first: an exported graph would keep drawing its random numbers in eval mode.
     Parameters keep their names, so `prepared.state_dict()` holds the weights beside the observers' state. `model` is
@@ -71,10 +81,15 @@ def prepare_qat(model: nn.Module, input_hw: tuple[int, int], settings: Quantizat
         fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
-    graph = export_graph(model, (3, *input_hw))
+    graph = export_graph(model, (channels, *input_hw))
+    without_random_factors(graph)
+    unshare_weights(graph)
     attributes = batch_norm_attributes(graph)
+    set_apart(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
+    join_again(prepared)
     restore_batch_norm(prepared, attributes)
+    hold_ranges_of_several(prepared)
     return prepared
 
 
@@ -89,6 +104,7 @@ def quantize_after_training(
         fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
     graph = export_graph(model, input_shape)
+    unshare_weights(graph)
     fold_exported_batch_norm(graph)
     prepared = prepare_pt2e(graph, quantizer)
     calibrate(prepared, batches)
@@ -112,10 +128,10 @@ def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observer
     prepared.apply(enable_observer if observers else disable_observer)
 
 
-def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int) -> None:
+def set_training_mode(prepared: GraphModule, schedule: QatSchedule, epoch: int, *, dropout: bool = True) -> None:
     """What is trained in an epoch, by the schedule."""
     batch_norm, observers = epoch < schedule.freeze_batch_norm, epoch < schedule.freeze_observers
-    set_mode(prepared, dropout=True, batch_norm=batch_norm, observers=observers)
+    set_mode(prepared, dropout=dropout, batch_norm=batch_norm, observers=observers)
 
 
 def set_evaluation_mode(prepared: GraphModule) -> None:
@@ -127,16 +143,17 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
 
-    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch. A
-    batch that does not fit into memory at a time is computed in parts (`observe`).
+    Of a graph that is prepared for training the ranges of all activations are found anew, from histograms. A batch that
+    does not fit into memory at a time is computed in parts.
     """
     at_once = None
-    for images in batches:
-        if at_once is None:
-            set_evaluation_mode(prepared)
-            at_once = images_at_once(prepared, images)
-            set_mode(prepared, dropout=False, batch_norm=False, observers=True)
-        observe(prepared, images, at_once)
+    with ranges_from_histograms(prepared):
+        for images in batches:
+            if at_once is None:
+                set_evaluation_mode(prepared)
+                at_once = images_at_once(prepared, images)
+                set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+            observe(prepared, images, at_once)
     set_evaluation_mode(prepared)
 
 

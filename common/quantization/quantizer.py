@@ -1,7 +1,7 @@
 """What is quantized and how: XNNPACKQuantizer's annotation, with better ranges of activations and means."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,18 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
-from common.quantization.folding import IN_FLOAT
+from common.quantization.folding import BATCH_NORM, IN_FLOAT, is_grouped_transposed
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
 SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.default: -3.0}
 POOL = aten.adaptive_avg_pool2d.default
+SUMS = {aten.add.Tensor, aten.add_.Tensor}
 MEANS = {POOL, aten.mean.dim}
-SMALLEST_SCALE = 2**-12  # of XNNPACKQuantizer's own activations
+CONV_TRANSPOSE = aten.conv_transpose2d.input
+# XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. With
+# these a bias of up to 8 fits into 32 bits in the steps of its sum, where input and weights are at their smallest.
+SMALLEST_SCALE, SMALLEST_WEIGHT_SCALE = 2**-16, 2**-12
 
 
 def module_names(node: Node) -> list[str]:
@@ -37,17 +41,48 @@ def module_names(node: Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
-def with_own_fake_quantization(config: QuantizationConfig, per_channel: bool) -> QuantizationConfig:
-    """XNNPACK's settings for QAT with this project's fake quantization in place of PyTorch's."""
-    of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
-    activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
-    if per_channel:
-        by_channel = {"observer": MovingAveragePerChannelMinMaxObserver}
-        of_weights = PerChannelFakeQuantize.with_args(eps=SMALLEST_SCALE, **by_channel)
+def own_config(per_channel: bool, is_qat: bool) -> QuantizationConfig:
+    """XNNPACK's settings with this project's smallest scales and, for QAT, its fake quantization."""
+    config = get_symmetric_quantization_config(per_channel, is_qat)
+    if is_qat:
+        of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
+        of_weights = _of_weights(per_channel)
     else:
-        of_weights = FakeQuantize.with_args(eps=SMALLEST_SCALE, observer=MovingAverageMinMaxObserver)
+        of_activations = HistogramObserver.with_args(eps=SMALLEST_SCALE)
+        of_weights = config.weight.observer_or_fake_quant_ctr
+    activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
     weight = replace(config.weight, observer_or_fake_quant_ctr=of_weights)
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
+
+
+def _stays_in_float(user: Node) -> bool:
+    """Whether what takes a sum has no int8 form: PReLU, or a batch norm, which behind a sum is no convolution's."""
+    return user.target in (BATCH_NORM, aten.prelu.default) or IN_FLOAT in user.meta
+
+
+def hold_ranges_of_several(prepared: GraphModule) -> int:
+    """Tell the fake quantizations that a concatenation shares with its inputs so; returns how many there are."""
+    sites = [node for node in prepared.graph.nodes if node.op == "call_module" and node.all_input_nodes]
+    shared = {
+        id(module): module
+        for module in (getattr(prepared, str(node.target), None) for node in sites if _is_joined(node.args[0]))
+        if isinstance(module, FakeQuantize)
+    }
+    for module in shared.values():
+        module.of_several = True
+    return len(shared)
+
+
+def _is_joined(node: object) -> bool:
+    return isinstance(node, Node) and node.target == aten.cat.default
+
+
+def _of_weights(per_channel: bool) -> Callable:
+    """How QAT rounds weights."""
+    if per_channel:
+        observer = MovingAveragePerChannelMinMaxObserver
+        return PerChannelFakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer)
+    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=MovingAverageMinMaxObserver)
 
 
 class SaturatingHistogramObserver(HistogramObserver):
@@ -65,6 +100,9 @@ class SaturatingHistogramObserver(HistogramObserver):
 class NetworkQuantizer(XNNPACKQuantizer):
     """XNNPACK's symmetric int8 weights and affine int8 activations, with two ranges of their own.
 
+    A sum that only operators in float take, as batch norm behind a residual sum, is not rounded: rounding there brings
+    no int8 arithmetic. On ESPNet these sums made most of the noise.
+
     A mean over the image has a range of its own, which is a small part of its input's. In its input's scale it has few
     steps, and it often lies exactly between two of them, where the last bit of a float decides.
 
@@ -79,9 +117,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
         self.is_qat = is_qat
         self.keep_float = keep_float
         self.set_filter_function(lambda node: IN_FLOAT not in node.meta and not self._stays_float(node))
-        self.config = get_symmetric_quantization_config(per_channel, is_qat)
-        if is_qat:
-            self.config = with_own_fake_quantization(self.config, per_channel)
+        self.config = own_config(per_channel, is_qat)
+        self.by_tensor = own_config(False, is_qat)
         self.set_global(self.config)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -97,8 +134,12 @@ class NetworkQuantizer(XNNPACKQuantizer):
                 raise ValueError(f"--keep_float {pattern}: matches no module; the network's largest are {known}")
         super().annotate(model)
         for node in model.graph.nodes:
+            if node.target in SUMS and Q_ANNOTATION_KEY in node.meta and all(map(_stays_in_float, node.users)):
+                node.meta[Q_ANNOTATION_KEY].output_qspec = None
             if node.target in SATURATION:
                 self._saturate(node.args[0], SATURATION[node.target])
+            if node.target == CONV_TRANSPOSE and not self._stays_float(node):
+                self._annotate_transposed(node)
             if node.target == POOL and Q_ANNOTATION_KEY not in node.meta and not self._stays_float(node):
                 # XNNPACKQuantizer looks for it by what PyTorch notes of its source, in which 2.11 differs from 2.14
                 inputs = {node.args[0]: self.config.input_activation}
@@ -106,6 +147,17 @@ class NetworkQuantizer(XNNPACKQuantizer):
             if node.target in MEANS and Q_ANNOTATION_KEY in node.meta:
                 node.meta[Q_ANNOTATION_KEY].output_qspec = self.config.output_activation
         return model
+
+    def _annotate_transposed(self, node: Node) -> None:
+        """What XNNPACKQuantizer leaves out: grouped ones, and the axis of the channels in QAT."""
+        x, weight = node.args[:2]
+        annotation = node.meta.get(Q_ANNOTATION_KEY)
+        if is_grouped_transposed(node):  # its channels are not on one axis, so one scale for all
+            inputs = {x: self.config.input_activation, weight: self.by_tensor.weight}
+            output = self.config.output_activation
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output_qspec=output, _annotated=True)
+        elif annotation and isinstance(spec := annotation.input_qspec_map.get(weight), QuantizationSpec):
+            annotation.input_qspec_map[weight] = replace(spec, ch_axis=1)
 
     def _stays_float(self, node: Node) -> bool:
         return any(fnmatch.filter(module_names(node), pattern) for pattern in self.keep_float)

@@ -21,6 +21,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "decibels": lambda value: f"{value:.1f}",
     "gain": lambda value: f"{value:+.2f}",
     "count": lambda value: f"{value:,}",
+    "short": lambda value: f"{value:.3g}",
     "plain": str,
 }
 

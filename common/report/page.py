@@ -15,7 +15,7 @@ from common.report import charts, sensitivity
 from common.report.figures import figure, look_up
 from common.report.pictures import Scene, data_uri
 from common.report.svg import colour
-from common.report.terms import TERMS
+from common.report.terms import terms_of
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_COLUMNS = 6  # pictures side by side
@@ -42,7 +42,16 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         "How it was measured": "method.html",
     }
     first = document["models"][document["reference"]]
-    template = _environment(document).get_template("page.html")
+    environment = _environment(document)
+    environment.globals |= {
+        "sensitivity": sensitivity,
+        "tags": TAGS,
+        "classes": list(first["overall"]["iou"]),
+        # a class that is not scored
+        "predicted": [*first["overall"]["iou"], "another"][: len(first["overall"]["confusion"][0])],
+        "most_columns": MOST_COLUMNS,
+    }
+    template = environment.get_template("page.html")
     return template.render(
         document=document,
         sections=sections,
@@ -56,6 +65,30 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
     )
 
 
+def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
+    """The page of a benchmark without masks."""
+    sections = {
+        "Summary": "summary.html",
+        "Outputs": "outputs.html",
+        "Speed": "speed.html",
+        "Size and memory": "memory.html",
+        **({"Pictures": "output_pictures.html"} if scenes else {}),
+        "How it was measured": "method.html",
+    }
+    return (
+        _environment(document)
+        .get_template("page.html")
+        .render(
+            document=document,
+            sections=sections,
+            images=_images(document),
+            scenes=scenes,
+            folders=_parts(document["models"][document["reference"]]["datasets"], []),
+            **_how_it_was_measured(document),
+        )
+    )
+
+
 def _environment(document: Document) -> Environment:
     """Jinja2 with what every template may use; a name that is not there is an error."""
     environment = Environment(
@@ -66,7 +99,6 @@ def _environment(document: Document) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    scored = document["models"][document["reference"]]["overall"]
     environment.globals |= {
         "figure": partial(figure, document),
         "value": partial(look_up, document),
@@ -74,13 +106,8 @@ def _environment(document: Document) -> Environment:
         "shade": _shade,
         "data_uri": data_uri,
         "charts": charts,
-        "sensitivity": sensitivity,
         "colours": {label: colour(index) for index, label in enumerate(document["models"])},
-        "tags": TAGS,
-        "classes": list(scored["iou"]),
-        "predicted": [*scored["iou"], "another"][: len(scored["confusion"][0])],  # a class that is not scored
-        "terms": TERMS,
-        "most_columns": MOST_COLUMNS,
+        "terms": terms_of(document),
     }
     return environment
 

@@ -13,8 +13,8 @@ from common.data.classes import Classes, classes_of
 from common.data.decoding import read_rgb
 from common.data.drawing import save_png, strip
 from common.data.pairs import IMAGE_SUFFIXES
+from common.data.shots import find_images
 from common.data.transforms import ImageFormat, resize_image
-from common.export.calibration import find_images
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map
 from common.scoring.latency import timed

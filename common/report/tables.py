@@ -20,11 +20,36 @@ def model_rows(document: Document) -> list[dict[str, object]]:
             "throughput_per_second": model["throughput_per_second"],
             "peak_memory_bytes": model["peak_memory_bytes"],
             "model_memory_bytes": model["model_memory_bytes"],
-            **_score_cells(model["overall"]),
-            **_difference_cells(document, label, None),
+            **(
+                _output_cells(model["outputs"])
+                if "agreement" in document
+                else {**_score_cells(model["overall"]), **_difference_cells(document, label, None)}
+            ),
             **_ratio_cells(document["differences"].get(label)),
         }
         for label, model in document["models"].items()
+    ]
+
+
+def _output_cells(outputs: Mapping[str, Any]) -> dict[str, object]:
+    return {f"{name}_{key}": value for name, found in outputs.items() for key, value in found.items()}
+
+
+def output_image_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each model and image without a mask: SQNR and equal places by output, medians of its times."""
+    return [
+        {
+            "model": label,
+            **image,
+            **{
+                f"{name}_{key}": model["per_image"][key][name][index]
+                for name in document["outputs"]
+                for key in ("sqnr_db", "equal_pixels")
+            },
+            **{key: median(model["per_image"][key][index]) for key in ("latency_ms", "end_to_end_ms")},
+        }
+        for label, model in document["models"].items()
+        for index, image in enumerate(document["images"])
     ]
 
 

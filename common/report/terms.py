@@ -1,5 +1,6 @@
 """What the figures of the reports mean, in words; docs/results.md has more."""
 
+from common.benchmark.results import Document
 from common.scoring.latency import CALLS_FOR_P90, CALLS_FOR_P99
 from common.scoring.statistics import FEWEST_IMAGES, RESAMPLES
 
@@ -25,3 +26,20 @@ TERMS = {
     "Memory": "Peak resident memory of a process that loads and runs this model alone; model: less what was resident "
     "before it was loaded.",
 }
+
+OF_MASKS = ("mIoU", "95 % interval", "Difference", "mIoU smoothed")  # that a benchmark without masks has none of
+OF_OUTPUTS = {
+    "SQNR": "Signal-to-quantization-noise ratio, 10 log10(sum of reference^2 / sum of difference^2) over all numbers "
+    "of an output and all images, in dB; 200 where there is no difference. 6 dB are one bit.",
+    "Equal": "Share of places at which a model says what the reference says: the same class, or for independent logits "
+    "the same sign. Numbers such as depths have none.",
+    "Largest difference": "Of one number of an output from the reference's, in the output's own unit; the range is the "
+    "largest minus the smallest value of the reference.",
+}
+
+
+def terms_of(document: Document) -> dict[str, str]:
+    """Those that a report uses."""
+    if "agreement" not in document:
+        return TERMS
+    return OF_OUTPUTS | {term: meaning for term, meaning in TERMS.items() if term not in OF_MASKS}

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.benchmark.results import Document
 from common.report.figures import written
 from common.report.sensitivity import sensitivity_parts
-from common.report.terms import TERMS
+from common.report.terms import terms_of
 from common.scoring.tables import score_row
 from common.system.markdown import inline, table
 
@@ -26,15 +27,13 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
         *filter(None, [gate_tables(document)]),
         summary_table(document),
         *(f"- {inline(note)}" for note in document["notes"]),
-        "## Accuracy by dataset and class",
-        accuracy_table(document),
-        *(["### Differences", difference_table(document)] if document["differences"] else []),
+        *(_agreement_parts if "agreement" in document else _accuracy_parts)(document),
         "## Time",
         timing_table(document),
         *filter(None, [threads_table(document)]),
         *sensitivity_parts(document),
         "## What the columns mean",
-        "\n".join(f"- **{term}**: {inline(meaning)}" for term, meaning in TERMS.items()),
+        "\n".join(f"- **{term}**: {inline(meaning)}" for term, meaning in terms_of(document).items()),
         "## Measured on",
         table([{"what": key, "value": value} for key, value in {**machine, **packages}.items()]),
     ]
@@ -42,6 +41,38 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
         links = (f"### {inline(picture.stem)}\n\n![](<{picture.as_posix()}>)" for picture in pictures)
         parts += ["## Pictures", *links]
     return "\n\n".join(parts) + "\n"
+
+
+def _accuracy_parts(document: Document) -> list[str]:
+    differences = ["### Differences", difference_table(document)] if document["differences"] else []
+    return ["## Accuracy by dataset and class", accuracy_table(document), *differences]
+
+
+def _agreement_parts(document: Document) -> list[str]:
+    reference = inline(document["reference"])
+    return [f"## Outputs against those of {reference}", agreement_table(document)]
+
+
+def agreement_table(document: Document) -> str:
+    """How near the outputs come to the reference's: a row for each model, output and folder of images."""
+    rows = [
+        {
+            "model": label,
+            "output": name,
+            "images of": folder,
+            "SQNR dB": written(found["outputs"][name]["sqnr_db"], "decibels"),
+            "largest difference": written(found["outputs"][name]["largest_difference"], "short"),
+            "of the range": written(found["outputs"][name]["output_range"], "short"),
+            "equal": written(found["outputs"][name]["equal_pixels"], "percent"),
+        }
+        for label in document["differences"]
+        for name in document["outputs"]
+        for folder, found in {
+            **document["models"][label]["datasets"],
+            "together": document["models"][label],
+        }.items()
+    ]
+    return table(rows) if rows else "One model: nothing to compare it with."
 
 
 def summary_table(document: Document) -> str:
@@ -57,13 +88,19 @@ def summary_table(document: Document) -> str:
             "speed": written(first["latency_ms"]["p50"] / model["latency_ms"]["p50"], "times"),
             "peak MB": written(model["peak_memory_bytes"], "megabytes"),
             "model MB": written(model["model_memory_bytes"], "megabytes"),
-            "mIoU": written(model["overall"]["miou"], "score"),
-            "95 % interval": _range(model["overall"]["miou_interval"], "score"),
-            "mIoU smoothed": written(model["overall"]["miou_smoothed"], "score"),
+            **(_score_cells(model["overall"]) if "overall" in model else {}),
         }
         for label, model in document["models"].items()
     ]
     return table(rows)
+
+
+def _score_cells(scores: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "mIoU": written(scores["miou"], "score"),
+        "95 % interval": _range(scores["miou_interval"], "score"),
+        "mIoU smoothed": written(scores["miou_smoothed"], "score"),
+    }
 
 
 def accuracy_table(document: Document) -> str:

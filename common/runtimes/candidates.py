@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.networks.checkpoints import load_network
 from common.networks.registry import find_network
-from common.runtimes.onnx_files import CHANNELS, data_files, fixed_hw, read_graph, require_image_input, stored_precision
+from common.runtimes.onnx_files import data_files, fixed_hw, read_graph, require_image_input, stored_precision
 from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
@@ -140,12 +140,14 @@ def _traced_hw(path: Path, own: tuple[int, int] | None, options: OpenOptions) ->
 
 def _onnx(path: Path, options: OpenOptions) -> Candidate:
     model = read_graph(path)
-    require_image_input(model, path)
+    row = find_network(options.network)[1]
+    channels = row.input_shape[0]
+    require_image_input(model, path, channels, len(row.inputs))
     own = fixed_hw(model)
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
     input_hw = own or options.onnx_hw or _native_hw(options)
-    opener = partial(OnnxPredictor, path, provider=options.provider, shape=(1, CHANNELS, *input_hw))
+    opener = partial(OnnxPredictor, path, provider=options.provider, shape=(1, channels, *input_hw))
     opener(options.threads)  # what the runtime does not take fails here
     return Candidate(path, opener, stored_precision(model), input_hw, tuple(data_files(model, path)))
 

@@ -50,8 +50,8 @@ def stored_precision(model: onnx.ModelProto) -> str:
     return "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def require_image_input(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a network that does not take one batch of float32 RGB images.
+def require_image_input(model: onnx.ModelProto, path: Path, wanted_channels: int = CHANNELS, count: int = 1) -> None:
+    """Refuse a network that does not take one batch of float32 images, or `count` of them, of so many channels.
 
     Raises:
         ValueError: names what the file takes instead.
@@ -61,13 +61,15 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> None:
     shapes = [[axis.dim_value or axis.dim_param or "?" for axis in kind.shape.dim] for kind in kinds]
     types = [DTYPES.get(kind.elem_type, f"type {kind.elem_type}") for kind in kinds]
     found = ", ".join(f"{one.name} {kind} {shape}" for one, kind, shape in zip(inputs, types, shapes, strict=True))
-    wanted = "wanted one input of float (batch, 3, height, width)"
-    if len(inputs) != 1 or types != ["float"] or len(shapes[0]) != IMAGE_RANK:
+    number = "one input" if count == 1 else f"{count} inputs"
+    wanted = f"wanted {number} of float (batch, {wanted_channels}, height, width)"
+    alike = len(inputs) == count and all(shape[1:] == shapes[0][1:] for shape in shapes)
+    if not alike or set(types) != {"float"} or len(shapes[0]) != IMAGE_RANK:
         raise ValueError(f"{path}: takes {found or 'no input'}; {wanted}")
     batch, channels, *sides = shapes[0]
     if isinstance(batch, int) and batch != 1:
         raise ValueError(f"{path}: takes {found}; wanted a batch of 1, or a dynamic one (convert with --batch dynamic)")
-    if isinstance(channels, int) and channels != CHANNELS:
+    if isinstance(channels, int) and channels != wanted_channels:
         raise ValueError(f"{path}: takes {found}; {wanted}")
     if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in sides):
         raise ValueError(f"{path}: takes {found}; {wanted}, of at most {LARGEST_SIDE} pixels a side")

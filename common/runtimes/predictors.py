@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
@@ -87,7 +88,7 @@ class OnnxPredictor:
                 f"{path}: ONNX Runtime leaves {len(left)} nodes to the CPU that {provider} does not take, the first is "
                 f"{left[0]}; its times would be of both"
             )
-        self.input_name = self.session.get_inputs()[0].name
+        self.input_names = [each.name for each in self.session.get_inputs()]
         outputs = self.session.get_outputs()
         self.path, self.output_names = path, [output.name for output in outputs]
         if strange := [f"{each.name} {each.type}" for each in outputs if not NUMBERS.fullmatch(each.type)]:
@@ -99,11 +100,17 @@ class OnnxPredictor:
     def outputs(self, images: Tensor) -> list[Tensor]:
         """All outputs, in the file's order; ValueError where a node fails on these images."""
         try:
-            arrays = self.session.run(None, {self.input_name: images.numpy()})
+            arrays = self.session.run(None, self._fed(images))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
             reason = str(error).splitlines()[0]
             raise ValueError(f"{self.path}: ONNX Runtime fails on images {tuple(images.shape)} ({reason})") from error
         return [torch.from_numpy(array) for array in arrays]
+
+    def _fed(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Images for one input, or one tensor (N, count C, H, W) for several."""
+        parts = images.chunk(len(self.input_names), dim=1)
+        contiguous = (np.ascontiguousarray(part.numpy()) for part in parts)
+        return dict(zip(self.input_names, contiguous, strict=True))
 
 
 def require_class_map(logits: Tensor, classes: int, hw: tuple[int, int], label: str) -> None:

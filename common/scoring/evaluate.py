@@ -1,14 +1,16 @@
 """Scoring in training: any predictor, over batches, into an IoU meter. The benchmarks measure time too: measure.py."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from common.data.classes import Classes
 from common.data.datasets import Example, Loader, Sample, SampleDataset, load_sample, worker_init
+from common.data.shots import Shot, ShotDataset
 from common.data.transforms import ImageFormat
+from common.networks.image_inputs import ImageInputs
 from common.runtimes.predictors import Predictor
 from common.scoring.metrics import IoUMeter
 from common.system.allocator import give_freed_memory_back
@@ -44,7 +46,7 @@ def evaluate_datasets(
     return results
 
 
-def batches_of(dataset: SampleDataset, batch_size: int, workers: int) -> DataLoader:
+def batches_of(dataset: Dataset, batch_size: int, workers: int) -> DataLoader:
     """Batches in the dataset's order. Its own generator keeps the loader away from PyTorch's global random state."""
     if workers:
         give_freed_memory_back()
@@ -76,3 +78,13 @@ def calibration_batches(
         batches_of(SampleDataset(chosen, image_format), batch_size, workers), "calibrate", unit="batch"
     ):
         yield batch.image
+
+
+def drawn_inputs(
+    shots: Sequence[Shot], inputs: ImageInputs, count: int, batch_size: int, seed: int, workers: int
+) -> Iterator[Tensor]:
+    """Inputs from at most `count` shots, drawn with `seed`, in batches; see `calibration_batches`."""
+    order = torch.randperm(len(shots), generator=torch.Generator().manual_seed(seed)).tolist()
+    dataset = ShotDataset([shots[index] for index in order[:count]], inputs.shots)
+    for images in progress(batches_of(dataset, batch_size, workers), "calibrate", unit="batch") if count else ():
+        yield inputs(images)

@@ -34,6 +34,8 @@ def _leaves(settings: Any) -> Iterator[tuple[Field, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
     return str(value) if isinstance(value, Path) else value
 
 
@@ -93,7 +95,7 @@ def _flag(flag: str, value: Any, repeated: bool) -> list[str]:
     if isinstance(value, tuple) and all(isinstance(item, int) for item in value):  # a height and a width
         return _words(flag, ",".join(map(str, value)))
     if isinstance(value, tuple):
-        return [flag, *value]
+        return [flag, *map(str, value)]
     return [] if value is None else _words(flag, value)
 
 

@@ -3,7 +3,6 @@
 import copy
 import gc
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.data.datasets import Example
 from common.system.distributed import is_writer, processes_here, smallest
 from common.system.failures import is_out_of_memory
 from common.system.memory import PeakMemory, free_memory
 from common.system.random_state import random_state, set_random_state
+from common.training.task import Batch, LossOf
 
 logger = logging.getLogger(__name__)
 
 RESERVE = 0.15  # of the free memory, for what varies: fragmentation, other programs, validation's processes
 FEW_IMAGES = 4  # below it the statistics of a part cost accuracy: docs/training.md, steps in parts
 MOMENTS = 2  # that AdamW keeps of every parameter, from its first step on
-
-LossOf = Callable[[nn.Module, Example], Tensor]  # the loss of a model on some images
 
 
 @dataclass
@@ -82,9 +79,7 @@ def _copy(values: list[Tensor], places: list[Tensor]) -> None:
     torch._foreach_copy_(places, values)
 
 
-def fitting_parts(
-    loss_of: LossOf, model: nn.Module, batch: Example, share: int, ahead: int, device: torch.device
-) -> int:
+def fitting_parts(loss_of: LossOf, model: nn.Module, batch: Batch, share: int, ahead: int, device: torch.device) -> int:
     """The number of parts, a power of two or one image each, with which a step fits what is free on every rank.
 
     Measured on a copy of the model, with the first image or two: nothing of the run changes.
@@ -120,7 +115,7 @@ def fitting_parts(
 
 
 def _measured(
-    loss_of: LossOf, model: nn.Module, batch: Example, share: int, room: int, device: torch.device
+    loss_of: LossOf, model: nn.Module, batch: Batch, share: int, room: int, device: torch.device
 ) -> tuple[int, int]:
     """The bytes that one image takes in a step, and how many images have room: at least one, at most `share`."""
     trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
@@ -132,7 +127,7 @@ def _measured(
             module.eval()
 
     def needed(images: int) -> int:
-        loss_of(rehearsal, Example(*(each[:images] for each in batch))).backward()
+        loss_of(rehearsal, tuple(each[:images] for each in batch)).backward()
         return max(peak.growth() - copied, 0) + MOMENTS * trained
 
     need = 0
@@ -140,7 +135,7 @@ def _measured(
         need = needed(1)
         if need * share <= room:  # with room to spare: the parameters' share is counted for every image
             return need, share
-        if len(batch.image) > 1 and share > 1:
+        if len(batch[0]) > 1 and share > 1:
             slope = max(needed(2) - need, 1)
             return need, min(max(1 + (room - need) // slope, 1), share)
     except (MemoryError, RuntimeError) as error:

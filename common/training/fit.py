@@ -14,14 +14,10 @@ import torch
 from torch import nn
 
 from common.data.bad_samples import record_bad
-from common.data.cache import open_cache, sample_loader
-from common.data.classes import classes_of
-from common.data.datasets import AugmentedDataset, Sample
+from common.data.cache import open_cache
 from common.data.pairs import BadSample
-from common.data.transforms import ImageFormat
-from common.networks.checkpoints import Checkpoint, Description, StateDict, save_checkpoint
-from common.runtimes.predictors import TorchPredictor
-from common.system.distributed import is_writer, make_equal, rank, synchronise, world_size
+from common.networks.checkpoints import Checkpoint, Description, StateDict, read_checkpoint, save_checkpoint
+from common.system.distributed import gathered, is_writer, make_equal, rank, synchronise, world_size
 from common.system.environment import versions
 from common.system.files import remove_leftovers, require_writable
 from common.system.lock import hold_folder
@@ -39,15 +35,14 @@ from common.training.resume import (
     stored_parts,
     training_state,
 )
-from common.training.settings import RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import RunSettings, TrainingSettings
 from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
-from common.training.validation import Scores, validate
-from models import Network
-
-Settings = TypeVar("Settings", bound=RunSettings)
+from common.training.task import TOGETHER, Scores, Task, read_best
 
 logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,13 @@ class Trainee:
 
     model: nn.Module
     description: Description
-    network: Network  # its row
     train_mode: Callable[[int], None]  # of an epoch
     eval_mode: Callable[[], object]
     state: Callable[[], StateDict]  # what a checkpoint saves
-    best: str  # file of the weights with the best mIoU
-    teacher: nn.Module | None = None  # whose logits it learns, too
-    distill: float = 0.0  # with this weight in the loss
+    best: str  # file of the weights with the best score
+
+
+MakeTask = Callable[[Trainee, Checkpoint | None, torch.device], Task]  # also of the checkpoint that is resumed from
 
 
 def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> CheckpointFolder:
@@ -85,9 +80,8 @@ def open_folder(path: Path, prefix: str, bad: Sequence[BadSample] = ()) -> Check
 
 def fit(
     trainee: Trainee,
+    task: Task,
     folder: CheckpointFolder,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
     settings: Settings,
     device: torch.device,
     resumed: Checkpoint | None = None,
@@ -104,25 +98,26 @@ def fit(
     accumulation = Accumulation.by(settings.training.gradient_accumulation, stored_parts(resumed) if resumed else None)
     settings = with_parts(settings, accumulation)
     recipe, data = settings.training, settings.data
-    image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
     set_precision(recipe.precision, device)
-    learner = make_learner(trainee, recipe, accumulation)
-    fixed = fixed_settings(settings, training, image_format.hw)
+    learner = make_learner(trainee, task, recipe, accumulation)
+    fixed = fixed_settings(settings, task.identity(), trainee.description.input_hw)
     start = Position()
     history: list[dict[str, Any]] = []
     if resumed:
-        start, history = restore_training_state(resumed, learner.optimizer, learner.average, fixed, device)
+        start, history = restore_training_state(
+            resumed, learner.optimizer, learner.average, fixed, device, task.best_by
+        )
     else:
         torch.manual_seed(recipe.seed + rank())  # dropout differs between the ranks
     if data.cache_dir:
         open_cache(data.cache_dir)
-    load = sample_loader(data.cache_dir, reduced=data.reduced_decode)
-    dataset = AugmentedDataset(training, image_format, recipe.augmentation, recipe.seed, load)
-    monitor = _monitor(settings, folder, start)
-    keeper = Keeper(trainee, learner, folder, validation, settings, fixed, device, monitor, history)
+    dataset, monitor = task.dataset(settings), _monitor(settings, folder, start)
+    keeper = Keeper(trainee, task, learner, folder, settings, fixed, device, monitor, history)
     interval, workers = settings.records.checkpoint_interval, data.workers
     with learner.stop.listening():
         try:
+            if task.can_get_worse and not resumed:
+                keeper.begin()
             for moment in train(learner, dataset, recipe, device, start, checkpoint_interval=interval, workers=workers):
                 keeper.keep(moment)
         except FloatingPointError as error:
@@ -132,16 +127,15 @@ def fit(
     return with_parts(settings, accumulation)
 
 
-def make_learner(trainee: Trainee, recipe: TrainingSettings, accumulation: Accumulation) -> Learner:
-    """The trainee with its optimizer, the average of its weights where one is kept, and nothing to stop it yet."""
+def make_learner(trainee: Trainee, task: Task, recipe: TrainingSettings, accumulation: Accumulation) -> Learner:
+    """The trainee with optimizer, loss, the average of its weights where one is kept, and nothing to stop it yet."""
     keep_fake_quantization_in_float32(trainee.model)
     make_equal(trainee.model)
     return Learner(
         trainee.model,
         make_optimizer(trainee.model, recipe),
         trainee.train_mode,
-        teacher=trainee.teacher,
-        distill=trainee.distill,
+        task.loss(recipe),
         average=WeightAverage(trainee.model, recipe.ema) if recipe.ema else None,
         accumulation=accumulation,
     )
@@ -158,7 +152,7 @@ def _monitor(settings: RunSettings, folder: CheckpointFolder, start: Position) -
     """Every process has one, and one of them writes."""
     records = settings.records
     tensorboard = records.tensorboard and is_writer()
-    return Monitor(folder.path, pictures=records.validation_pictures, tensorboard=tensorboard, start_step=start.step)
+    return Monitor(folder.path, tensorboard=tensorboard, start_step=start.step)
 
 
 def _how_to_go_on(folder: CheckpointFolder) -> str:
@@ -172,14 +166,24 @@ class Keeper:
     """Scores and saves a trainee at its moments."""
 
     trainee: Trainee
+    task: Task
     learner: Learner
     folder: CheckpointFolder
-    validation: Sequence[Sample]
     settings: RunSettings
     fixed: dict[str, Any]  # see `fixed_settings`
     device: torch.device
     monitor: Monitor
     history: list[dict[str, Any]]
+
+    def begin(self) -> None:
+        """Score and save what the run starts from, as its best so far."""
+        trainee, task = self.trainee, self.task
+        trainee.eval_mode()
+        scores = task.score(trainee.model, self.settings)
+        self.history.append({"epoch": 0, "step": 0, **scores[TOGETHER]})
+        logger.info("before the first step: %s", task.sentence(scores))
+        if is_writer():
+            save_trainee(self.folder.path / trainee.best, trainee, scores, self.settings)
 
     def keep(self, moment: Moment) -> None:
         """Score, write down, save; after a signal only save, and leave (SystemExit).
@@ -207,10 +211,10 @@ class Keeper:
 
     def score(self, moment: Moment, settings: RunSettings) -> Scores | None:
         """Score the model, with averaged weights where there are any, and write down how it stands; None if stopped."""
-        trainee, average = self.trainee, self.learner.average
+        trainee, task, average = self.trainee, self.task, self.learner.average
         with average.applied() if average else nullcontext():
             trainee.eval_mode()
-            work = partial(scores_of, trainee, self.validation, settings, self.device)
+            work = partial(task.score, trainee.model, settings)
             scores = (
                 self.learner.stop.unless_stopped(work) if world_size() == 1 else work()
             )  # the ranks score together or not at all
@@ -218,28 +222,32 @@ class Keeper:
                 return None
             self.history.append(entry(moment, scores))
             if is_writer():
-                self.monitor.record(self.history, moment, scores)
-                predict = TorchPredictor(trainee.model, self.device)
-                image_format = ImageFormat.of(trainee.network, trainee.description.input_hw)
-                classes = classes_of(trainee.network, self.validation)
-                self.monitor.draw(predict, self.validation, image_format, classes, moment.position.step)
-                if self.history[-1]["miou"] >= max(past["miou"] for past in self.history):
+                self.monitor.record(self.history, moment, task.sentence(scores))
+                if pictures := settings.records.validation_pictures:
+                    task.draw(trainee.model, self.folder.path, pictures, moment.position.step)
+                if self.history[-1][task.best_by] >= read_best(self.history, task):
                     save_trainee(self.folder.path / trainee.best, trainee, scores, settings)
         return scores
 
 
-def scores_of(trainee: Trainee, samples: Sequence[Sample], settings: RunSettings, device: torch.device) -> Scores:
-    """Score a trainee, which the caller has put into evaluation mode, as the settings of its run say."""
-    return validate(
-        trainee.model,
-        device,
-        samples,
-        ImageFormat.of(trainee.network, trainee.description.input_hw),
-        classes_of(trainee.network, samples),
-        batch_size=images_at_a_time(settings),
-        workers=settings.data.workers,
-        load=sample_loader(settings.data.cache_dir),
-    )
+def better_of(trainee: Trainee, task: Task, folder: CheckpointFolder, scores: Scores) -> Scores:
+    """Give the model the best weights of the run where those at its end, which have `scores`, are not as good.
+
+    Only for a task that can get worse, whose images of judging decide nothing else. Returns the scores of what it has.
+    """
+    path = folder.path / trainee.best
+    best: Scores | None = None
+    if task.can_get_worse and is_writer() and path.exists():  # a run that went on in another folder has none
+        checkpoint = read_checkpoint(path)
+        found: Scores = checkpoint.description.metrics if checkpoint.description else {}
+        if found[TOGETHER][task.best_by] > scores[TOGETHER][task.best_by]:
+            best = found
+            trainee.model.load_state_dict(checkpoint.state)
+            logger.info("the end of the run is not its best: %s has %s and is taken", path, task.sentence(found))
+    best = gathered(best)[0]
+    if best:
+        make_equal(trainee.model)
+    return best or scores
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:

@@ -49,7 +49,7 @@ def train(
     first step where it has none, and more where it adapts and memory runs out.
 
     Args:
-        dataset: gives an `Example` for an epoch and an index, as `AugmentedDataset`.
+        dataset: gives what a Batch is made of for an epoch and an index, as `Task.dataset`.
         checkpoint_interval: images between two moments within an epoch.
         workers: processes that load images.
 
@@ -64,7 +64,7 @@ def train(
     if start.due:
         yield Moment(start, display.stop())
     position, resumed = (start.scored() if start.due else start), True
-    stepper = Stepper(learner, plan, settings, device)
+    stepper = Stepper(learner, plan, device)
     for step, batch in steps:
         if resumed:
             learner.set_mode(step.epoch)

@@ -31,3 +31,19 @@ def distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL divergence of the student's classes from the teacher's, mean over the pixels: (N, C, H, W) twice -> scalar."""
     student, teacher = logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
+
+
+def relative_error(outputs: Tensor, teacher_outputs: Tensor, scales: Tensor) -> Tensor:
+    """The squared error as a share of what the teacher's outputs vary by: scale-free, and blind to a common offset.
+
+    mean over channels of mean((student - teacher)^2) / scale. With the variance of the teacher's channel as the scale
+    that is the fraction of variance unexplained, 1 - R^2 in statistics, and 10^(-SQNR / 10) of a channel of zero mean.
+    Shapes: (N, C, ...) or (N,) twice, scales (C,) or (1,) -> scalar.
+    """
+    squares = (outputs - teacher_outputs).square()
+    return (by_channel(squares).mean(dim=(0, 2)) / scales).mean()
+
+
+def by_channel(output: Tensor) -> Tensor:
+    """An output of any shape as (N, C, places); one without channels as a single one."""
+    return output.reshape(len(output), output.shape[1] if output.dim() > 1 else 1, -1)

@@ -1,21 +1,15 @@
-"""The record of a run: history.json, metrics.csv, a line in the log, and TensorBoard and pictures where asked for."""
+"""The record of a run: history.json, metrics.csv, a line in the log, and TensorBoard where asked for."""
 
 import csv
 import importlib.util
 import io
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.classes import Classes
-from common.data.datasets import Sample, load_sample, spread
-from common.data.drawing import save_prediction
-from common.data.transforms import ImageFormat
-from common.runtimes.predictors import Predictor
 from common.system.files import write_json, write_text
 from common.training.loop import Moment
-from common.training.validation import Scores
+from common.training.task import TOGETHER, Scores
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,16 +31,15 @@ class Monitor:
     """Writes down every moment of a run, below `folder`.
 
     Args:
-        pictures: drawn of each dataset, at every moment.
         tensorboard: write events for TensorBoard, too; those from step `start_step` on are of this run.
     """
 
-    def __init__(self, folder: Path, *, pictures: int, tensorboard: bool, start_step: int):
-        self.folder, self.pictures = folder, pictures
+    def __init__(self, folder: Path, *, tensorboard: bool, start_step: int):
+        self.folder = folder
         self.events = _open_tensorboard(folder, start_step) if tensorboard else None
 
-    def record(self, history: list[dict[str, Any]], moment: Moment, scores: Scores) -> None:
-        """Write the last entry of `history`, made by `entry`, with what it took to get there."""
+    def record(self, history: list[dict[str, Any]], moment: Moment, score: str) -> None:
+        """Write the last entry of `history`, made by `entry`, with what it took to get there; the log has `score`."""
         write_json(self.folder / "history.json", history)
         row = {
             **_flat(history[-1]),
@@ -60,22 +53,13 @@ class Monitor:
                 if isinstance(value, int | float):
                     self.events.add_scalar(name, value, row["step"])
             self.events.flush()
-        _log(row, scores)
-
-    def draw(
-        self, predict: Predictor, samples: Sequence[Sample], image_format: ImageFormat, classes: Classes, step: int
-    ) -> None:
-        """Write pictures of some validation images, as many of each dataset as was asked for."""
-        for sample in spread(samples, self.pictures) if self.pictures else ():
-            rgb, target, _ = load_sample(sample, image_format.hw)
-            predicted = predict(image_format.to_tensor(rgb)[None]).argmax(dim=1)[0].numpy()
-            save_prediction(self.folder, sample, f"step {step:06d}", rgb, target, predicted, classes)
+        _log(row, score)
 
 
 def entry(moment: Moment, scores: Scores) -> dict[str, Any]:
     """What the history keeps of a moment: nothing that a resumed run would give differently."""
     position = moment.position
-    return {"epoch": position.trained_epoch, "step": position.step, "loss": moment.loss, **scores["together"]}
+    return {"epoch": position.trained_epoch, "step": position.step, "loss": moment.loss, **scores[TOGETHER]}
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -102,12 +86,11 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
     write_text(path, text.getvalue())
 
 
-def _log(row: dict[str, Any], scores: Scores) -> None:
-    classes = ", ".join(f"{name} {iou:.4f}" for name, iou in scores["together"]["iou"].items() if iou is not None)
+def _log(row: dict[str, Any], score: str) -> None:
     logger.info(
-        "epoch %d step %d: loss %.4f, mIoU %.4f (%s); %.1f images/s, %.0f %% of the time waiting for data",
-        *(row[key] for key in ("epoch", "step", "loss", "miou")),
-        classes,
+        "epoch %d step %d: loss %.4f, %s; %.1f images/s, %.0f %% of the time waiting for data",
+        *(row[key] for key in ("epoch", "step", "loss")),
+        score,
         row["images_per_second"],
         100 * row["data_wait"],
     )

@@ -1,9 +1,8 @@
 """What a run needs to go on as if it had never stopped, and the folder in which its checkpoints are kept."""
 
-import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from common.data.datasets import Sample
 from common.networks.checkpoints import Checkpoint
 from common.system.archives import is_intact
 from common.system.distributed import gathered, rank, world_size
 from common.system.failures import one_line
-from common.system.files import sha256
 from common.system.random_state import random_state, set_random_state
 from common.system.settings import flat
 from common.training.average import WeightAverage
@@ -110,21 +107,16 @@ class CheckpointFolder:
             path.unlink()
 
 
-def fixed_settings(settings: RunSettings, samples: Sequence[Sample], input_hw: tuple[int, int]) -> dict[str, Any]:
-    """What makes a run this run and no other."""
+def fixed_settings(settings: RunSettings, task: Mapping[str, Any], input_hw: tuple[int, int]) -> dict[str, Any]:
+    """What makes a run this run and no other; `task` is `Task.identity`."""
     values = flat(settings)
-    listed = "\n".join(f"{sample.dataset} {sample.image.name}" for sample in samples)
-    labels = sorted({(sample.dataset, sample.labels.stored, sample.labels.to_class) for sample in samples})
     fixed = {
-        "training images": f"{len(samples)} (sha256 of their names {hashlib.sha256(listed.encode()).hexdigest()[:12]})",
+        **task,
         "input size": "{},{}".format(*(values.get("input_hw") or input_hw)),
-        "labels (sha256)": hashlib.sha256(repr(labels).encode()).hexdigest()[:12],
         **{name: values.get(name) for name in FIXED},
     }
     if settings.training.schedule != "constant":
         fixed["epochs"] = settings.training.epochs
-    if values.get("distill"):
-        fixed["teacher (sha256)"] = sha256(Path(values["fp32_model"]))[:12]
     return fixed
 
 
@@ -156,8 +148,10 @@ def restore_training_state(
     average: WeightAverage | None,
     fixed: dict[str, Any],
     device: torch.device,
+    best_by: str,
 ) -> tuple[Position, list[dict[str, Any]]]:
-    """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there.
+    """Put optimizer, averaged weights and random state back; return where to go on, and the history up to there, which
+    has `Task.best_by` in every entry.
 
     Raises:
         ValueError: the checkpoint holds no training state or a damaged one, or a setting differs that would make it
@@ -178,7 +172,7 @@ def restore_training_state(
     if changed:
         raise ValueError(f"--resume {path}: this would be another run: {'; '.join(changed)}")
     try:
-        return _restore(state, optimizer, average, device)
+        return _restore(state, optimizer, average, device, best_by)
     except DAMAGED as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise ValueError(f"{damaged} ({reason:.120}); resume from an earlier checkpoint") from error
@@ -187,13 +181,14 @@ def restore_training_state(
 def _fixed_before(checkpoint: Checkpoint, stored: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
     """What was fixed in the run of a checkpoint; what its version did not keep yet is among its flags."""
     flags = checkpoint.description.arguments if checkpoint.description else {}
-    palette = {"labels (sha256)": fixed["labels (sha256)"]}  # older runs know the network's palette alone
+    labels = "labels (sha256)"
+    palette = {labels: fixed[labels]} if labels in fixed else {}  # older runs know the network's palette alone
     values = {**palette, **{key: flags[key] for key in fixed if key in flags}, **stored}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _restore(
-    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None, device: torch.device
+    state: dict[str, Any], optimizer: Optimizer, average: WeightAverage | None, device: torch.device, best_by: str
 ) -> tuple[Position, list[dict[str, Any]]]:
     """Raises one of DAMAGED where an entry is not what `training_state` writes."""
     position, history, random = Position(**state["position"]), list(state["history"]), state["random"]
@@ -201,8 +196,8 @@ def _restore(
         raise ValueError("random state of another kind")
     if not all(type(count) is int and count >= 0 for count in (position.epoch, position.samples, position.step)):
         raise ValueError(f"position {state['position']}")
-    if not all(isinstance(each["miou"], float | int) for each in history):
-        raise ValueError("history without mIoU")
+    if not all(isinstance(each[best_by], float | int) for each in history):
+        raise ValueError(f"history without {best_by}")
     optimizer.load_state_dict(state["optimizer"])
     for parameter, values in optimizer.state.items():
         if wrong := [key for key, value in values.items() if value.shape not in (parameter.shape, ())]:

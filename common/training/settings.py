@@ -19,7 +19,14 @@ from models import DEFAULT_NETWORK, Network
 AUTO: Final = "auto"
 SCHEDULES = ("constant", "cosine")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
-PLACES = ("model_save_root_path", "root")  # the flags that the script asks for
+PLACES = {"model_save_root_path", "root"}  # the flags that the script asks for
+
+# images that the observers see at a time where the FP32 network teaches: values that are clipped cost an output more
+# than finer steps bring. On CamVid an eighth-width SceneSeg starts at 14 dB with batches of 8, at 24 with 32
+RANGE_IMAGES = 32
+# defaults there. It has no statistics of a batch, which would be noise in what is learned; ranges are found before the
+# first step; and INT8 starts so near to it that steps which do not become smaller lead away again
+FROM_IMAGES: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "schedule": "cosine"}
 
 # settings whose default is the recipe's; each can still be given
 RECIPES: dict[str, dict[str, Any]] = {
@@ -144,6 +151,14 @@ class QatSettings:
     freeze_batch_norm: int = 1  # epochs after which batch norm's statistics stay; the original's
     freeze_observers: int = 2  # epochs after which the quantization ranges stay; the original's
     num_calibration_samples: int = 200  # training images for the last calibration; the original's
+    images: tuple[Path, ...] | None = None  # folders of images without masks, from which the FP32 network teaches
+    egolanes_checkpoint: Path | None = None  # FP32 weights that make AutoSteer's inputs of images
+
+    def __post_init__(self) -> None:
+        if self.images and self.distill:
+            raise ValueError(
+                "--distill: with --images the FP32 network's outputs are all that is learned; leave it out"
+            )
 
     @property
     def quantization(self) -> QuantizationSettings:
@@ -184,7 +199,13 @@ def retraining_command(stored: Mapping[str, Any], keep_float: Sequence[str]) -> 
     processes = settings.machine.processes
     launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
     usual = from_flat(QatRunSettings, RECIPES.get(settings.qat.recipe, {}))
-    return shlex.join([*launcher, QAT_SCRIPT, *as_flags(settings, usual, always=PLACES)])
+    return shlex.join(
+        [
+            *launcher,
+            QAT_SCRIPT,
+            *as_flags(settings, usual, always=PLACES - ({"root"} if settings.qat.images else set())),
+        ]
+    )
 
 
 def observed_images(stored: Mapping[str, Any]) -> int | None:
@@ -196,7 +217,12 @@ def observed_images(stored: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: a stored setting that no run can have.
     """
-    return images_at_a_time(from_flat(RunSettings, stored)) if "batch_size" in stored else None
+    return observed_together(from_flat(QatRunSettings, stored)) if "batch_size" in stored else None
+
+
+def observed_together(settings: QatRunSettings) -> int:
+    """Images of a batch of the last calibration: as many as the observers saw at a time before."""
+    return RANGE_IMAGES if settings.qat.images else images_at_a_time(settings)
 
 
 def images_at_a_time(settings: RunSettings) -> int:

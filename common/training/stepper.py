@@ -4,31 +4,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from common.data.datasets import Example
-from common.quantization.codes import codes_for_backward
 from common.system.distributed import share_counts, sum_gradients, summed, world_size
 from common.system.failures import is_out_of_memory
 from common.system.signals import StopRequest
 from common.training.accumulation import Accumulation, StepState, fitting_parts, release
 from common.training.average import WeightAverage
-from common.training.losses import distillation, unweighted_cross_entropy, weighted_cross_entropy
-from common.training.precision import arithmetic
 from common.training.settings import TrainingSettings
 from common.training.steps import Plan, Step
+from common.training.task import Batch, LossOf
 
 
 @dataclass(frozen=True)
 class Learner:
     """What a step changes, and how."""
 
-    model: nn.Module  # computes the logits
+    model: nn.Module
     optimizer: Optimizer
     set_mode: Callable[[int], object]  # puts the model into the training mode of an epoch
-    teacher: nn.Module | None = None  # whose logits are learned, too
-    distill: float = 0.0  # with this weight in the loss
+    loss: LossOf  # of the model, or of a copy of it
     average: WeightAverage | None = None
     accumulation: Accumulation = field(default_factory=lambda: Accumulation(1))
     stop: StopRequest = field(default_factory=StopRequest)
@@ -37,20 +33,20 @@ class Learner:
 class Stepper:
     """Takes the steps of a plan."""
 
-    def __init__(self, learner: Learner, plan: Plan, settings: TrainingSettings, device: torch.device):
-        self.learner, self.settings, self.device = learner, settings, device
+    def __init__(self, learner: Learner, plan: Plan, device: torch.device):
+        self.learner, self.device = learner, device
         self.full_share = -(-min(plan.batch_size, plan.epoch_length) // world_size())  # images of a rank
         self.state = StepState(learner.model, device) if learner.accumulation.adapts else None
 
-    def choose_parts(self, batch: Example, batches_ahead: int) -> None:
+    def choose_parts(self, batch: Batch, batches_ahead: int) -> None:
         """Choose the number of parts by the memory that is free, and that a step on `batch` takes.
 
         The model is in the mode of the first step; nothing of it changes.
         """
-        parts = fitting_parts(self.loss, self.learner.model, batch, self.full_share, batches_ahead, self.device)
+        parts = fitting_parts(self.learner.loss, self.learner.model, batch, self.full_share, batches_ahead, self.device)
         self.learner.accumulation.parts = parts
 
-    def take(self, step: Step, batch: Example, rate: float) -> tuple[float, bool]:
+    def take(self, step: Step, batch: Batch, rate: float) -> tuple[float, bool]:
         """One optimizer step over all ranks; the mean loss, and whether any rank is to stop.
 
         Where memory runs out on any rank and the accumulation adapts, all ranks compute the step again in more parts,
@@ -76,7 +72,7 @@ class Stepper:
             learner.average.update()
         return loss, stopped
 
-    def _compute_gradients(self, step: Step, batch: Example) -> tuple[float, bool, BaseException | None]:
+    def _compute_gradients(self, step: Step, batch: Batch) -> tuple[float, bool, BaseException | None]:
         """This rank's gradients; the mean loss over all ranks, whether any is to stop, and what memory any lacked.
 
         Where the accumulation adapts, a want of memory is returned instead of raised, on all ranks, and the state is
@@ -98,42 +94,27 @@ class Stepper:
             error = error or MemoryError("another process of the run is out of memory")
         return loss, stops > 0, error
 
-    def _add_up_gradients(self, step: Step, batch: Example) -> float:
+    def _add_up_gradients(self, step: Step, batch: Batch) -> float:
         """Compute the parts of this rank's share one after the other; returns its part of the mean loss."""
         self.learner.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part, weight in in_parts(batch, step.images, self.learner.accumulation.parts or 1):
-            loss = weight * self.loss(self.learner.model, part)
+            loss = weight * self.learner.loss(self.learner.model, part)
             loss.backward()
             total += loss.detach()
         return total.item()
 
-    def loss(self, model: nn.Module, part: Example) -> Tensor:
-        """The mean loss of `model` on images, which are on the CPU, with the teacher's share of it."""
-        learner, settings = self.learner, self.settings
-        images = part.image.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        target, class_weights = (each.to(self.device, non_blocking=True) for each in part[1:])
-        loss_function = unweighted_cross_entropy if settings.unweighted_loss else weighted_cross_entropy
-        with arithmetic(settings.precision, self.device), codes_for_backward():
-            logits = model(images).float()
-            loss = loss_function(logits, target, class_weights)
-            if learner.teacher is not None:
-                with torch.no_grad():
-                    teacher_logits = learner.teacher(images).float()
-                loss = loss + learner.distill * distillation(logits, teacher_logits)
-        return loss
 
-
-def in_parts(batch: Example, count: int, parts: int) -> Iterator[tuple[Example, float]]:
+def in_parts(batch: Batch, count: int, parts: int) -> Iterator[tuple[Batch, float]]:
     """This rank's images of a step of `count` images in at most so many parts, and the weight of each part.
 
     The weighted sum of the parts' mean losses over all ranks is the mean over the step's images.
     """
-    own = len(batch.image)
+    own = len(batch[0])
     parts = min(parts, own)
     for part in range(parts):
-        piece = Example(*(each[part::parts] for each in batch))
-        yield piece, len(piece.image) / count if share_counts(count) else 0.0
+        piece = tuple(each[part::parts] for each in batch)
+        yield piece, len(piece[0]) / count if share_counts(count) else 0.0
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.datasets import EpochSampler, Example, worker_init
+from common.data.datasets import EpochSampler, worker_init
 from common.system.distributed import share
 from common.training.settings import TrainingSettings
+from common.training.task import Batch
 
 PREFETCHED_IMAGES = 64  # per worker, at least two batches: enough to bridge a checkpoint or a slow disk
 
@@ -125,8 +126,8 @@ class LoadedSteps:
     def __iter__(self) -> "LoadedSteps":
         return self
 
-    def __next__(self) -> tuple[Step, Example]:
+    def __next__(self) -> tuple[Step, Batch]:
         begin = time.perf_counter()
         step, batch = next(self._steps)
         self.seconds += time.perf_counter() - begin
-        return step, Example(*batch)
+        return step, tuple(batch)

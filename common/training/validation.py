@@ -1,7 +1,6 @@
 """Scoring a network while it is trained: each rank scores its share of the images, the counts are added up."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +12,8 @@ from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import evaluate_datasets, together
 from common.scoring.metrics import IoUMeter
 from common.system.distributed import rank, summed, world_size
+from common.training.task import TOGETHER, Scores
 
-Scores = dict[str, dict[str, Any]]
 VALIDATION_BATCH = 8  # images; larger batches only cost memory
 
 
@@ -42,7 +41,7 @@ def validate(
     for meter in whole.values():
         _add_up(meter, device)
     summaries = {name: meter.summary() for name, meter in whole.items()}
-    return {**summaries, "together": together(whole.values(), classes).summary()}
+    return {**summaries, TOGETHER: together(whole.values(), classes).summary()}
 
 
 def _add_up(meter: IoUMeter, device: torch.device) -> None:

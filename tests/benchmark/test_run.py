@@ -29,7 +29,17 @@ def test_a_benchmark_in_python(tmp_path, capsys):
     assert document["settings"] == {
         **{"threads": 1, "workers": 0, "seed": 7, "warmup_runs": 1, "timed_runs": 2, "thread_counts": [1], "pin": None},
         **{name: None for name in ("max_class_drop", "min_speedup", "min_miou")},
-        **{name: None for name in ("max_latency_p99_ms", "max_peak_memory_mb", "gate_models", "baseline")},
+        **{
+            name: None
+            for name in (
+                "max_latency_p99_ms",
+                "max_peak_memory_mb",
+                "min_sqnr_db",
+                "min_equal_pixels",
+                "gate_models",
+                "baseline",
+            )
+        },
         **{"max_miou_drop": 0.01, "max_size_ratio": 0.6, "gate_by": "estimate"},
     }
     write_report(tmp_path, document, measurement, per_dataset=1)

@@ -346,6 +346,18 @@ def test_labels_that_are_missing_or_cannot_be_meant_are_told_before_any_mask_is_
         train(tmp_path, "A")
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["alone", "beside --labels"])
+@pytest.mark.parametrize("kind", ["a folder, not a file", "a link to nothing"])
+def test_a_labels_file_that_is_none_is_an_error_and_not_passed_over(kind, given, tmp_path):
+    folder = write_town(tmp_path, "A", STORED)
+    labels_of(tmp_path / "labels.json", VALUES)
+    own = folder / "labels.json"
+    own.mkdir() if "folder" in kind else own.symlink_to(tmp_path / "gone.json")
+    options = {"labels": tmp_path / "labels.json"} if given else {"mask_colours": (((0, 0, 0), "Road"),)}
+    with pytest.raises(FileNotFoundError, match=rf"/A/A/labels\.json: {kind} of labels$"):
+        train(tmp_path, "A", **options)
+
+
 def test_a_file_goes_before_the_palette_of_the_network(tmp_path):
     write_town(tmp_path, "A", STORED, {"values": {"0": "Road", "1": "Road", "2": "Foreground", "3": None}})
     (sample,) = find_samples(SampleSource.of("SceneSeg", NETWORK, tmp_path, names=["A"]), "train")

@@ -87,8 +87,8 @@ def golden_parts(output, described, expected, key):
 def test_each_row_of_a_batch_is_the_batch_of_one(name):
     torch.manual_seed(0)
     row = NETWORKS[name]
-    narrow = row.size_multiple is not None
-    network = row.build(width=1 / 16 if narrow else 1).eval()
+    narrow, has_width = row.size_multiple is not None, row.width_key is not None
+    network = (row.build(width=1 / 16) if narrow and has_width else row.build()).eval()
     inputs = torch.randn(3, row.input_shape[0], *((64, 96) if narrow else row.input_shape[1:]))
     batch, rows = network(inputs), [network(one[None]) for one in inputs]
     if not isinstance(batch, tuple):

@@ -299,7 +299,7 @@ def test_wrappers_of_pytorch_itself(narrow_network, state, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_prefixes_and_averages_of_every_network(name, tmp_path):
-    width = {} if name in ("AutoSteer", "AutoSpeed") else {"width": 1 / 16}
+    width = {"width": 1 / 16} if NETWORKS[name].width_key else {}
     torch.manual_seed(0)
     state = published_state(name, NETWORKS[name].build(**width))
     torch.save({"ema": behind("module.", averaged(state)), "model": behind("_orig_mod.", state)}, tmp_path / "w.pth")

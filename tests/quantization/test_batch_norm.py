@@ -16,6 +16,7 @@ from common.quantization.pt2e import (
     calibrate,
     convert,
     prepare_qat,
+    quantize_after_training,
     set_evaluation_mode,
     set_mode,
 )
@@ -118,3 +119,13 @@ def test_int8_has_no_batch_norm_left_wherever_it_stood(anywhere):
     assert not [node for node in int8.graph.nodes if node.target == BATCH_NORM]
     trained, actual = graph(images), int8(images)
     assert 10 * torch.log10(trained.square().sum() / (trained - actual).square().sum()) > 40
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_batch_norm_without_statistics_is_refused(trained):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    with pytest.raises(ValueError, match="without running statistics has no fixed form; build it with track_running"):
+        if trained:
+            prepare_qat(network, (8, 8), QuantizationSettings())
+        else:
+            quantize_after_training(network, (3, 8, 8), QuantizationSettings(), [torch.randn(1, 3, 8, 8)])

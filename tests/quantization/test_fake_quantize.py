@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
 from common.quantization import fake_quantize
 from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat
 
 AFFINE = {"quant_min": -128, "quant_max": 127, "dtype": torch.int8, "qscheme": torch.per_tensor_affine, "eps": 2**-12}
 SYMMETRIC = {**AFFINE, "quant_min": -127, "qscheme": torch.per_tensor_symmetric}
@@ -131,3 +133,38 @@ def test_the_conversion_gets_what_training_computed_with(kind):
     scale, zero_point = (value.item() for value in module.calculate_qparams())
     codes = ((x / scale).round() + zero_point).clamp(module.quant_min, module.quant_max)
     torch.testing.assert_close((codes - zero_point) * scale, trained, rtol=1e-6, atol=1e-7)
+
+
+def test_one_range_of_several_tensors_holds_the_widest():
+    """A moving average of them in turn would begin with the first and clip the others for hundreds of steps."""
+    module = FakeQuantize(quant_min=-128, quant_max=127, dtype=torch.int8, qscheme=torch.per_tensor_affine, eps=2**-12)
+    module.of_several = True
+    narrow, wide = torch.tensor([-0.1, 0.2]), torch.tensor([-1.0, 8.0])
+    observer = module.activation_post_process
+    for _ in range(3):
+        module(narrow)
+        torch.testing.assert_close(module(wide), wide, rtol=0, atol=9 / 255)
+        assert (observer.min_val.item(), observer.max_val.item()) == pytest.approx((-1.0, 8.0), rel=1e-5)
+    module(narrow)  # and comes back from it as a moving average
+    kept = 1 - observer.averaging_constant
+    assert observer.max_val.item() == pytest.approx(0.2 + kept * 7.8, rel=1e-5)
+
+
+def test_a_concatenation_shares_a_range_of_several_and_others_do_not():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x):
+            return self.last(torch.cat([self.a(x), 50 * self.b(x)], 1))
+
+    torch.manual_seed(0)
+    network, images = Joined(), torch.randn(2, 3, 8, 8)
+    expected = network(images)
+    prepared = prepare_qat(network, (8, 8), QuantizationSettings())
+    calibrate(prepared, [images])
+    shared = [module for module in prepared.modules() if getattr(module, "of_several", False)]
+    assert len(shared) == 1
+    error = (prepared(images) - expected).square().sum() / expected.square().sum()
+    assert error < 1e-3

@@ -194,3 +194,21 @@ def test_a_module_stays_in_float_and_the_others_do_not(tiny_network, trained):
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match="--keep_float neck.*largest are 0, 1, 2"):
         prepare_qat(plain_network(), HW, QuantizationSettings(keep_float=("neck*",)))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_images_of_small_values_keep_their_codes(trained):
+    """Divided by 255 twice, as ESPNet takes them: in steps of 2^-12 they would have 60 codes left."""
+    torch.manual_seed(0)
+    network, batch = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-6)).eval(), images(2) / 255
+    network[1].running_var.fill_(1e-5)
+    expected = network(batch)
+    if trained:
+        prepared = prepare_qat(network, HW, QuantizationSettings())
+        calibrate(prepared, [batch])
+        int8 = convert(prepared)
+    else:
+        int8 = quantize_after_training(network, (3, *HW), QuantizationSettings(), [batch])
+    first = next(node for node in int8.graph.nodes if node.target == QUANTIZE)
+    assert first.args[1] < 2**-12
+    assert 10 * torch.log10(expected.var() / (int8(batch) - expected).square().mean()) > 33

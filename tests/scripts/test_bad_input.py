@@ -23,7 +23,7 @@ from common.data.decoding import read_rgb
 from common.data.drawing import save_prediction
 from common.data.image_header import MAX_PIXELS, read_header
 from common.data.pairs import Sample
-from common.export.calibration import find_images
+from common.data.shots import find_images
 from examples.make_scenes import write_dataset
 from tests import tiny_run
 from tests.command_lines import call, refusal

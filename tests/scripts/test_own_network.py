@@ -17,11 +17,12 @@ from common.data.drawing import BAR, GAP
 from common.networks.checkpoints import load_network, read_checkpoint
 from common.runtimes.onnx_files import read_graph, stored_precision
 from tests.command_lines import call, refusal
+from tests.town import CLASSES, DATA, LABELS, write_town
+from tests.town import HW as FILE_HW
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "tiny_net:NET"
-CLASSES = ["sky", "road", "car", "tree", "sign"]
-HW, FILE_HW = (36, 52), (90, 131)
+HW = (36, 52)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)  # blue, green, red
 MODULE = f"""
 from torch import nn
@@ -34,11 +35,12 @@ class Net(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
         self.second = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 2, 2, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
+        self.last = nn.BatchNorm2d(8)
         self.classify = nn.ConvTranspose2d(8, 5, 2, 2)
 
     def forward(self, image):
         x = self.first(image)
-        return self.classify(x + self.second(x))
+        return self.classify(self.last(x + self.second(x)))
 
 
 NET = Network(
@@ -51,15 +53,6 @@ NET = Network(
     classes={tuple(CLASSES)},
 )
 """
-# what the masks store -> class; no value is a tree or a sign
-LABELS = {"0": "sky", "1": "road", "7": "road", "2": "car", "255": None}
-COLOURS = {
-    0: (230, 160, 90),
-    1: (60, 70, 80),
-    7: (110, 110, 100),
-    2: (20, 30, 200),
-    255: (0, 0, 0),
-}  # BGR, of the scenes
 
 
 @pytest.fixture(scope="module")
@@ -67,32 +60,13 @@ def folder(tmp_path_factory):
     """The user's folder: the network, its weights, and a dataset of scenes of rectangles; the current folder."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "tiny_net.py").write_text(MODULE)
-    town = folder / "data" / "Town" / "Town"
-    for part in ("images", "gt_masks"):
-        (town / part).mkdir(parents=True)
-    for index in range(20):
-        rng = np.random.default_rng(index)
-        mask = np.zeros(FILE_HW, np.uint8)
-        mask[50:] = rng.choice([1, 7])
-        for value in (2, 255):
-            top, left = rng.integers(10, 60), rng.integers(0, 100)
-            mask[top : top + 20, left : left + 30] = value
-        image = np.zeros((*FILE_HW, 3))
-        for value, colour in COLOURS.items():
-            image[mask == value] = colour
-        noisy = (image + rng.normal(0, 12, image.shape)).round().clip(0, 255).astype(np.uint8)
-        assert cv2.imwrite(str(town / "images" / f"{index:02}.png"), noisy)
-        assert cv2.imwrite(str(town / "gt_masks" / f"{index:02}.png"), mask)
-    (town / "labels.json").write_text(json.dumps({"values": LABELS}))
+    write_town(folder / "data")
     before, path = Path.cwd(), [*sys.path]
     os.chdir(folder)
     yield folder
     os.chdir(before)
     sys.path[:] = path
     sys.modules.pop("tiny_net", None)
-
-
-DATA = ["--datasets", "Town", "--workers", 0]
 
 
 def script(name, *arguments):
@@ -105,7 +79,7 @@ def weights(folder):
     sys.path.insert(0, str(folder))
     torch.manual_seed(1)
     model = importlib.import_module("tiny_net").Net()
-    for batch_norm in (model.first[1], model.second[1]):
+    for batch_norm in (model.first[1], model.second[1], model.last):
         torch.nn.init.uniform_(batch_norm.running_mean, -0.5, 0.5)
         torch.nn.init.uniform_(batch_norm.running_var, 0.5, 2)
     torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, "weights.pth")
@@ -191,6 +165,77 @@ def test_the_onnx_file_says_what_it_is_and_computes_the_network(fp32_onnx, weigh
     image = torch.randn(2, 3, *HW)
     with torch.no_grad():
         np.testing.assert_allclose(session.run(None, {"input": image.numpy()})[0], model(image), atol=1e-4)
+
+
+IN_FLOAT = {"prelu": 2, "batch_norm": 1}
+
+
+def test_the_run_and_the_file_say_what_stays_in_float(qat_results, qat, folder, weights, capsys):
+    told = "in float: 2 prelu (first, second), 1 batch_norm (last)"
+    metadata = read_graph(folder / "qat" / "onnx_models" / "NETNetwork_QAT_INT8_final.onnx").metadata_props
+    assert json.loads({each.key: each.value for each in metadata}["in_float"]) == IN_FLOAT
+    assert told in qat_results["notes"]
+    arguments = ["-n", NAME, "-p", weights, "-o", "told.onnx", "--int8"]
+    script("convert_pytorch_to_onnx", *arguments, "--calibration_data", "data/Town/Town/images")
+    assert told in capsys.readouterr().err
+    start = ["-e", 1, "--samples_per_epoch", 4, "--batch_size", 4, "--num_calibration_samples", 4]
+    script("quantize_model_sceneseg", "-n", NAME, "-fp32", weights, "-s", "told", "-r", "data", *DATA, *start)
+    assert told in capsys.readouterr().err
+
+
+REFUSED = f"""
+from torch import nn
+
+from models import Network
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Conv2d(3, 5, 1)
+
+
+class Deciding(Net):
+    def forward(self, image):
+        logits = self.classify(image)
+        if logits.mean() > 0:
+            logits = 2 * logits
+        return logits
+
+
+class Writing(Net):
+    def forward(self, image):
+        logits = self.classify(image)
+        logits[:, :2] *= 3
+        return logits + 1
+
+
+DECIDING, WRITING = (Network(build, (3, *{HW}), classes={tuple(CLASSES)}) for build in (Deciding, Writing))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("DECIDING", "if logits.mean() > 0:", "torch.export cannot follow the network: "),
+        ("WRITING", "logits[:, :2] *= 3", "a part of a tensor is written to"),
+    ],
+)
+def test_a_graph_that_is_refused_is_told_with_the_line_of_the_users_code(name, line, said, folder, capsys):
+    (folder / "refused.py").write_text(REFUSED)
+    importlib.invalidate_caches()
+    own = f"refused:{name}"
+    torch.save({"classify.weight": torch.ones(5, 3, 1, 1), "classify.bias": torch.ones(5)}, "refused.pth")
+    number = REFUSED.splitlines().index(f"{' ' * 8}{line}") + 1
+    place = f"({folder / 'refused.py'}:{number}: {line}); write that line with operators on whole tensors"
+    convert, quantize = map(importlib.import_module, ("convert_pytorch_to_onnx", "quantize_model_sceneseg"))
+    int8 = ["--int8", "--calibration_data", "data/Town/Town/images"]
+    flags = ["-n", own, "-p", "refused.pth", "-o", "refused.onnx"]
+    assert all(each in refusal(convert, [*flags, *int8], capsys) for each in (said, place))
+    if name == "DECIDING":  # what is written to a part has a form in FP32
+        assert place in refusal(convert, flags, capsys)
+    training = ["-n", own, "-fp32", "refused.pth", "-s", "refused", "-r", "data", *DATA]
+    assert place in refusal(quantize, training, capsys)
 
 
 def test_the_int8_file_is_int8(int8_onnx, fp32_onnx):

@@ -3,6 +3,7 @@
 import copy
 import logging
 import multiprocessing
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from common.data.datasets import Example
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.training import accumulation
 from common.training.accumulation import Accumulation, StepState, fitting_parts
+from common.training.labelled import labelled_loss
 from common.training.loop import train
 from common.training.settings import TrainingSettings
 from common.training.stepper import Learner, make_optimizer
@@ -61,7 +63,11 @@ def make_model(last=None):
 def trained(model, parts, adapts=True, later=None):
     """The number of parts at the end and the state; `later` is the number that the second epoch is told to take."""
     learner = Learner(
-        model, make_optimizer(model, SETTINGS), lambda epoch: model.train(), accumulation=Accumulation(parts, adapts)
+        model,
+        make_optimizer(model, SETTINGS),
+        lambda epoch: model.train(),
+        partial(labelled_loss, SETTINGS, CPU, None),
+        accumulation=Accumulation(parts, adapts),
     )
     for moment in train(learner, ToyData(), SETTINGS, CPU, checkpoint_interval=100, workers=0):
         if later and moment.position.epoch == 1:
@@ -100,7 +106,11 @@ def test_a_prepared_graph_keeps_no_trace_of_the_attempt_that_failed(per_channel,
     for last, parts in ((Short(4), 1), (nn.Identity(), 2)):
         model = nn.Sequential(copy.deepcopy(graph), nn.Upsample(scale_factor=2), last)
         learner = Learner(
-            model, make_optimizer(model, SETTINGS), lambda epoch: None, accumulation=Accumulation(parts, adapts=True)
+            model,
+            make_optimizer(model, SETTINGS),
+            lambda epoch: None,
+            partial(labelled_loss, SETTINGS, CPU, None),
+            accumulation=Accumulation(parts, adapts=True),
         )
         torch.manual_seed(0)
         for _ in train(learner, ToyData((8, 16)), SETTINGS, CPU, checkpoint_interval=100, workers=0):
@@ -163,8 +173,8 @@ def machine(monkeypatch):
             return 2 * GB + Peak.images * GB // 2
 
     def loss_of(model, part):
-        Peak.images = max(Peak.images, len(part.image))
-        return model(part.image).mean()
+        Peak.images = max(Peak.images, len(part[0]))
+        return model(part[0]).mean()
 
     monkeypatch.setattr(accumulation, "PeakMemory", Peak)
     monkeypatch.setattr(accumulation.gc, "collect", lambda: None)  # of all that the tests have imported

@@ -9,10 +9,11 @@ from common.networks.checkpoints import Description, read_checkpoint
 from common.system.settings import from_flat
 from common.training import accumulation, monitor
 from common.training import fit as fitting
-from common.training.fit import Trainee, fit, open_folder, scores_of
+from common.training.fit import Trainee, fit, open_folder
+from common.training.labelled import LabelledTask
 from common.training.settings import DataSettings, RecordSettings, RunSettings, TrainingSettings, observed_images
 from examples.make_scenes import write_dataset
-from tests.family import NETWORK, found
+from tests.family import NETWORK, format_of, found
 from tests.tiny_run import make_model
 
 HW = (16, 32)
@@ -45,7 +46,8 @@ def run(settings, resume=None):
         model.load_state_dict(checkpoint.state)
     training, validation = (found(settings.data.root, settings.data.datasets, one) for one in ("train", "val"))
     folder = open_folder(settings.records.model_save_root_path, "checkpoint")
-    fit(make_trainee(model), folder, training, validation, settings, CPU, checkpoint)
+    task = LabelledTask(training, validation, NETWORK, format_of(HW), CPU)
+    fit(make_trainee(model), task, folder, settings, CPU, checkpoint)
     return model
 
 
@@ -53,7 +55,6 @@ def make_trainee(model):
     return Trainee(
         model,
         Description("Tiny", "fp32", 1.0, HW, NETWORK.classes),
-        NETWORK,
         train_mode=lambda epoch: model.train(),
         eval_mode=model.eval,
         state=model.state_dict,
@@ -135,7 +136,7 @@ def scores(state, settings):
     model = make_model(dropout=0.3).eval()
     model.load_state_dict(state)
     validation = found(settings.data.root, settings.data.datasets, "val")
-    return scores_of(make_trainee(model), validation, settings, CPU)
+    return LabelledTask([], validation, NETWORK, format_of(HW), CPU).score(model, settings)
 
 
 class Events:

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from common.networks.checkpoints import Checkpoint, Description
 from common.quantization.fake_quantize import FakeQuantize
 from common.system.signals import StopRequest
 from common.training.average import WeightAverage
+from common.training.labelled import LabelledTask, Teacher, labelled_loss
 from common.training.loop import train
 from common.training.losses import distillation, weighted_cross_entropy
 from common.training.precision import keep_fake_quantization_in_float32
@@ -19,7 +21,7 @@ from common.training.resume import fixed_settings, restore_training_state, train
 from common.training.settings import DataSettings, QatRunSettings, QatSettings, TrainingSettings
 from common.training.stepper import Learner, make_optimizer
 from common.training.steps import Position
-from tests.family import LABELS
+from tests.family import LABELS, NETWORK, format_of
 
 
 class ToyData(torch.utils.data.Dataset):
@@ -47,8 +49,9 @@ def make_model(dropout=0.5):
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Dropout(dropout), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
 
 
-def make_learner(model, settings=SETTINGS, **parts):
-    return Learner(model, make_optimizer(model, settings), lambda epoch: model.train(), **parts)
+def make_learner(model, settings=SETTINGS, teacher=None, **parts):
+    loss = partial(labelled_loss, settings, CPU, teacher)
+    return Learner(model, make_optimizer(model, settings), lambda epoch: model.train(), loss, **parts)
 
 
 def moments_of(model, settings=SETTINGS, start=None, interval=INTERVAL, **parts):
@@ -88,7 +91,7 @@ def test_a_teacher_is_learned():
     for weight in (0.0, 30.0):
         student = make_model(dropout=0.0)
         nn.init.normal_(student[3].weight)
-        trained(student, replace(SETTINGS, epochs=10), teacher=teacher, distill=weight)
+        trained(student, replace(SETTINGS, epochs=10), teacher=Teacher(teacher, weight, Path("fp32.pth")))
         with torch.no_grad():
             distances.append(distillation(student.eval()(images), teacher(images)))
     assert distances[1] < 0.5 * distances[0]
@@ -127,7 +130,8 @@ def test_a_step_in_parts_is_the_step(parts):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 3, 1))
         settings = replace(SETTINGS, gradient_accumulation=parts, epochs=2)
-        learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda epoch: None)
+        loss = partial(labelled_loss, settings, CPU, None)
+        learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda epoch: None, loss)
         losses = [moment.loss for moment in moments_with(learner, settings)]
         return losses, model.state_dict()
 
@@ -183,7 +187,8 @@ def checkpoint_with(state, arguments=None):
 
 
 def fixed(settings=SETTINGS, samples=(), input_hw=(4, 6), **run):
-    return fixed_settings(QatRunSettings(training=settings, **run), samples, input_hw)
+    task = LabelledTask(samples, (), NETWORK, format_of(input_hw), CPU)
+    return fixed_settings(QatRunSettings(training=settings, **run), task.identity(), input_hw)
 
 
 @pytest.mark.parametrize("stop_at", range(9))
@@ -209,7 +214,9 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(stop_at, ema):
     resumed.load_state_dict(weights)
     learner = make_learner(resumed, settings, average=WeightAverage(resumed, 0.9))
     torch.randn(5)  # the random state of the new process is another one
-    start, _ = restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU)
+    start, _ = restore_training_state(
+        checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU, "miou"
+    )
     for _ in moments_with(learner, settings, start):
         pass
     for key, value in unbroken.items():
@@ -228,7 +235,7 @@ def run_at_its_first_checkpoint(tmp_path):
     def resume(*, forget=(), arguments=None, samples=samples, **changes):
         kept = {**state, "fixed": {key: value for key, value in state["fixed"].items() if key not in forget}}
         now = fixed(**{"samples": samples, **changes})
-        restore_training_state(checkpoint_with(kept, arguments), optimizer, None, now, CPU)
+        restore_training_state(checkpoint_with(kept, arguments), optimizer, None, now, CPU, "miou")
 
     return resume
 
@@ -264,7 +271,7 @@ def test_resuming_on_other_images_or_from_weights_alone_is_refused(run_at_its_fi
     with pytest.raises(ValueError, match="input size was 4,6, is 8,8"):
         run_at_its_first_checkpoint(qat=QatSettings(input_hw=(8, 8)))
     with pytest.raises(ValueError, match="no training state"):
-        restore_training_state(checkpoint_with(None), None, None, fixed(), CPU)
+        restore_training_state(checkpoint_with(None), None, None, fixed(), CPU, "miou")
 
 
 def test_what_an_earlier_version_did_not_compare_is_taken_from_its_flags(run_at_its_first_checkpoint):
@@ -300,7 +307,7 @@ def test_a_damaged_training_state_is_refused_before_the_first_step(name, number)
     state = training_state(learner.optimizer, learner.average, fixed(settings), moment.position, [{"miou": 0.5}], CPU)
 
     def restore(state):
-        restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU)
+        restore_training_state(checkpoint_with(state), learner.optimizer, learner.average, fixed(settings), CPU, "miou")
 
     restore(copy.deepcopy(state))
     state[name] = DAMAGES[name][number](copy.deepcopy(state[name]))

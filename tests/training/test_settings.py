@@ -51,10 +51,21 @@ def test_every_flag_is_a_setting_of_the_same_name():
 def test_no_flag_of_the_test_above_has_its_default():
     """Otherwise one that is dropped would not be noticed."""
     given, usual = flat(settings(*EVERY_FLAG)), flat(settings("--threads", "99"))
-    assert {name for name in given if given[name] == usual[name]} == {"root", "debug", "resume", "processes"}
+    of_images = {"images", "egolanes_checkpoint"}  # in the place of `root`
+    assert {name for name in given if given[name] == usual[name]} == {
+        "root",
+        "debug",
+        "resume",
+        "processes",
+    } | of_images
 
 
-@pytest.mark.parametrize("words", [EVERY_FLAG, PLACES, [*PLACES, "--recipe", "extended", "--learning_rate", "1e-5"]])
+WITHOUT_LABELS = shlex.split("-s out --images drives more -n AutoSteer --egolanes_checkpoint EgoLanes.pth")
+
+
+@pytest.mark.parametrize(
+    "words", [EVERY_FLAG, PLACES, WITHOUT_LABELS, [*PLACES, "--recipe", "extended", "--learning_rate", "1e-5"]]
+)
 def test_the_retraining_command_is_the_training_with_more_modules_in_float(words):
     first = flat(settings(*words))
     python, script, *again = shlex.split(retraining_command(first, ["head", "context"]))

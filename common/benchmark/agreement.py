@@ -1,0 +1,120 @@
+"""The results document of a benchmark without masks: how near the outputs of each model come to the first model's.
+
+It has the keys of the other document but for those that take a truth: `agreement` is set, and `models` have `outputs`
+in the place of `overall`. docs/results.md describes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from common.benchmark.outputs import OutputMeasurement, OutputRecording
+from common.benchmark.records import cost, times_by_image
+from common.benchmark.results import Document, heading, plain
+from common.benchmark.settings import BenchmarkSettings, CommandLine
+from common.benchmark.verdict import size_words, speed_words
+from common.runtimes.agreement import OutputMeter, is_nearly_constant, merged
+from common.scoring.statistics import speedup_interval
+from common.system.environment import environment
+
+WORST_IMAGES = 6  # listed by SQNR
+
+
+def agreement_document(
+    title: str,
+    measurement: OutputMeasurement,
+    settings: BenchmarkSettings,
+    notes: Sequence[str] = (),
+    asked: CommandLine | None = None,
+) -> Document:
+    """The whole of results.json, as JSON takes it; the first model is the reference."""
+    reference, *others = measurement.candidates
+    models = {label: _model(label, measurement, settings.threads) for label in measurement.candidates}
+    constant = [note for label in others for note in constant_outputs(label, reference, measurement)]
+    return {
+        **heading(title, measurement, settings, [*notes, *constant], asked or CommandLine()),
+        "agreement": True,
+        "outputs": measurement.outputs,
+        "reference": reference,
+        "models": {label: plain(model) for label, model in models.items()},
+        "differences": {
+            label: plain(_difference(reference, label, models, measurement, settings.seed)) for label in others
+        },
+        "environment": environment(),
+    }
+
+
+def _model(label: str, measurement: OutputMeasurement, threads: int) -> dict[str, Any]:
+    recording, names = measurement.recordings[label], list(measurement.outputs)
+    by_image = [[meter.agreement() for meter in meters] for meters in recording.meters]
+    found = _agreements(names, recording.meters)
+    for name, variation in zip(names, recording.variations, strict=True):
+        found[name]["deviation"] = variation.deviation()
+    return {
+        **cost(label, measurement, threads),
+        "outputs": found,
+        "datasets": {
+            name: {"images": len(indices), "outputs": _agreements(names, [recording.meters[i] for i in indices])}
+            for name, indices in measurement.datasets.items()
+        },
+        "per_image": {
+            **times_by_image(recording),
+            "sqnr_db": {name: [each[i].decibels for each in by_image] for i, name in enumerate(names)},
+            "equal_pixels": {name: [each[i].equal_pixels for each in by_image] for i, name in enumerate(names)},
+        },
+    }
+
+
+def _agreements(names: Sequence[str], meters: Sequence[Sequence[OutputMeter]]) -> dict[str, dict[str, float | None]]:
+    """By output, over some images."""
+    found = {name: merged(each).agreement() for name, each in zip(names, zip(*meters, strict=True), strict=True)}
+    return {
+        name: {
+            "sqnr_db": each.decibels,
+            "largest_difference": each.largest_difference,
+            "output_range": each.output_range,
+            "equal_pixels": each.equal_pixels,
+        }
+        for name, each in found.items()
+    }
+
+
+def constant_outputs(label: str, reference: str, measurement: OutputMeasurement) -> list[str]:
+    """A sentence for each output that varies in the reference and hardly does in another model."""
+    recordings: Mapping[str, OutputRecording] = measurement.recordings
+    pairs = zip(recordings[reference].variations, recordings[label].variations, strict=True)
+    return [
+        f"{label}: the output {name} is nearly constant: it deviates by {actual.deviation():.2g} over the images, that "
+        f"of {reference} by {expected.deviation():.2g}."
+        for name, (expected, actual) in zip(measurement.outputs, pairs, strict=True)
+        if is_nearly_constant(expected, actual)
+    ]
+
+
+def _difference(
+    reference: str, label: str, models: Mapping[str, dict[str, Any]], measurement: OutputMeasurement, seed: int
+) -> dict[str, Any]:
+    one, other = models[reference], models[label]
+    before, after = (measurement.by_block(measurement.recordings[name].seconds) for name in (reference, label))
+    speed, size_ratio = speedup_interval(before, after, seed), other["size_bytes"] / one["size_bytes"]
+    told = "; ".join(_told(name, found) for name, found in other["outputs"].items())
+    memory = one["model_memory_bytes"]
+    return {
+        "verdict": f"{label} against {reference}: {size_words(size_ratio)}, {speed_words(speed)}. {told}.",
+        "speedup": asdict(speed),
+        "size_ratio": size_ratio,
+        "memory_ratio": other["model_memory_bytes"] / memory if memory else None,
+        "worst_images": _worst_images(other["per_image"]["sqnr_db"]),
+    }
+
+
+def _told(name: str, found: Mapping[str, float | None]) -> str:
+    pixels = "" if found["equal_pixels"] is None else f", {100 * found['equal_pixels']:.2f} % equal"
+    return f"{name}: SQNR {found['sqnr_db']:.1f} dB{pixels}"
+
+
+def _worst_images(decibels: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """The images whose outputs are farthest off, by the mean SQNR of the outputs."""
+    means = [sum(values) / len(values) for values in zip(*decibels.values(), strict=True)]
+    order = sorted(range(len(means)), key=lambda index: means[index])[:WORST_IMAGES]
+    return [{"index": index, "sqnr_db": means[index]} for index in order]

@@ -1,0 +1,165 @@
+"""Measure models on images without masks: times, and how near the outputs of each come to the first model's."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from common.benchmark.measure import (
+    SWEEP_RUNS,
+    InBlocks,
+    Timing,
+    blocks_of,
+    measure_memory,
+    rotations,
+    sweep_threads,
+)
+from common.benchmark.memory import ModelMemory
+from common.benchmark.settings import BenchmarkSettings
+from common.data.datasets import evenly_spaced
+from common.data.shots import Shot
+from common.networks.image_inputs import ImageInputs
+from common.runtimes.agreement import OutputMeter, Variation
+from common.runtimes.candidates import Candidate
+from common.runtimes.predictors import Predictor
+from common.scoring.latency import Latency, no_garbage_collection, timed, warm_up
+from common.system.progress import progress
+from models import Network
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OutputRecording(Timing):
+    """What one model did; by output, in the network's order."""
+
+    meters: list[list[OutputMeter]] = field(default_factory=list)  # of each image, against the first model
+    variations: list[Variation] = field(default_factory=list)
+
+
+@dataclass
+class OutputMeasurement(InBlocks):
+    """All models on all shots; the first is the reference."""
+
+    candidates: Mapping[str, Candidate]
+    samples: Sequence[Shot]
+    inputs: ImageInputs
+    outputs: dict[str, str]  # name -> kind
+    blocks: list[range]
+    recordings: dict[str, OutputRecording]
+    drawn: dict[int, dict[str, list[Tensor]]]  # index of a shot -> label -> outputs (1, ...), of those to be drawn
+    preparation_seconds: float = 0.0
+    memory: dict[str, ModelMemory] = field(default_factory=dict)
+    by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
+
+
+def measure_outputs(
+    candidates: Mapping[str, Candidate],
+    shots: Sequence[Shot],
+    inputs: ImageInputs,
+    network: Network,
+    settings: BenchmarkSettings,
+    drawn: Sequence[int] = (),
+) -> OutputMeasurement:
+    """Compare every model with the first on every shot, one at a time, and time it.
+
+    The models take turns in blocks, as in `measure`. `drawn` are the shots of which the outputs are kept.
+
+    Raises:
+        ValueError: models of different input sizes, or outputs that differ in number or shape or hold NaN.
+    """
+    require_one_size(candidates)
+    predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
+    first = _input(inputs, shots[0])
+    recordings = {
+        label: _warmed(predict, first, settings.warmup_runs, len(shots)) for label, predict in predictors.items()
+    }
+    outputs = _named(network, {label: predict.outputs(first) for label, predict in predictors.items()})
+    blocks = blocks_of(len(shots))
+    kept: dict[int, dict[str, list[Tensor]]] = {index: {} for index in drawn}
+    measurement = OutputMeasurement(candidates, shots, inputs, outputs, blocks, recordings, kept)
+    for recording in recordings.values():
+        recording.variations = [Variation() for _ in outputs]
+    orders = rotations(list(candidates))
+    for block in progress(blocks, "measure", unit="block"):
+        read = [timed(partial(_input, inputs, shots[index])) for index in block]
+        measurement.preparation_seconds += sum(seconds for _, seconds in read)
+        for run in range(settings.timed_runs):
+            said = {}
+            for label in next(orders):
+                said[label] = _time(predictors[label], block, read, recordings[label])
+            if run == 0:
+                _compare(said, block, measurement)
+    measurement.memory = measure_memory(candidates, settings.threads, network.channels)
+    if settings.thread_counts:
+        size = next(iter(candidates.values())).input_hw
+        images = [_input(inputs, shot) for shot in evenly_spaced(shots, SWEEP_RUNS)]
+        measurement.by_threads = sweep_threads(candidates, {size: images}, settings.thread_counts)
+    return measurement
+
+
+def require_one_size(candidates: Mapping[str, Candidate]) -> tuple[int, int]:
+    """The input size of all models; ValueError where they differ, so that no output could be held against another."""
+    sizes = {candidate.input_hw: label for label, candidate in candidates.items()}
+    if len(sizes) > 1:
+        (one, first), (other, second), *_ = sizes.items()
+        raise ValueError(f"--images: {first} takes {one}, {second} {other}; outputs are compared at one input size")
+    return next(iter(sizes))
+
+
+def _input(inputs: ImageInputs, shot: Shot) -> Tensor:
+    return inputs(inputs.shots.to_tensor(inputs.shots.load(shot))[None]).cpu().contiguous()
+
+
+def _warmed(predict: Predictor, images: Tensor, runs: int, count: int) -> OutputRecording:
+    with no_garbage_collection():
+        warm = warm_up(lambda: predict(images), runs)
+    return OutputRecording(predict.provider, warm, [[] for _ in range(count)], [[] for _ in range(count)])
+
+
+def _named(network: Network, found: Mapping[str, list[Tensor]]) -> dict[str, str]:
+    """The kinds of the outputs by name, which all models give in the same shapes."""
+    names = list(network.outputs or ())
+    shapes = {label: [tuple(output.shape) for output in outputs] for label, outputs in found.items()}
+    reference = next(iter(shapes))
+    for label, own in shapes.items():
+        if own != shapes[reference] or len(own) != len(names):
+            raise ValueError(
+                f"{label}: outputs {own}, {reference} gives {shapes[reference]}, the network {', '.join(names)}; "
+                "models of one network are compared"
+            )
+    return {name: network.kind_of(name, shape) for name, shape in zip(names, shapes[reference], strict=True)}
+
+
+def _time(
+    predict: Predictor, block: range, read: Sequence[tuple[Tensor, float]], recording: OutputRecording
+) -> list[list[Tensor]]:
+    said = []
+    with no_garbage_collection():
+        for index, (images, prepared) in zip(block, read, strict=True):
+            outputs, seconds = timed(partial(predict.outputs, images))
+            recording.seconds[index].append(seconds)
+            recording.end_to_end[index].append(prepared + seconds)
+            said.append(outputs)
+    return said
+
+
+def _compare(said: Mapping[str, list[list[Tensor]]], block: range, measurement: OutputMeasurement) -> None:
+    """Count what the models said of the images of a block."""
+    reference = next(iter(measurement.candidates))
+    for label, outputs in said.items():
+        recording = measurement.recordings[label]
+        for index, expected, actual in zip(block, said[reference], outputs, strict=True):
+            for name, output in zip(measurement.outputs, actual, strict=True):
+                if bool(torch.isnan(output.float()).any()):
+                    raise ValueError(f"{label}: its output {name} holds NaN; are its weights, or its ranges, damaged?")
+            meters = [OutputMeter(kind) for kind in measurement.outputs.values()]
+            for meter, variation, one, other in zip(meters, recording.variations, expected, actual, strict=True):
+                meter.update(one, other)
+                variation.update(other)
+            recording.meters.append(meters)
+            if index in measurement.drawn:
+                measurement.drawn[index][label] = [output.float() for output in actual]

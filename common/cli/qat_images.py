@@ -1,0 +1,87 @@
+"""What benchmark_qat_model.py measures a trained network on: images with masks, or without."""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.benchmark.gate import Gate
+from common.benchmark.results import Document
+from common.cli.benchmark import run_benchmark, run_output_benchmark
+from common.cli.flags import sample_source, shots_of
+from common.data.bad_samples import usable_samples
+from common.data.datasets import SampleDataset, evenly_spaced, spread
+from common.data.pairs import BadSample, Sample
+from common.data.shots import ShotDataset, split_shots
+from common.data.transforms import ImageFormat
+from common.networks.image_inputs import image_inputs
+from common.runtimes.candidates import Candidate
+from common.scoring.evaluate import calibration_batches, drawn_inputs
+from models import Network
+
+CPU = torch.device("cpu")
+TITLE = "INT8 from QAT"
+
+Run = Callable[..., Document]  # (folder, candidates, gate, notes=...)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where inputs for the calibration and for the comparison of files come from, and how models are benchmarked."""
+
+    training: int  # images to calibrate on
+    validation: Sequence[Any]  # images that are scored
+    draw: Callable[[int, int], Iterable[Tensor]]  # (count, batch size) -> inputs from training images
+    inputs: Callable[[int], list[Tensor]]  # inputs (1, C, H, W) from so many validation images
+    run: Run
+
+
+def labelled_images(args: argparse.Namespace, network: Network, input_hw: tuple[int, int]) -> Images:
+    """Those of `--dataset_root`."""
+    bad: list[BadSample] = []
+    find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
+    training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
+    image_format = ImageFormat.of(network, input_hw)
+
+    def draw(count: int, batch_size: int) -> Iterable[Tensor]:
+        return calibration_batches(training, count, batch_size, image_format, args.seed, args.workers)
+
+    def inputs(count: int) -> list[Tensor]:
+        dataset = SampleDataset(evenly_spaced(validation, count), image_format)
+        return [dataset[index].image[None] for index in range(len(dataset))]
+
+    def run(folder: Path, candidates: Mapping[str, Candidate], gate: Gate, **parts: Any) -> Document:
+        return run_benchmark(args, folder, TITLE, candidates, validation, network, gate, bad=bad, **parts)
+
+    return Images(len(training), validation, draw, inputs, run)
+
+
+def images_alone(args: argparse.Namespace, network: Network, input_hw: tuple[int, int]) -> Images:
+    """Those of `--images`: the tenth that trainings leave aside is scored, the others calibrate."""
+    made = image_inputs(args.name, network, input_hw, CPU, args.egolanes_checkpoint)
+    shots, bad = shots_of(args, network)
+    training, held_out = split_shots(shots)
+    validation = spread(held_out, args.num_samples_per_dataset)
+
+    def draw(count: int, batch_size: int) -> Iterable[Tensor]:
+        return drawn_inputs(training, made, count, batch_size, args.seed, args.workers)
+
+    def inputs(count: int) -> list[Tensor]:
+        dataset = ShotDataset(evenly_spaced(validation, count), made.shots)
+        return [made(dataset[index][None]).contiguous() for index in range(len(dataset))]
+
+    def run(folder: Path, candidates: Mapping[str, Candidate], gate: Gate, **parts: Any) -> Document:
+        parts.pop("sensitivity")
+        return run_output_benchmark(args, folder, TITLE, candidates, validation, made, network, gate, bad=bad, **parts)
+
+    return Images(len(training), validation, draw, inputs, run)
+
+
+def samples_with_masks(images: Images) -> Sequence[Sample]:
+    """The validation samples of `labelled_images`."""
+    return images.validation

@@ -1,0 +1,124 @@
+"""What of a quantized graph is computed in float: the operators, how many there are, and where they stand."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from common.export.int8_graph import GATES, MOVES
+from common.export.subpixel import is_subpixel
+from common.quantization.batch_norm import fold_batch_norm
+from common.quantization.folding import IN_FLOAT
+from common.quantization.graphs import WEIGHTED
+from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+from common.quantization.quantizer import module_names
+from common.quantization.simulation import fake_quantizations
+
+logger = logging.getLogger(__name__)
+
+aten = torch.ops.aten
+TRANSPOSED = aten.conv_transpose2d.input
+# what ONNX Runtime computes on codes between a dequantize and a quantize
+INT8 = {
+    *WEIGHTED - {TRANSPOSED},
+    *GATES,
+    *(aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor),
+    *(aten.sigmoid.default, aten.sigmoid_.default, aten.leaky_relu.default, aten.leaky_relu_.default),
+    *(aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default),
+}
+RELU = {aten.relu.default, aten.relu_.default}  # part of the operator before it: the first code is 0
+# no arithmetic: values are moved, or are those that they were
+NO_ARITHMETIC = {
+    *MOVES,
+    *(aten.alias.default, aten.clone.default, aten.contiguous.default, aten.dropout.default, aten.dropout_.default),
+    *(aten.expand.default, aten.repeat.default, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
+    *(aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim, aten.select.int, aten.stack.default),
+    *(aten.pad.default, aten.constant_pad_nd.default, aten.pixel_shuffle.default, aten.channel_shuffle.default),
+    *(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten.feature_dropout.default),
+}
+NAMED = 3  # modules of an operator that are told
+
+InFloat = Mapping[str, tuple[str, ...]]  # operator -> the module of each
+
+
+def in_float(graph: GraphModule) -> InFloat:
+    """The operators of a converted graph that are computed in float, those that are most first."""
+    pairs = {node for node in graph.graph.nodes if node.target in (QUANTIZE, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL)}
+    return _in_float(graph, pairs)
+
+
+def in_float_when_converted(prepared: GraphModule) -> InFloat:
+    """The same of a graph that is prepared for training, which stays as it is."""
+    folded = copy.deepcopy(prepared)
+    fold_batch_norm(folded)
+    return _in_float(folded, set(fake_quantizations(folded).values()))
+
+
+def _in_float(graph: GraphModule, pairs: set[Node]) -> InFloat:
+    found: dict[str, list[str]] = {}
+    for node in graph.graph.nodes:
+        name = _operator(node) if _computes(node) and not _is_int8(graph, node, pairs) else ""
+        if name and node not in pairs:
+            found.setdefault(name, []).append(next(iter(module_names(node)), ""))
+    return {name: tuple(places) for name, places in sorted(found.items(), key=lambda item: -len(item[1]))}
+
+
+def _computes(node: Node) -> bool:
+    """Whether it computes numbers from an image; stored values alone become stored values."""
+    value = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and node.target not in NO_ARITHMETIC
+        and any(source.op != "get_attr" for source in node.all_input_nodes)
+        and (value is None or (isinstance(value, Tensor) and value.is_floating_point()))
+    )
+
+
+def _is_int8(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
+    operands = [each for each in node.args if isinstance(each, Node)]
+    if node.target in RELU:  # in float as that operator, and not told apart from it
+        return operands[0] not in pairs
+    if node.target in WEIGHTED:
+        known = (node.target in INT8 or is_subpixel(graph, node)) and all(each in pairs for each in operands[:2])
+    else:
+        known = node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
+    return known and all(user in pairs or (user.target in RELU and set(user.users) <= pairs) for user in node.users)
+
+
+def _is_stored(pair: Node) -> bool:
+    """Whether it stands for values of the file, whose codes are signed, where those of images are not."""
+    return pair.all_input_nodes[0].op == "get_attr"
+
+
+def _operator(node: Node) -> str:
+    """aten.silu_.default -> silu; the two of a batch norm that is on its own are told as one."""
+    told = node.meta.get(IN_FLOAT)
+    return told if isinstance(told, str) else str(node.target).split(".")[1].rstrip("_")
+
+
+def tell(found: InFloat) -> None:
+    """Say it in the log of the run."""
+    logger.info(told(found))
+
+
+def told(found: InFloat) -> str:
+    """One line: how many of each, and the largest modules that they are part of."""
+    if not found:
+        return "in float: nothing"
+    return "in float: " + ", ".join(_one_told(name, places) for name, places in found.items())
+
+
+def _one_told(name: str, places: tuple[str, ...]) -> str:
+    modules = [module for module, _ in Counter(places).most_common() if module]
+    listed = ", ".join(modules[:NAMED]) + (", ..." if len(modules) > NAMED else "")
+    return f"{len(places)} {name}{f' ({listed})' if listed else ''}"
+
+
+def counts(found: InFloat) -> dict[str, int]:
+    """Operator -> how many, as files say it."""
+    return {name: len(places) for name, places in found.items()}
