@@ -77,6 +77,19 @@ def test_int8_is_the_same_in_every_bit(shuffle, form, per_channel):
     assert {*dict(rewritten.named_buffers()), *dict(rewritten.named_parameters())} == read  # or a file holds both forms
 
 
+def test_a_relu_stands_behind_its_convolution_and_not_behind_the_shuffle():
+    """Where ONNX Runtime takes it as a part of the int8 convolution; elsewhere it would compute both in float."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.ConvTranspose2d(3, 5, 2, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1)).eval()
+    images = [torch.randn(2, 3, 6, 8) for _ in range(3)]
+    int8 = quantize_after_training(network, (3, 6, 8), QuantizationSettings(), images)
+    rewritten = copy.deepcopy(int8)
+    assert use_subpixel_convolutions(rewritten, shuffle_rows) == 1
+    assert torch.equal(int8(images[0]), rewritten(images[0]))
+    (relu,) = [node for node in rewritten.graph.nodes if node.target == aten.relu.default]
+    assert relu.args[0].target == aten.conv2d.default
+
+
 @torch.no_grad()
 def test_a_fused_network_has_convolutions_alone_and_its_transposes_before_them():
     """A transpose in front of a sum or an activation would be a pass over the whole tensor in ONNX Runtime."""
