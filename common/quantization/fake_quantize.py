@@ -94,14 +94,6 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         smallest, largest = observer.min_val.clamp(max=-end), observer.max_val.clamp(min=end)
         self._kernel(torch.zeros_like(smallest).unsqueeze(-1), smallest, largest, observe=False)
 
-    @torch.no_grad()
-    def set_range(self, smallest: Tensor, largest: Tensor) -> None:
-        """Take a range that was found elsewhere, and the scale that follows from it."""
-        observer = self.activation_post_process
-        for place, value in ((observer.min_val, smallest), (observer.max_val, largest)):
-            place.resize_(value.shape).copy_(value)  # ranges by channel get their size with the first image
-        self.compute_scale()
-
     def _has_range(self) -> bool:
         """Whether an observer has seen a tensor; on a GPU, where a look at its range would wait, only by its size."""
         smallest = self.activation_post_process.min_val

@@ -24,7 +24,6 @@ from common.quantization.batch_norm import (
 )
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
-from common.quantization.histograms import ranges_from_histograms
 from common.quantization.observing import images_at_once, observe
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import unshare_weights, without_random_factors
@@ -143,17 +142,16 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
 
-    Of a graph that is prepared for training the ranges of all activations are found anew, from histograms. A batch that
-    does not fit into memory at a time is computed in parts.
+    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch. A
+    batch that does not fit into memory at a time is computed in parts (`observe`).
     """
     at_once = None
-    with ranges_from_histograms(prepared):
-        for images in batches:
-            if at_once is None:
-                set_evaluation_mode(prepared)
-                at_once = images_at_once(prepared, images)
-                set_mode(prepared, dropout=False, batch_norm=False, observers=True)
-            observe(prepared, images, at_once)
+    for images in batches:
+        if at_once is None:
+            set_evaluation_mode(prepared)
+            at_once = images_at_once(prepared, images)
+            set_mode(prepared, dropout=False, batch_norm=False, observers=True)
+        observe(prepared, images, at_once)
     set_evaluation_mode(prepared)
 
 

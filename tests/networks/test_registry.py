@@ -197,7 +197,7 @@ WRONG = {
     "another name": ("OTHER = Network(build=Net, input_shape=(3, 8, 12))", NO_NETWORK + "; it has OTHER$"),
     "a number": ("NET = 5", "a int, " + NO_NETWORK),
     "a built network": ("NET = nn.Conv2d(3, 5, 1)", "a network that is built already; name its class, or a function"),
-    "an error at its import": ("x = 1 / 0", r"importing its module fails: ZeroDivisionError: .*\(.*/{name}\.py:\d+\)$"),
+    "an error at its import": ("x = 1 / 0", r"import.*: ZeroDivisionError: .*\(.*/{name}\.py:\d+: x = 1 / 0\)$"),
     "an error of several lines": ("raise ValueError('one\\ntwo')", "importing its module fails: ValueError: one "),
     "a syntax error": ("def f(:", "importing its module fails: SyntaxError: "),
     "a module that leaves": ("import sys\nsys.exit('usage: x')", "importing its module fails: SystemExit: usage"),
