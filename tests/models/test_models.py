@@ -78,7 +78,8 @@ def golden_parts(output, described, expected, key):
     step = int(described["slice"].rsplit(":", 1)[1].rstrip("]"))
     parts = [(output[..., ::step] if output.dim() == 3 else output[..., ::step, ::step], expected[f"{key}_slice"])]
     if "crops" in described:
-        parts.append((output[:, :, -24:, -24:], expected[f"{key}_crop_br"]))
+        crop = expected[f"{key}_crop_br"]
+        parts.append((output[..., -crop.shape[-2] :, -crop.shape[-1] :], crop))
     return parts
 
 
