@@ -33,7 +33,8 @@ from common.cli.main import resolve_device, run, seed_everything
 from common.cli.qat_images import images_alone, labelled_images, samples_with_masks
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
-from common.data.datasets import Example, SampleDataset, evenly_spaced
+from common.data.datasets import evenly_spaced
+from common.data.loading import Example, SampleDataset
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.export.conversion import ExportOptions

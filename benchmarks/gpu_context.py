@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from benchmarks.parts import Record
-from common.data.datasets import Example, find_samples
+from common.data.datasets import find_samples
+from common.data.loading import Example
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Description, published_state, save_checkpoint

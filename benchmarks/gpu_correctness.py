@@ -34,7 +34,7 @@ from benchmarks.gpu_context import (
     scenes,
 )
 from common.data.classes import classes_of
-from common.data.datasets import AugmentedDataset, Example
+from common.data.loading import AugmentedDataset, Example
 from common.networks.checkpoints import read_checkpoint
 from common.quantization.checkpoints import load_qat
 from common.quantization.fake_quantize import FakeQuantize

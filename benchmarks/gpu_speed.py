@@ -24,7 +24,7 @@ from benchmarks.gpu_context import (
     scenes,
 )
 from benchmarks.qat_step import FP32, PHASES, make_steps, operator_rows
-from common.data.datasets import AugmentedDataset
+from common.data.loading import AugmentedDataset
 from common.data.pairs import Sample
 from common.quantization.pt2e import set_evaluation_mode, set_mode
 from common.runtimes.predictors import TorchPredictor

@@ -17,9 +17,10 @@ from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import non_negative_float, non_negative_int, positive_int
 from common.data.cache import load_cached
-from common.data.datasets import Example, SampleDataset, find_spec, load_sample
+from common.data.datasets import find_spec
 from common.data.decoding import read_mask, read_rgb
 from common.data.labels import CLASS_WEIGHT_OFFSET, class_weights, palette_labels
+from common.data.loading import Example, SampleDataset, load_sample
 from common.data.pairs import Sample, find_pairs
 from common.data.transforms import ImageFormat, resize_image, resize_mask
 from common.report.text import table

@@ -10,8 +10,9 @@ from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import non_negative_int
 from common.data.classes import classes_of
-from common.data.datasets import SampleSource, find_samples, load_sample
+from common.data.datasets import SampleSource, find_samples
 from common.data.drawing import strip
+from common.data.loading import load_sample
 from common.data.transforms import ImageFormat
 from common.networks.registry import find_network
 from common.runtimes.candidates import OpenOptions, open_candidates

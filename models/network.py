@@ -85,6 +85,10 @@ class Network:
             return "classes" if shape[1] > 1 else "logits"
         return {"lanes": "logits", "steering": "classes"}.get(self.task, "values")
 
+    def kinds_of(self, shapes: Sequence[Sequence[int]]) -> list[str]:
+        """The kinds of all outputs, in their order, which have these shapes."""
+        return [self.kind_of(name, shape) for name, shape in zip(self.outputs or (), shapes, strict=True)]
+
     def _check_normalisation(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std: give both, or None for both where the input is no image")

@@ -17,9 +17,9 @@ from torch import nn
 
 from common.benchmark.baseline import read_baseline
 from common.benchmark.results import SCHEMA
-from common.data.datasets import load_ids
 from common.data.decoding import read_rgb
 from common.data.image_header import read_header
+from common.data.loading import load_ids
 from common.data.pairs import Sample
 from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.checkpoints import Description, read_checkpoint

@@ -16,8 +16,9 @@ from torch import Tensor
 from common.benchmark.memory import ModelMemory, peak_memory
 from common.benchmark.settings import BenchmarkSettings
 from common.data.classes import Classes, classes_of
-from common.data.datasets import Sample, evenly_spaced, load_ids, load_image
+from common.data.datasets import Sample, evenly_spaced
 from common.data.decoding import read_bytes
+from common.data.loading import load_ids, load_image
 from common.data.transforms import ImageFormat, resize_mask
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor, require_class_map

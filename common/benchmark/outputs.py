@@ -131,7 +131,7 @@ def _named(network: Network, found: Mapping[str, list[Tensor]]) -> dict[str, str
                 f"{label}: outputs {own}, {reference} gives {shapes[reference]}, the network {', '.join(names)}; "
                 "models of one network are compared"
             )
-    return {name: network.kind_of(name, shape) for name, shape in zip(names, shapes[reference], strict=True)}
+    return dict(zip(names, network.kinds_of(shapes[reference]), strict=True))
 
 
 def _time(

@@ -67,11 +67,7 @@ def benchmark(
     measurement = _measured(candidates, samples, network, settings)
     notes = [*notes, *report_bad(bad)]
     document = results_document(title, measurement, settings, notes, sensitivity, asked or CommandLine())
-    document["skipped"] = as_records(bad)
-    if gate:
-        document["settings"] |= plain(flat(gate.settings))
-        document |= gate.check(document, settings.seed)
-    return document, measurement
+    return _checked(document, bad, gate, settings), measurement
 
 
 def benchmark_outputs(
@@ -99,11 +95,16 @@ def benchmark_outputs(
     drawn = [index for index, shot in enumerate(shots) if shot in set(spread(shots, pictures or 1))] if pictures else []
     measurement = measure_outputs(candidates, shots, inputs, network, settings, drawn)
     document = agreement_document(title, measurement, settings, [*notes, *report_bad(bad)], asked)
+    return _checked(document, bad, gate, settings), measurement
+
+
+def _checked(document: Document, bad: Sequence[BadSample], gate: Gate | None, settings: BenchmarkSettings) -> Document:
+    """The document with what was left out, and with what the gate says."""
     document["skipped"] = as_records(bad)
     if gate:
         document["settings"] |= plain(flat(gate.settings))
         document |= gate.check(document, settings.seed)
-    return document, measurement
+    return document
 
 
 def _tell(candidates: Mapping[str, Candidate]) -> None:

@@ -14,7 +14,7 @@ from torch.fx.node import Target
 
 from common.benchmark.sensitivity import WORST_LAYERS, BlockGain, LayerError, Sensitivity
 from common.data.classes import Classes
-from common.data.datasets import Example
+from common.data.loading import Example
 from common.quantization.simulation import (
     QuantizedLayer,
     Simulation,
@@ -24,7 +24,7 @@ from common.quantization.simulation import (
     of_layer,
     quantized_layers,
 )
-from common.runtimes.parity import decibels
+from common.runtimes.agreement import sqnr_db
 from common.scoring.metrics import IoUMeter
 from common.system.progress import progress
 
@@ -46,7 +46,7 @@ class _Powers:
 
     @property
     def sqnr_db(self) -> float | None:
-        return decibels(self.signal, self.noise) if self.signal and self.noise else None
+        return sqnr_db(self.signal, self.noise) if self.signal and self.noise else None
 
 
 class _Exact(Simulation):

@@ -139,10 +139,9 @@ def run_benchmark(
         title, candidates, samples, network, settings, gate, notes=notes, bad=bad, sensitivity=sensitivity, asked=asked
     )
     pictures = write_report(folder, document, measurement, args.visualizations_per_dataset, save_outputs)
-    _print_tables(document)
-    count = f", {len(pictures)} pictures" if pictures else ""
-    tables = "models.csv, datasets.csv, images.csv" + ", blocks.csv and layers.csv" * bool(sensitivity)
-    print(f"wrote {folder / 'report.html'}, report.md, results.json, {tables}{count}")
+    _print_tables(document, accuracy_table(document))
+    tables = ["models.csv", "datasets.csv", "images.csv", *["blocks.csv", "layers.csv"] * bool(sensitivity)]
+    _print_files(folder, tables, len(pictures))
     return document
 
 
@@ -176,25 +175,27 @@ def run_output_benchmark(
         asked=asked,
     )
     pictures = write_output_report(folder, document, measurement, save_outputs)
-    print(agreement_table(document), summary_table(document), sep="\n\n")
-    for difference in document["differences"].values():
-        print(difference["verdict"])
-    print(*(note for note in document["notes"] if "nearly constant" in note), sep="\n", end="")
-    if tables := gate_tables(document):
-        print(tables)
-    count = f", {len(pictures)} pictures" if pictures else ""
-    print(f"wrote {folder / 'report.html'}, report.md, results.json, models.csv, images.csv{count}")
+    _print_tables(document, agreement_table(document))
+    _print_files(folder, ["models.csv", "images.csv"], len(pictures))
     return document
 
 
-def _print_tables(document: Document) -> None:
-    print(accuracy_table(document), summary_table(document), sep="\n\n")
+def _print_tables(document: Document, accuracy: str) -> None:
+    print(accuracy, summary_table(document), sep="\n\n")
     for difference in document["differences"].values():
         print(difference["verdict"])
+    for note in document["notes"]:
+        if "nearly constant" in note:
+            print(note)
     if "sensitivity" in document:
         print("", sensitivity_tables(document), sep="\n")
     if tables := gate_tables(document):
         print(tables)
+
+
+def _print_files(folder: Path, tables: Sequence[str], pictures: int) -> None:
+    count = [f"{pictures} pictures"] if pictures else []
+    print(f"wrote {', '.join([str(folder / 'report.html'), 'report.md', 'results.json', *tables, *count])}")
 
 
 def leave_by_gate(document: Document) -> None:

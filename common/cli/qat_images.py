@@ -15,7 +15,8 @@ from common.benchmark.results import Document
 from common.cli.benchmark import run_benchmark, run_output_benchmark
 from common.cli.flags import sample_source, shots_of
 from common.data.bad_samples import usable_samples
-from common.data.datasets import SampleDataset, evenly_spaced, spread
+from common.data.datasets import evenly_spaced, spread
+from common.data.loading import SampleDataset
 from common.data.pairs import BadSample, Sample
 from common.data.shots import ShotDataset, split_shots
 from common.data.transforms import ImageFormat

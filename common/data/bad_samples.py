@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.datasets import SampleSource, find_samples, load_ids, load_image, worker_init
+from common.data.datasets import SampleSource, find_samples
 from common.data.decoding import read_rgb
+from common.data.loading import load_ids, load_image, worker_init
 from common.data.pairs import BadSample, Sample
 from common.data.shots import Shot
 from common.system.distributed import gathered, rank, world_size

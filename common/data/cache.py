@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Loaded, Loader, Sample, find_spec, load_sample
+from common.data.datasets import Sample, find_spec
+from common.data.loading import Loaded, Loader, load_sample
 from common.data.shots import Shot, ShotFormat, ShotLoader
 from common.system.distributed import is_writer
 from common.system.files import atomic_path, remove_leftovers, require_ordinary, short_stem

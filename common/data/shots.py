@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.datasets import JPEG_SUFFIXES, derived_seed
 from common.data.decoding import read_bytes, read_rgb
 from common.data.image_header import read_header
+from common.data.loading import JPEG_SUFFIXES, derived_seed
 from common.data.pairs import IMAGE_SUFFIXES, MASKS
 from common.data.transforms import ImageFormat, augment_images, augmentation, resize_image
 

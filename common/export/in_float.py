@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.int8_graph import GATES, MOVES
-from common.export.subpixel import RELU, is_subpixel
+from common.export.subpixel import is_subpixel
 from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import IN_FLOAT
-from common.quantization.graphs import WEIGHTED
+from common.quantization.graphs import RELU, TRANSPOSED, WEIGHTED, with_relu
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 from common.quantization.quantizer import module_names
 from common.quantization.simulation import fake_quantizations
@@ -21,7 +21,6 @@ from common.quantization.simulation import fake_quantizations
 logger = logging.getLogger(__name__)
 
 aten = torch.ops.aten
-TRANSPOSED = aten.conv_transpose2d.input
 # what ONNX Runtime computes on codes between a dequantize and a quantize
 INT8 = {
     *WEIGHTED - {TRANSPOSED},
@@ -80,13 +79,13 @@ def _computes(node: Node) -> bool:
 
 def _is_int8(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
     operands = [each for each in node.args if isinstance(each, Node)]
-    if node.target in RELU:  # in float as that operator, and not told apart from it
+    if node.target in RELU:  # in int8 the first code of the operator before it; in float not told apart from it
         return operands[0] not in pairs
     if node.target in WEIGHTED:
         known = (node.target in INT8 or is_subpixel(graph, node)) and all(each in pairs for each in operands[:2])
     else:
         known = node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
-    return known and all(user in pairs or (user.target in RELU and set(user.users) <= pairs) for user in node.users)
+    return known and set(with_relu(node).users) <= pairs
 
 
 def _is_stored(pair: Node) -> bool:
@@ -102,10 +101,10 @@ def _operator(node: Node) -> str:
 
 def tell(found: InFloat) -> None:
     """Say it in the log of the run."""
-    logger.info(told(found))
+    logger.info(summary(found))
 
 
-def told(found: InFloat) -> str:
+def summary(found: InFloat) -> str:
     """One line: how many of each, and the largest modules that they are part of."""
     if not found:
         return "in float: nothing"

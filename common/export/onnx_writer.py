@@ -16,7 +16,7 @@ from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
 from common.system.files import atomic_path
-from common.system.user_code import told
+from common.system.user_code import one_line
 from models import Network
 
 OPSET = 20  # the first with Gelu as one node
@@ -85,7 +85,7 @@ def export_onnx(
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        raise ValueError(f"the network cannot be written as ONNX: {told(error)}; {REWRITE}") from error
+        raise ValueError(f"the network cannot be written as ONNX: {one_line(error)}; {REWRITE}") from error
     assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto

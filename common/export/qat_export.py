@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from common.export.in_float import counts, in_float, told
+from common.export.in_float import counts, in_float, summary
 from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
 from common.export.onnx_writer import export_onnx, input_names_of
 from common.export.pte_writer import export_pte
@@ -67,7 +67,7 @@ def export_int8(
     metadata, names = as_metadata(described | {"in_float": counts(floats)}), input_names_of(network)
     agreements = export_onnx(unsigned, path, input_shape, outputs, metadata, check, threads, input_names=names)
     candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
-    notes = [told(floats), *_notes("ONNX Runtime", outputs, agreements, len(compared))]
+    notes = [summary(floats), *_notes("ONNX Runtime", outputs, agreements, len(compared))]
     if pte:
         path = folder / PTE_FILE.format(file_stem(name))
         logger.info("exporting %s", path)
@@ -92,9 +92,7 @@ def _check_against(int8: GraphModule, network: Network, compared: Sequence[Tenso
     reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
 
     def check(candidate: Predictor) -> list[Agreement]:
-        shapes = [output.shape for output in reference.outputs(compared[0])]
-        kinds = [network.kind_of(name, shape) for name, shape in zip(network.outputs or (), shapes, strict=True)]
-        agreements = compare(reference, candidate, compared, kinds)
+        agreements = compare(reference, candidate, compared, network.kinds_of)
         require_equal_pixels(agreements, min_equal_pixels)
         return agreements
 

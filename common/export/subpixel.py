@@ -14,12 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from common.quantization.graphs import drop_unused_values, export_graph, finish, store_beside, stored
+from common.quantization.graphs import (
+    TRANSPOSED,
+    drop_unused_values,
+    export_graph,
+    finish,
+    store_beside,
+    stored,
+    with_relu,
+)
 from common.quantization.nodes import input_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
-RELU = {aten.relu.default, aten.relu_.default}  # part of the operator before it: the first code is 0
 PADDINGS = {2: 0, 4: 1}  # of the transposed convolutions that are rewritten, by the size of their kernels
 POINTWISE = {aten.add.Tensor, aten.gelu.default}  # what stands between a shuffle and the next convolution
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -75,7 +82,7 @@ def use_subpixel_convolutions(graph: GraphModule, shuffle: Shuffle) -> int:
     """
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target == aten.conv_transpose2d.input and is_subpixel(graph, node):
+        if node.target == TRANSPOSED and is_subpixel(graph, node):
             _rewrite(graph, node, shuffle)
             changed += 1
     finish(graph)
@@ -102,7 +109,7 @@ def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
     kernel = stored(graph, _weight_source(node))
     padding = PADDINGS[kernel.shape[2]]
     channels, height, width = node.meta["val"].shape[1:]
-    last = _last_of_operator(node)
+    last = with_relu(node)
     quantized = next(iter(last.users))
     pair = quantized.args[1:] if quantized.target == QUANTIZE and len(last.users) == 1 else None
     with graph.graph.inserting_before(node):
@@ -122,12 +129,6 @@ def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
     last.replace_all_uses_with(pixels)
     for each in dict.fromkeys((last, node)):
         graph.graph.erase_node(each)
-
-
-def _last_of_operator(node: Node) -> Node:
-    """A convolution, or the ReLU behind it, which runtimes compute with it."""
-    user = next(iter(node.users))
-    return user if len(node.users) == 1 and user.target in RELU else node
 
 
 def _through_codes(graph: Graph, node: Node, pair: tuple) -> Node:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import models
 from common.data.classes import distinct_colours
-from common.system.user_code import told
+from common.system.user_code import one_line
 from models import Network
 
 OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
@@ -71,7 +71,7 @@ def _imported(module_name: str, name: str) -> ModuleType:
             ) from error
         raise ValueError(f"{name}: its module needs {error.name!r}, which is not installed") from error
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
-        raise ValueError(f"{name}: importing its module fails: {told(error)}") from error
+        raise ValueError(f"{name}: importing its module fails: {one_line(error)}") from error
     if module_name.split(".")[0] == "models":
         raise ValueError(f"{name}: `models` is a package of this toolkit; give your module another name")
     return module
@@ -98,7 +98,7 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
         if ":" not in name:
             raise
-        raise ValueError(f"{name}: building it fails: {told(error)}") from error
+        raise ValueError(f"{name}: building it fails: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name}: builds a {type(model).__name__}, wanted an nn.Module")
     model.register_forward_hook(_plain_outputs)
@@ -155,7 +155,7 @@ def _resolved(name: str, network: Network) -> Network:
         try:
             outputs = model(image)
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-            raise ValueError(f"{name}: fails on an image {tuple(image.shape)}: {told(error)}") from error
+            raise ValueError(f"{name}: fails on an image {tuple(image.shape)}: {one_line(error)}") from error
     shapes = [tuple(output.shape) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
     named = network.outputs
     if named is None:

@@ -1,10 +1,8 @@
 """Batch norm of a graph that was prepared for QAT: its own attributes, and what becomes of it in INT8."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from common.quantization.folding import (
@@ -117,10 +115,6 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
     Returns how many were folded, and how many became multiply-adds.
     """
     folded, alone = 0, 0
-    weights: Counter[str] = Counter()
-    for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
-        if pattern := _trained_pattern(norm):
-            _take_apart(prepared, norm, pattern, weights)
     for norm in [node for node in prepared.graph.nodes if node.target == BATCH_NORM]:
         if pattern := _trained_pattern(norm):
             _fold(prepared, norm, pattern)
@@ -135,39 +129,20 @@ def fold_batch_norm(prepared: GraphModule) -> tuple[int, int]:
     return folded, alone
 
 
-def _take_apart(prepared: GraphModule, norm: Node, pattern: _TrainedPattern, taken: Counter[str]) -> None:
-    """Give a convolution that shares its weights, in a module that is called twice, some of its own, and its batch norm
-    a bias: each is scaled in place."""
-    weight, reshaped, beta = input_of(pattern.scaled), input_of(pattern.scaled, 1), input_of(norm, 2)
-    number = taken[name_of(weight)]
-    taken[name_of(weight)] += 1
-    if not number:
-        return
-    with prepared.graph.inserting_after(weight):
-        own_weight = store_beside(prepared, weight, stored(prepared, weight).detach().clone(), f"_use_{number}")
-    pattern.scaled.args = (own_weight, reshaped)
-    with prepared.graph.inserting_after(beta):
-        own_beta = store_beside(prepared, beta, stored(prepared, beta).detach().clone(), f"_use_{number}")
-    norm.update_arg(2, own_beta)
-
-
 def _fold(prepared: GraphModule, norm: Node, pattern: _TrainedPattern) -> None:
-    gamma, beta, mean, variance = (input_of(norm, place) for place in range(1, VARIANCE + 1))
+    """Give the convolution weights and a bias of its own, which a module that is called twice has for each call."""
+    gamma, beta, mean, variance = (stored(prepared, input_of(norm, place)) for place in range(1, VARIANCE + 1))
     weight, reshaped = input_of(pattern.scaled), input_of(pattern.scaled, 1)
-    scale = stored(prepared, gamma) / (stored(prepared, variance) + setting_of(norm, EPS)).sqrt()
-    stored(prepared, weight).mul_(scale.reshape(setting_of(reshaped, 1)))
-    if pattern.quantized:
-        pattern.quantized.args = (weight,)
-    else:
-        pattern.convolution.update_arg(1, weight)
+    scale = gamma / (variance + setting_of(norm, EPS)).sqrt()
     bias = stored(prepared, pattern.bias) if pattern.bias else 0.0
-    shift = (bias - stored(prepared, mean)) * scale + stored(prepared, beta)
-    pattern.convolution.update_arg(2, _parameter(prepared, beta, shift))
+    with prepared.graph.inserting_after(weight):
+        scaled = store_beside(
+            prepared, weight, stored(prepared, weight) * scale.reshape(setting_of(reshaped, 1)), "_folded"
+        )
+        shift = store_beside(prepared, weight, (bias - mean) * scale + beta, "_folded_bias")
+    if pattern.quantized:
+        pattern.quantized.args = (scaled,)
+    else:
+        pattern.convolution.update_arg(1, scaled)
+    pattern.convolution.update_arg(2, shift)
     norm.replace_all_uses_with(pattern.convolution)
-
-
-def _parameter(graph: GraphModule, beta: Node, value: Tensor) -> Node:
-    """A node for the convolution's bias, which takes the place of batch norm's."""
-    owner, _, name = name_of(beta).rpartition(".")
-    setattr(graph.get_submodule(owner), name, nn.Parameter(value))
-    return beta

@@ -1,7 +1,5 @@
 """Batch norm in an exported float graph, in evaluation: part of the convolution before it, or a multiply-add."""
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -33,16 +31,15 @@ IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized; what it i
 def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
     """Take every batch norm out of a float graph in evaluation mode, in place; the outputs stay the same.
 
-    Behind a convolution of its own it becomes part of its weights. Elsewhere, behind a sum, a concatenation or first of
-    all, it becomes x * scale + shift for each channel, which stays in float: in one scale for all channels its factors,
-    which differ by orders, would have few codes.
+    Behind a convolution of its own it becomes part of its weights, which a module that is called twice then has for
+    each call. Elsewhere, behind a sum, a concatenation or first of all, it becomes x * scale + shift for each channel,
+    which stays in float: in one scale for all channels its factors, which differ by orders, would have few codes.
 
     Returns how many were folded, and how many became multiply-adds.
     """
-    uses = Counter(node.target for node in graph.graph.nodes if node.op == "get_attr" for _ in node.users)
     folded, alone = 0, 0
     for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
-        if _own_convolution(graph, norm, uses):
+        if _has_own_convolution(norm):
             _fold(graph, norm)
             folded += 1
         else:
@@ -53,15 +50,12 @@ def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
     return folded, alone
 
 
-def _own_convolution(graph: GraphModule, norm: Node, uses: Counter) -> bool:
-    """Whether the input is a convolution's that nothing else takes, with weights that no other one has."""
+def _has_own_convolution(norm: Node) -> bool:
+    """Whether the input is a convolution's that nothing else takes."""
     source = input_of(norm)
-    if source.target not in CONVOLUTIONS or len(source.users) != 1:
+    if source.target not in CONVOLUTIONS or len(source.users) != 1 or is_grouped_transposed(source):
         return False
-    weight = source.args[1]
-    if is_grouped_transposed(source):
-        return False
-    return isinstance(weight, Node) and weight.op == "get_attr" and uses[weight.target] == 1
+    return input_of(source, 1).op == "get_attr"
 
 
 def is_grouped_transposed(node: Node) -> bool:

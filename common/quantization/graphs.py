@@ -1,5 +1,6 @@
 """Exported graphs: how they are made, and what every rewrite of one needs."""
 
+from itertools import count
 from operator import attrgetter
 
 import torch
@@ -9,11 +10,13 @@ from torch.fx import GraphModule, Node
 from common.quantization.nodes import name_of
 from common.quantization.rewrites import REWRITE, settle_writes, use_plain_padding
 from common.system.failures import is_out_of_memory
-from common.system.user_code import told
+from common.system.user_code import one_line
 
 aten = torch.ops.aten
+TRANSPOSED = aten.conv_transpose2d.input
 # operators with weights: (input, weight, bias, ...)
-WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, aten.conv_transpose2d.input}
+WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, TRANSPOSED}
+RELU = {aten.relu.default, aten.relu_.default}
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 
 
@@ -31,7 +34,7 @@ def export_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphMo
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"torch.export cannot follow the network: {told(error)}; {REWRITE}") from error
+        raise ValueError(f"torch.export cannot follow the network: {one_line(error)}; {REWRITE}") from error
     settle_writes(graph)
     use_plain_padding(graph)
     graph.training = model.training  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
@@ -54,6 +57,12 @@ def separate_uses(graph: GraphModule) -> None:
     graph.recompile()
 
 
+def with_relu(node: Node) -> Node:
+    """The ReLU that is all that takes a node, or the node itself: where a runtime rounds to codes."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in RELU else node
+
+
 def stored(graph: GraphModule, node: Node) -> Tensor:
     """The parameter or buffer that a get_attr node stands for."""
     values = attrgetter(name_of(node))(graph)
@@ -62,8 +71,14 @@ def stored(graph: GraphModule, node: Node) -> Tensor:
 
 
 def store_beside(graph: GraphModule, source: Node, values: Tensor, ending: str) -> Node:
-    """A get_attr of `values`, named after what the get_attr `source` stands for; to be placed by the caller."""
-    name = name_of(source).replace(".", "_") + ending
+    """A get_attr of `values`, named after what the get_attr `source` stands for; to be placed by the caller.
+
+    A module that is called twice gives its name to two: the second is numbered.
+    """
+    first = name_of(source).replace(".", "_") + ending
+    name = next(
+        each for number in count(1) if not hasattr(graph, each := first if number == 1 else f"{first}_{number}")
+    )
     graph.register_buffer(name, values)
     node = graph.graph.get_attr(name)
     if "val" in source.meta:  # a shape without numbers, by which quantizers decide

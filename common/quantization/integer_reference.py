@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.quantization.graphs import WEIGHTED, finish, stored
+from common.quantization.graphs import WEIGHTED, finish, stored, with_relu
 from common.quantization.nodes import input_of, is_output_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
@@ -49,13 +49,13 @@ def _has_integer_form(node: Node) -> bool:
         node.target in INTEGER_FORMS
         and not (node.target == aten.adaptive_avg_pool2d.default and list(setting_of(node, 1)) != [1, 1])
         and all(is_output_of(source, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for source in _sources(node))
-        and [user.target for user in node.users] == [QUANTIZE]
+        and [user.target for user in with_relu(node).users] == [QUANTIZE]
     )
 
 
 def _require_known_codes(graph: GraphModule, node: Node) -> None:
     """The forms below give unsigned codes, and take the code 0 of a weight for 0."""
-    (quantized,) = node.users
+    (quantized,) = with_relu(node).users
     if quantized.args[5] != torch.uint8:
         raise ValueError(f"{node.name}: its output is {quantized.args[5]}, wanted torch.uint8")
     if node.target in WEIGHTED:
@@ -65,15 +65,18 @@ def _require_known_codes(graph: GraphModule, node: Node) -> None:
 
 
 def _compute_in_integers(node: Node) -> None:
-    (quantized,), sources = node.users, _sources(node)
+    last, sources = with_relu(node), _sources(node)
+    (quantized,) = last.users
     codes = [input_of(source) for source in sources]
     settings = [source.args[1:3] for source in (*sources, quantized)]
     rest = node.args[len(sources) :]
     with node.graph.inserting_before(quantized):
         integer = node.graph.call_function(INTEGER_FORMS[node.target], (*codes, *settings, *rest))
+        if last is not node:  # a ReLU, on codes
+            integer = node.graph.call_function(aten.clamp.default, (integer, setting_of(quantized, 2)))
     quantized.replace_all_uses_with(integer)
-    node.graph.erase_node(quantized)
-    node.graph.erase_node(node)  # by name: an addition in place counts as used
+    for each in dict.fromkeys((quantized, last, node)):  # by name: an addition in place counts as used
+        node.graph.erase_node(each)
 
 
 def max_pool(x: Tensor, *rest: Any) -> Tensor:

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from common.quantization.fake_quantize import FakeQuantize
-from common.system.memory import PeakMemory, free_memory
+from common.system.memory import RESERVE, PeakMemory, free_memory
 
 logger = logging.getLogger(__name__)
-
-RESERVE = 0.15  # of the free memory, for what varies
 
 
 @torch.no_grad()
@@ -68,6 +66,12 @@ def _range(observer: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _set_range(observer: nn.Module, low: Tensor, high: Tensor) -> None:
     for name, value in (("min_val", low), ("max_val", high)):
-        observer.get_buffer(name).resize_(value.shape).copy_(
-            value
-        )  # ranges by channel get their size with the first image
+        place = observer.get_buffer(name)
+        resize_as(place, value)
+        place.copy_(value)
+
+
+def resize_as(place: Tensor, value: Tensor) -> None:
+    """Let a buffer take a value of another size: ranges by channel get theirs with the first image."""
+    if place.shape != value.shape:
+        place.resize_(value.shape)

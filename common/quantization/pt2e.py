@@ -23,10 +23,10 @@ from common.quantization.batch_norm import (
     set_apart,
 )
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
-from common.quantization.graphs import export_graph
+from common.quantization.graphs import drop_unused_values, export_graph
 from common.quantization.observing import images_at_once, observe
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
-from common.quantization.rewrites import unshare_weights, without_random_factors
+from common.quantization.rewrites import without_random_factors
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -82,7 +82,6 @@ def prepare_qat(
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
     graph = export_graph(model, (channels, *input_hw))
     without_random_factors(graph)
-    unshare_weights(graph)
     attributes = batch_norm_attributes(graph)
     set_apart(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
@@ -103,7 +102,6 @@ def quantize_after_training(
         fuse_upsampling(model)
     quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
     graph = export_graph(model, input_shape)
-    unshare_weights(graph)
     fold_exported_batch_norm(graph)
     prepared = prepare_pt2e(graph, quantizer)
     calibrate(prepared, batches)
@@ -170,6 +168,7 @@ def convert(prepared: GraphModule) -> GraphModule:
     set_evaluation_mode(prepared)
     fold_batch_norm(prepared)
     int8 = convert_pt2e(prepared)
+    drop_unused_values(int8)
     int8.training = False  # see export_graph
     return int8
 

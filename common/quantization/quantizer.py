@@ -23,6 +23,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from common.quantization.folding import BATCH_NORM, IN_FLOAT, is_grouped_transposed
+from common.quantization.graphs import TRANSPOSED
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
@@ -30,7 +31,6 @@ SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.defau
 POOL = aten.adaptive_avg_pool2d.default
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
 MEANS = {POOL, aten.mean.dim}
-CONV_TRANSPOSE = aten.conv_transpose2d.input
 # XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. The
 # former is that of PyTorch's kernel, which trains with no smaller one. A bias of up to 32 fits into 32 bits in the
 # steps of its sum, where input and weights are at their smallest.
@@ -139,7 +139,7 @@ class NetworkQuantizer(XNNPACKQuantizer):
                 node.meta[Q_ANNOTATION_KEY].output_qspec = None
             if node.target in SATURATION:
                 self._saturate(node.args[0], SATURATION[node.target])
-            if node.target == CONV_TRANSPOSE and not self._stays_float(node):
+            if node.target == TRANSPOSED and not self._stays_float(node):
                 self._annotate_transposed(node)
             if node.target == POOL and Q_ANNOTATION_KEY not in node.meta and not self._stays_float(node):
                 # XNNPACKQuantizer looks for it by what PyTorch notes of its source, in which 2.11 differs from 2.14

@@ -1,21 +1,15 @@
-"""Exported graphs of people's networks in the form that all passes know: writing, padding, shared weights, draws."""
+"""Exported graphs of people's networks in the form that all passes know: writing, padding, draws."""
 
 import operator
-from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
 from torch.fx import GraphModule, Node
 
-from common.quantization.nodes import input_of, is_output_of, name_of
+from common.quantization.nodes import input_of, is_output_of
 from common.system.user_code import line_of
 
 aten = torch.ops.aten
-WITH_WEIGHTS = {
-    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default, aten.batch_norm.default),
-    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
-}
 FEATURE_DROPOUT = {
     aten.feature_dropout.default: aten.dropout.default,
     aten.feature_dropout_.default: aten.dropout_.default,
@@ -101,31 +95,6 @@ def _conv_settings(node: Node) -> list[Any]:
     """Bias, stride, padding, dilation and groups, also those that the call leaves to their defaults."""
     given = list(node.args[2:])
     return [*given, *[None, [1, 1], "valid", [1, 1], 1][len(given) :]]
-
-
-def unshare_weights(graph: GraphModule) -> int:
-    """Give every call of a module that is called several times weights of its own, in place; returns how many it made.
-
-    Quantization works on calls: each has an input of its own range, and a batch norm that is folded into its weights.
-    """
-    made = 0
-    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
-        users = [user for user in node.users if user.target in WITH_WEIGHTS and node in user.args[1:]]
-        for call, user in enumerate(users[1:], start=2):
-            owner, _, name = name_of(node).rpartition(".")
-            module, value = graph.get_submodule(owner), attrgetter(name_of(node))(graph)
-            own = f"{name}_call{call}"
-            if isinstance(value, nn.Parameter):
-                setattr(module, own, nn.Parameter(value.detach().clone()))
-            else:
-                module.register_buffer(own, value.clone())
-            with graph.graph.inserting_after(node):
-                copy = graph.graph.get_attr(f"{owner}.{own}" if owner else own)
-            copy.meta = {**node.meta}
-            user.args = (user.args[0], *(copy if each is node else each for each in user.args[1:]))
-            made += 1
-    graph.recompile()
-    return made
 
 
 def without_random_factors(graph: GraphModule) -> int:

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from common.benchmark.measure import Measurement
-from common.data.datasets import load_sample, spread
+from common.data.datasets import spread
 from common.data.drawing import disagreement, overlay, save_prediction
+from common.data.loading import load_sample
 
 SHOWN_WIDTH = 480  # pixels of a picture in the page; files beside it have all of theirs
 JPEG_QUALITY = 82

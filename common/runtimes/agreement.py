@@ -67,7 +67,7 @@ class OutputMeter:
         self.smallest = min(self.smallest, reference.min().item())
         self.largest = max(self.largest, reference.max().item())
         if self.kind != "values":
-            equal = told(expected, self.kind) == told(actual, self.kind)
+            equal = decisions(expected, self.kind) == decisions(actual, self.kind)
             self.equal += equal.sum().item()
             self.places += equal.numel()
 
@@ -85,8 +85,8 @@ class OutputMeter:
         )
 
 
-def told(output: Tensor, kind: str) -> Tensor:
-    """What an output that tells classes apart says: ids of the classes, or what is there."""
+def decisions(output: Tensor, kind: str) -> Tensor:
+    """What an output that tells classes apart decides: ids of the classes, or what is there."""
     return output.argmax(dim=1) if kind == "classes" else output > 0
 
 

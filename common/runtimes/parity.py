@@ -1,6 +1,5 @@
 """Parity: how far two forms of one network are apart on the same inputs, and how far they may be."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,18 +10,25 @@ from common.runtimes.predictors import Predictor
 
 TOLERANCE = 1e-4  # of the output range; float32 sums in another order stay near 1e-6
 
-
 # takes a file as a predictor; ValueError where it does not compute what it should, and then it is not kept
 Check = Callable[[Predictor], Sequence[Agreement]]
 
 
+def maps_tell_classes(shapes: Sequence[Sequence[int]]) -> list[str]:
+    """The kinds of outputs of which the shapes are all that is known: maps of several channels are of classes."""
+    return ["classes" if len(shape) == 4 and shape[1] > 1 else "values" for shape in shapes]
+
+
 def compare(
-    reference: Predictor, candidate: Predictor, batches: Sequence[Tensor], kinds: Sequence[str] = ()
+    reference: Predictor,
+    candidate: Predictor,
+    batches: Sequence[Tensor],
+    kinds_of: Callable[[Sequence[Sequence[int]]], Sequence[str]] = maps_tell_classes,
 ) -> list[Agreement]:
     """Run both on every batch (N, C, H, W); the agreement of each output, in the order of the network's outputs.
 
     Args:
-        kinds: of the outputs, models.network.OUTPUT_KINDS; without them maps of several channels are of classes.
+        kinds_of: the kinds of outputs by their shapes, models.network.OUTPUT_KINDS; as of a `Network`.
 
     Raises:
         ValueError: the outputs differ in number or shape.
@@ -33,19 +39,10 @@ def compare(
         if len(expected) != len(actual):
             shapes = [[tuple(output.shape) for output in outputs] for outputs in (expected, actual)]
             raise ValueError(f"outputs differ in shape: {shapes[0]} and {shapes[1]}")
-        meters = meters or [OutputMeter(kind) for kind in kinds or map(_kind, expected)]
+        meters = meters or [OutputMeter(kind) for kind in kinds_of([output.shape for output in expected])]
         for meter, one, other in zip(meters, expected, actual, strict=True):
             meter.update(one, other)
     return [meter.agreement() for meter in meters]
-
-
-def _kind(output: Tensor) -> str:
-    return "classes" if output.dim() == 4 and output.shape[1] > 1 else "values"
-
-
-def decibels(signal: float, noise: float) -> float:
-    """The ratio of two sums of squares, both above 0."""
-    return 10 * math.log10(signal / noise)
 
 
 def require_agreement(agreements: Sequence[Agreement], tolerance: float = TOLERANCE) -> None:

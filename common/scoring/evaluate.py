@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.classes import Classes
-from common.data.datasets import Example, Loader, Sample, SampleDataset, load_sample, worker_init
+from common.data.datasets import Sample
+from common.data.loading import Example, Loader, SampleDataset, load_sample, worker_init
 from common.data.shots import Shot, ShotDataset
 from common.data.transforms import ImageFormat
 from common.networks.image_inputs import ImageInputs

@@ -15,6 +15,7 @@ if sys.platform == "win32":
 else:
     import resource
 
+RESERVE = 0.15  # of the free memory, not to be planned with: fragmentation, other programs, validation's processes
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 # version of a control group -> its files: its limit, what it holds, and of that the page cache, which gives way

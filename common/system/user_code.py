@@ -19,7 +19,7 @@ LONGEST_LINE = 100
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error of a user's code: its kind, its first line, and the line of the user's file that raised it.
 
     Of an error that was made of another, as exporters do, the first counts.

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.quantization.observing import resize_as
 from common.system.distributed import is_writer, processes_here, smallest
 from common.system.failures import is_out_of_memory
-from common.system.memory import PeakMemory, free_memory
+from common.system.memory import RESERVE, PeakMemory, free_memory
 from common.system.random_state import random_state, set_random_state
 from common.training.task import Batch, LossOf
 
 logger = logging.getLogger(__name__)
 
-RESERVE = 0.15  # of the free memory, for what varies: fragmentation, other programs, validation's processes
 FEW_IMAGES = 4  # below it the statistics of a part cost accuracy: docs/training.md, steps in parts
 MOMENTS = 2  # that AdamW keeps of every parameter, from its first step on
 
@@ -74,8 +74,7 @@ class StepState:
 
 def _copy(values: list[Tensor], places: list[Tensor]) -> None:
     for value, place in zip(values, places, strict=True):
-        if place.shape != value.shape:  # ranges by channel get their size with the first image
-            place.resize_(value.shape)
+        resize_as(place, value)
     torch._foreach_copy_(places, values)
 
 

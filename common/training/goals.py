@@ -64,9 +64,7 @@ def measure_goals(
     kinds: list[str] = []
     for inputs in batches:
         expected, actual = outputs_of(teacher, inputs), outputs_of(student, inputs)
-        kinds = [
-            network.kind_of(name, output.shape) for name, output in zip(network.outputs or (), expected, strict=True)
-        ]
+        kinds = network.kinds_of([output.shape for output in expected])
         for found, kind, one, other in zip(measured, kinds, actual, expected, strict=True):
             found.add(one.double(), other.double(), kind)
     goals = [each.goal(name, kind) for each, name, kind in zip(measured, network.outputs or (), kinds, strict=True)]

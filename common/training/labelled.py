@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from common.data.bad_samples import usable_samples
 from common.data.cache import sample_loader
 from common.data.classes import classes_of
-from common.data.datasets import AugmentedDataset, load_sample, spread
+from common.data.datasets import spread
 from common.data.drawing import save_prediction
+from common.data.loading import AugmentedDataset, load_sample
 from common.data.pairs import BadSample, Sample
 from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Checkpoint, load_network

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.datasets import EpochSampler, worker_init
+from common.data.loading import EpochSampler, worker_init
 from common.system.distributed import share
 from common.training.settings import TrainingSettings
 from common.training.task import Batch

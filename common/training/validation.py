@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from common.data.classes import Classes
-from common.data.datasets import Loader, Sample, load_sample
+from common.data.datasets import Sample
+from common.data.loading import Loader, load_sample
 from common.data.transforms import ImageFormat
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import evaluate_datasets, together

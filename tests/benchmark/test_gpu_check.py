@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu_check import FUNCTIONS, PARTS
 from benchmarks.gpu_context import samples_of
 from benchmarks.gpu_kit import write_small
-from common.data.datasets import load_sample
+from common.data.loading import load_sample
 from examples.make_scenes import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import torch
 from common.benchmark import measure as measure_module
 from common.benchmark.measure import SWEEP_RUNS, blocks_of, load_inputs, measure, measure_threads
 from common.benchmark.settings import BenchmarkSettings
-from common.data.datasets import SampleDataset
+from common.data.loading import SampleDataset
 from common.data.pairs import Sample
 from common.scoring.evaluate import evaluate_datasets
 from tests.benchmarked import HW, Guess, candidates, measured, samples

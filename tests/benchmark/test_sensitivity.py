@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.benchmark.sensitivity_analysis import analyse, layer_errors
-from common.data.datasets import Example
+from common.data.loading import Example
 from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat
 from common.quantization.simulation import Simulation, blocks_of, fake_quantizations, inside, quantized_layers
 from common.report.sensitivity import sensitivity_tables

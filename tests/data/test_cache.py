@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.data.cache import entry_path, load_cached
-from common.data.datasets import load_sample
+from common.data.loading import load_sample
 from common.data.pairs import Sample
 from common.system.files import remove_leftovers
 from models.scene_seg import PALETTE

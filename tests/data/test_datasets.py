@@ -8,14 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.data.datasets import (
-    AugmentedDataset,
-    EpochSampler,
-    SampleDataset,
-    find_spec,
-    spread,
-    worker_init,
-)
+from common.data.datasets import find_spec, spread
+from common.data.loading import AugmentedDataset, EpochSampler, SampleDataset, worker_init
 from common.data.pairs import find_pairs
 from examples.make_scenes import write_dataset
 from models.network import IMAGENET_MEAN as MEAN

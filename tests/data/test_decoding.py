@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from common.data.datasets import load_ids
 from common.data.decoding import read_mask, read_rgb
 from common.data.image_header import read_header
+from common.data.loading import load_ids
 from common.data.pairs import Sample
 from common.data.png import chunks
 from models.scene_seg import CLASSES, PALETTE

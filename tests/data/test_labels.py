@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data.classes import classes_of
-from common.data.datasets import SampleDataset, SampleSource, find_samples, load_ids
+from common.data.datasets import SampleSource, find_samples
 from common.data.labels import IGNORED, LabelMap, class_weights, palette_labels, read_labels
+from common.data.loading import SampleDataset, load_ids
 from common.data.pairs import Sample
 from models.network import MOST_CLASSES, Network
 from models.scene_seg import CLASSES, PALETTE

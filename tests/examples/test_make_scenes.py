@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.data.datasets import load_sample
+from common.data.loading import load_sample
 from examples.make_scenes import SCENE_SETS, draw_at, write_dataset
 from examples.scenes import make_scene
 from models.scene_seg import PALETTE

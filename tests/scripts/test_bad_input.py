@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from common.data.cache import load_cached
-from common.data.datasets import SampleDataset, load_sample, spread
+from common.data.datasets import spread
 from common.data.decoding import read_rgb
 from common.data.drawing import save_prediction
 from common.data.image_header import MAX_PIXELS, read_header
+from common.data.loading import SampleDataset, load_sample
 from common.data.pairs import Sample
 from common.data.shots import find_images
 from examples.make_scenes import write_dataset

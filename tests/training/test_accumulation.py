@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.data.datasets import Example
+from common.data.loading import Example
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.training import accumulation
 from common.training.accumulation import Accumulation, StepState, fitting_parts
