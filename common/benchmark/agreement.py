@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from common.benchmark.constant import constant_layer
 from common.benchmark.outputs import OutputMeasurement, OutputRecording
 from common.benchmark.records import cost, times_by_image
 from common.benchmark.results import Document, heading, plain
@@ -18,6 +19,7 @@ from common.scoring.statistics import speedup_interval
 from common.system.environment import environment
 
 WORST_IMAGES = 6  # listed by SQNR
+CONSTANT_IMAGES = 8  # on which the layer is looked for that loses an output
 
 
 def agreement_document(
@@ -85,10 +87,18 @@ def constant_outputs(label: str, reference: str, measurement: OutputMeasurement)
     pairs = zip(recordings[reference].variations, recordings[label].variations, strict=True)
     return [
         f"{label}: the output {name} is nearly constant: it deviates by {actual.deviation():.2g} over the images, that "
-        f"of {reference} by {expected.deviation():.2g}."
+        f"of {reference} by {expected.deviation():.2g}{_lost_by(label, name, measurement)}."
         for name, (expected, actual) in zip(measurement.outputs, pairs, strict=True)
         if is_nearly_constant(expected, actual)
     ]
+
+
+def _lost_by(label: str, output: str, measurement: OutputMeasurement) -> str:
+    """The layer that lost it, of an ONNX file."""
+    path = measurement.candidates[label].path
+    images = measurement.spread_inputs(CONSTANT_IMAGES)
+    layer = constant_layer(path, output, images) if path.suffix == ".onnx" and len(images) > 1 else None
+    return f"; the first layer with the same codes for all images is {layer}" if layer else ""
 
 
 def _difference(

@@ -55,6 +55,10 @@ class OutputMeasurement(InBlocks):
     memory: dict[str, ModelMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
+    def spread_inputs(self, count: int) -> list[Tensor]:
+        """So many inputs of the network, evenly spaced over the shots, (1, C, H, W) each."""
+        return [_input(self.inputs, shot) for shot in evenly_spaced(self.samples, count)]
+
 
 def measure_outputs(
     candidates: Mapping[str, Candidate],

@@ -1,10 +1,10 @@
-"""Fake quantization for QAT: ranges observed as moving averages, and the scale and zero point that follow from them."""
+"""Fake quantization for QAT: ranges as moving averages or from histograms, and the scale and zero point of a range."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
+from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, HistogramObserver
 
 from common.quantization.codes import Grid, round_to_grid
 
@@ -31,12 +31,16 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         of_several: one range for several tensors, as those of a concatenation. A moving average of them in turn would
             end between the narrowest and the widest, and clip the latter: it takes a wider end at once instead, and
             comes back from it as a moving average.
+        histogram: what observes in the place of the moving average, between `start_histogram` and `take_histogram`.
     """
+
+    histogram: HistogramObserver | None
 
     def __init__(self, lower: float | None = None, **options: Any):
         super().__init__(**options)
         self.lower = lower
         self.of_several = False
+        self.histogram = None
         self.observing, self.quantizing = True, True  # as PyTorch's buffers say, without waiting for a device
 
     def enable_observer(self, enabled: bool = True) -> None:
@@ -87,22 +91,50 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     def compute_scale(self) -> None:
         """Take scale and zero point from the range, which may have been set from outside; do nothing without one."""
         observer = self.activation_post_process
-        if not self._has_range():
+        if not self.has_range():
             return
         # a range holds 0; the kernel takes one that ends there as one of a single sign, and gives it a zero point
         end = TINY if self.is_symmetric_quant else 0.0
         smallest, largest = observer.min_val.clamp(max=-end), observer.max_val.clamp(min=end)
         self._kernel(torch.zeros_like(smallest).unsqueeze(-1), smallest, largest, observe=False)
 
-    def _has_range(self) -> bool:
+    def has_range(self) -> bool:
         """Whether an observer has seen a tensor; on a GPU, where a look at its range would wait, only by its size."""
         smallest = self.activation_post_process.min_val
         if smallest.numel() == 0:  # by channel
             return False
         return not reads_are_free(smallest.device) or bool(torch.isfinite(smallest).all())
 
+    def start_histogram(self) -> None:
+        """From now on hand tensors on as they are, and count their values."""
+        observer = self.activation_post_process
+        codes = {"dtype": observer.dtype, "quant_min": observer.quant_min, "quant_max": observer.quant_max}
+        histogram = HistogramObserver(qscheme=observer.qscheme, eps=observer.eps.item(), **codes)
+        self.histogram = histogram.to(self.scale.device)
+        self.enable_observer()
+        self.disable_fake_quant()
+
+    @torch.no_grad()
+    def take_histogram(self) -> None:
+        """Round again, in the range in which rounding and clipping of what was counted cost least (mean square).
+
+        Without a tensor the range stays as it was.
+        """
+        histogram, self.histogram = self.histogram, None
+        self.enable_fake_quant()
+        if histogram is None or not histogram.min_val.isfinite():
+            return
+        observer = self.activation_post_process
+        scale, zero_point = histogram.calculate_qparams()
+        for place, code in ((observer.min_val, observer.quant_min), (observer.max_val, observer.quant_max)):
+            place.copy_(((code - zero_point) * scale).reshape(place.shape))
+        self.compute_scale()
+
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
+        if self.histogram is not None:
+            self.histogram(x if self.lower is None else x.clamp(min=self.lower))
+            return
         observer = self.activation_post_process
         self._kernel(self._ends(x), observer.min_val, observer.max_val, observe=True)
 

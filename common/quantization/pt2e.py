@@ -8,6 +8,7 @@ operator).
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from common.quantization.batch_norm import (
 )
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import drop_unused_values, export_graph
-from common.quantization.observing import images_at_once, observe
+from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import without_random_factors
 from models.backbone import remove_stochastic_depth
@@ -138,18 +139,21 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 
 @torch.no_grad()
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
-    """Let the observers see `batches` of images (N, 3, H, W); weights and batch norm stay as they are.
+    """Set the ranges of activations by histograms of what `batches` (N, 3, H, W) cause; weights stay as they are.
 
-    The ranges are moving averages: those that were learned in training are refined, fresh ones take the first batch. A
-    batch that does not fit into memory at a time is computed in parts (`observe`).
+    A batch that does not fit into memory at a time is computed in parts, which changes little. Without a batch all
+    ranges stay.
     """
-    at_once = None
-    for images in batches:
-        if at_once is None:
-            set_evaluation_mode(prepared)
-            at_once = images_at_once(prepared, images)
-            set_mode(prepared, dropout=False, batch_norm=False, observers=True)
-        observe(prepared, images, at_once)
+    set_evaluation_mode(prepared)
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    at_once = images_at_once(prepared, first)
+    with ranges_from_histograms(prepared):
+        for images in chain([first], batches):
+            for part in images.split(at_once):
+                prepared(part)
     set_evaluation_mode(prepared)
 
 

@@ -2,10 +2,12 @@ import copy
 
 import pytest
 import torch
+from torchao.quantization.pt2e import MovingAverageMinMaxObserver
 
-from common.quantization import observing
-from common.quantization.observing import images_at_once, observe
-from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat, set_evaluation_mode, set_mode
+from common.quantization import observing, pt2e
+from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.observing import images_at_once
+from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat, set_evaluation_mode
 
 HW = (32, 64)
 
@@ -27,35 +29,73 @@ def ranges(graph):
     return {name: value for name, value in graph.named_buffers() if name.endswith(names)}
 
 
-@pytest.mark.parametrize("calibrated", [False, True], ids=["fresh", "calibrated"])
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_a_batch_in_parts_moves_the_ranges_as_the_whole_batch_does(prepared, calibrated, at_once):
-    if calibrated:
-        calibrate(prepared, [images(4, seed) for seed in (1, 2)])
+def activations(graph):
+    modules = [module for module in graph.modules() if isinstance(module, FakeQuantize)]
+    return [module for module in modules if not module.is_symmetric_quant]
+
+
+def error(values, low, high):
+    """The mean squared error of rounding `values` to the 256 codes between two ends, one of which may be 0."""
+    scale = (max(high, 0.0) - min(low, 0.0)) / 255
+    zero_point = round(-min(low, 0.0) / scale)
+    codes = (values / scale).round().add(zero_point).clamp(0, 255)
+    return (values - (codes - zero_point) * scale).square().mean().item()
+
+
+@pytest.mark.parametrize("tail", [1.0, 12.0])
+def test_a_range_is_where_rounding_and_clipping_cost_least(tail):
+    """Held against all ranges of a grid; a few values far out count by what they cost, however large they are."""
+    values = torch.randn(40_000, generator=torch.Generator().manual_seed(0))
+    values[:20] *= tail
+    module = FakeQuantize(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.uint8)
+    module.start_histogram()
+    for part in values.split(10_000):
+        assert torch.equal(module(part), part)  # as they are
+    module.take_histogram()
+    low, high = (
+        value.item() for value in (module.activation_post_process.min_val, module.activation_post_process.max_val)
+    )
+    ends = [(values.min().item() * i / 40, values.max().item() * j / 40) for i in range(1, 41) for j in range(1, 41)]
+    assert error(values, low, high) < 1.1 * min(error(values, *each) for each in ends)
+    module.disable_observer()
+    torch.testing.assert_close(
+        (values - module(values)).square().mean().item(), error(values, low, high), rtol=0.02, atol=0
+    )
+
+
+def test_a_batch_in_parts_gives_the_ranges_of_the_whole_batch(prepared, monkeypatch):
     whole, parts = copy.deepcopy(prepared), copy.deepcopy(prepared)
-    for graph, count in ((whole, 8), (parts, at_once)):
-        set_mode(graph, dropout=False, batch_norm=False, observers=True)
-        for seed in (3, 4):
-            observe(graph, images(8, seed), count)
+    for graph, count in ((whole, 8), (parts, 3)):
+        monkeypatch.setattr(pt2e, "images_at_once", lambda graph, images, count=count: count)
+        calibrate(graph, [images(8, seed) for seed in (3, 4)])
     expected, actual = ranges(whole), ranges(parts)
-    first = next(name for name in expected if name.endswith("max_val"))  # of the images, which nothing has rounded
-    assert torch.equal(actual[first], expected[first])
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value, rtol=0.01, atol=0.01, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=0.05, atol=0.02, msg=name)
     moved = [name for name, value in ranges(prepared).items() if not torch.equal(value, actual[name])]
     assert len(moved) > 10
 
 
-def test_parts_are_not_batches_of_their_own(prepared):
-    """What would be lost: small batches have small ranges, and the learned ones would shrink to them."""
-    calibrate(prepared, [images(8)])
-    small, parts = copy.deepcopy(prepared), copy.deepcopy(prepared)
-    for graph, batches, count in ((small, images(8, 1).split(1), 1), (parts, [images(8, 1)], 1)):
-        set_mode(graph, dropout=False, batch_norm=False, observers=True)
-        for batch in batches:
-            observe(graph, batch, count)
-    sizes = [sum(value.sum() for name, value in ranges(graph).items() if "max" in name) for graph in (small, parts)]
-    assert sizes[0] < 0.99 * sizes[1]
+def test_what_a_calibration_leaves_as_it_was(prepared):
+    """Weights have the range of their training, and fresh ones take theirs; nothing is observed afterwards."""
+    calibrate(prepared, [images(4, 1)])
+    assert all(module.has_range() for module in prepared.modules() if isinstance(module, FakeQuantize))
+    weights = [
+        module for module in prepared.modules() if isinstance(module, FakeQuantize) and module.is_symmetric_quant
+    ]
+    for module in weights:
+        module.activation_post_process.max_val.mul_(2)
+    before = {name: value.clone() for name, value in prepared.state_dict().items()}
+    calibrate(prepared, [])
+    assert all(torch.equal(value, before[name]) for name, value in prepared.state_dict().items())
+    calibrate(prepared, [3 * images(4, 2)])
+    doubled = [module.activation_post_process.max_val.clone() for module in weights]
+    wider = {name: value for name, value in ranges(prepared).items() if name.endswith("max_val")}
+    assert sum(value.sum() > 2 * before[name].sum() for name, value in wider.items()) >= len(activations(prepared)) // 2
+    prepared(10 * images(4, 3))
+    for module, value in zip(weights, doubled, strict=True):
+        assert torch.equal(module.activation_post_process.max_val, value)
+    assert all(torch.equal(value, wider[name]) for name, value in ranges(prepared).items() if name in wider)
+    assert all(module.quantizing and not module.observing for module in activations(prepared))
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**12, 8), (10_000, 2), (100, 1)])

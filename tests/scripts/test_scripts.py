@@ -237,8 +237,9 @@ def test_benchmark_qat_reports_what_it_measured(int8_onnx):
     assert sum(layer["weight_sqnr_db"] is not None for layer in sensitivity["layers"]) == 100 + 3
 
 
+@pytest.mark.slow  # test_by_channel.py has a small network with the same stages
 @pytest.mark.parametrize(("form", "more"), [("--fuse", ["--pte"]), ("--no-fuse", [])])
-def test_scales_by_channel_from_training_to_both_files(form, more, fp32, data, tmp_path):
+def test_scales_by_channel_of_the_whole_network(form, more, fp32, data, tmp_path):
     datasets = ["--datasets", "Town", "Country"]
     flags = ["-e", 1, "--samples_per_epoch", 4, "--num_val_samples", 1, *QUANTIZE, "--per_channel", form]
     weights = ["-fp32", fp32 / "best_model.pth"]
@@ -323,6 +324,22 @@ def test_any_number_of_models_of_any_kind(fp32, fp32_onnx, data, tmp_path):
         assert model["input_hw"] == [64, 128]
         assert model["overall"]["miou"] == pytest.approx(results["models"][".pt file"]["overall"]["miou"], abs=1e-3)
         assert model["by_threads"]["1"]["per_second"] > 0
+
+
+@pytest.mark.parametrize("asked", [None, (32, 96)])
+def test_a_file_of_any_size_is_run_at_the_size_that_is_asked_for(asked, data, tmp_path):
+    """A file of others, whose height and width are open; without the flag at the network's own size."""
+    values = onnx.helper.make_tensor_value_info
+    shapes = [values(name, onnx.TensorProto.FLOAT, ["batch", 3, "height", "width"]) for name in ("image", "logits")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["image"], ["logits"])], "g", shapes[:1], shapes[1:])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "any.onnx")
+    flags = ["--onnx_target_hw", "{},{}".format(*asked)] if asked else []
+    where = ["--dataset_root", data, "--datasets", "Town", "--output_dir_base", tmp_path, "--warmup_runs", 0]
+    benchmark = importlib.import_module("benchmark_onnx_models")
+    call(benchmark, ["--fp32_model_path", tmp_path / "any.onnx", *where, *flags, "--num_samples_per_dataset", 1])
+    (model,) = json.loads(next(tmp_path.rglob("results.json")).read_text())["models"].values()
+    assert tuple(model["input_hw"]) == (asked or (320, 640))
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(failing, fp32, qat, tmp_path):

@@ -103,6 +103,7 @@ def test_an_output_that_int8_cannot_tell_apart_is_named(folder, capsys):
     call(benchmark_onnx, ["-n", NAME, *models, "--images", "drive", "--warmup_runs", 0, "--workers", 0])
     told = capsys.readouterr().out
     assert "INT8: the output flag is nearly constant: it deviates by 0 over the images, that of FP32 by " in told
+    assert "; the first layer with the same codes for all images is flag." in told
     assert "INT8: the output distance is nearly constant" not in told
 
 
