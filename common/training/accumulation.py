@@ -19,7 +19,7 @@ from common.training.task import Batch, LossOf
 
 logger = logging.getLogger(__name__)
 
-FEW_IMAGES = 4  # below it the statistics of a part cost accuracy: docs/training.md, steps in parts
+FEW_IMAGES = 8  # below it the statistics of a part cost accuracy: docs/training.md, steps in parts
 MOMENTS = 2  # that AdamW keeps of every parameter, from its first step on
 
 

@@ -204,7 +204,7 @@ def test_parts_are_as_few_as_fit(free, share, parts, machine, caplog):
     assert fitting_parts(machine(free), make_model().train(), BATCH, share, 0, CPU) == parts
     line, *warnings = caplog.text.splitlines()
     assert f"auto: {parts} part(s) of {-(-share // parts)} image(s); one image takes 2.50 GB" in line
-    assert len(warnings) == (parts > 1 and share // parts < 4)
+    assert len(warnings) == (parts > 1 and share // parts < 8)
     assert all("--freeze_batch_norm 0" in warning for warning in warnings)
 
 
