@@ -31,7 +31,14 @@ from common.system.progress import progress
 from common.training.fit import MakeTask, Trainee
 from common.training.goals import Goal, as_records, from_records, measure_goals, outputs_of
 from common.training.precision import arithmetic
-from common.training.settings import RANGE_IMAGES, QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import (
+    RANGE_IMAGES,
+    QatRunSettings,
+    RunSettings,
+    TrainingSettings,
+    images_at_a_time,
+    observed_together,
+)
 from common.training.task import TOGETHER, Batch, LossOf, Scores
 from common.training.validation import VALIDATION_BATCH
 from models import Network
@@ -150,8 +157,9 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
     """Quantization-aware training on images alone.
 
     The images are found now, before the work; with `skip_bad` those that cannot be read go to `bad`. A run that starts
-    has its ranges calibrated first, so that the distances of the outputs, by which they are weighted, are those of the
-    network that is quantized without training; a resumed one goes on with its own.
+    has its ranges calibrated first, by the images of the last calibration, so that those hardly move again, and the
+    distances of the outputs, by which they are weighted, are those of the network that is quantized without training; a
+    resumed one goes on with its own.
     """
     training, validation = _shots(settings, network, bad)
     qat = settings.qat
@@ -163,8 +171,10 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
         task = ImitationTask(training, validation, inputs, teacher.to(device), qat.fp32_model, ())
         if resumed:
             return replace(task, goals=stored_goals(resumed))
-        count, student = min(len(training), RANGE_IMAGES), cast(GraphModule, trainee.model)
-        calibrate(student, task.calibration(count, count, settings))
+        student, count = cast(GraphModule, trainee.model), min(len(training), RANGE_IMAGES)
+        calibrate(
+            student, task.calibration(qat.num_calibration_samples or count, observed_together(settings), settings)
+        )
         goals = measure_goals(network, task.teacher, student, task.calibration(count, VALIDATION_BATCH, settings))
         for goal in goals:
             logger.info("output %s, of %s: its error counts %.3g times", goal.name, goal.kind, goal.error_weight)

@@ -21,7 +21,7 @@ SCHEDULES = ("constant", "cosine")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
 PLACES = {"model_save_root_path", "root"}  # the flags that the script asks for
 
-RANGE_IMAGES = 32  # of which ranges are found before the first step, where the FP32 network teaches
+RANGE_IMAGES = 32  # of which the distances are measured before the first step, where the FP32 network teaches
 # defaults there. It has no statistics of a batch, which would be noise in what is learned; ranges are found before the
 # first step; and INT8 starts so near to it that steps which do not become smaller lead away again
 FROM_IMAGES: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "schedule": "cosine"}
