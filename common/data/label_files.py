@@ -16,7 +16,7 @@ import numpy as np
 
 from common.data.decoding import read_bytes, read_values
 from common.data.image_header import read_header
-from common.data.labels import IGNORED, LabelMap
+from common.data.labels import LabelMap
 from common.data.loading import load_ids, region_of
 from common.data.pairs import Sample
 from common.data.shots import Shot
@@ -38,7 +38,7 @@ class Objects:
 def read_label(shot: Shot, task: str, classes: Sequence[str]) -> Any:
     """What the label of a shot says, for a network of this task; `classes` are what it tells apart.
 
-    Returns, by task: segmentation, lanes: int8 (C, H, W), 1 where it is there, 0 where not, -1 where that is not known.
+    Returns, by task: segmentation, lanes: uint8 (C, H, W), 1 where it is there, 0 where not, IGNORED: not known.
     depth: float32 (1, H, W), nan where it is not known. steering: float64 (images of the shot,), degrees, nan for one
     of the earlier images that has none. detection: Objects.
 
@@ -50,8 +50,7 @@ def read_label(shot: Shot, task: str, classes: Sequence[str]) -> Any:
 
 
 def _foreground(shot: Shot, _: Sequence[str]) -> np.ndarray:
-    ids = load_ids(Sample(shot.dataset, shot.image, _path(shot), _labels(shot)), _image_hw(shot))
-    return np.where(ids == IGNORED, -1, ids).astype(np.int8)[None]
+    return load_ids(Sample(shot.dataset, shot.image, _path(shot), _labels(shot)), _image_hw(shot))[None]
 
 
 def _lanes(shot: Shot, classes: Sequence[str]) -> np.ndarray:
@@ -61,7 +60,7 @@ def _lanes(shot: Shot, classes: Sequence[str]) -> np.ndarray:
             f"{_path(shot)}: holds {too_large[0]}, where {len(classes)} lanes ({', '.join(classes)}) are bits whose "
             f"sum is at most {(1 << len(classes)) - 1}"
         )
-    return np.stack([values >> bit & 1 for bit in range(len(classes))]).astype(np.int8)
+    return np.stack([values >> bit & 1 for bit in range(len(classes))]).astype(np.uint8)
 
 
 def _depth(shot: Shot, _: Sequence[str]) -> np.ndarray:

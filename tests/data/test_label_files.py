@@ -11,6 +11,7 @@ import pytest
 from common.data.bad_samples import usable_labelled_shots
 from common.data.label_files import angles_of, read_label
 from common.data.labelled_shots import find_labelled_shots, labelled_source
+from common.data.labels import IGNORED
 from common.data.shots import Shot, ShotFormat, find_images, letterbox_place
 from common.data.transforms import ImageFormat
 from models import NETWORKS
@@ -104,7 +105,7 @@ def test_a_foreground_is_255_or_what_labels_name(tmp_path):
     named = {"values": {"0": "background", "255": None, "7": "road work objects"}}
     text(tmp_path / "Town/Town/labels.json", json.dumps(named))
     (shot,) = find_labelled_shots(labelled_source("DomainSeg", network, tmp_path, names=["Town"]), network, "val")
-    assert read_label(shot, "segmentation", network.classes)[0, 0, :4].tolist() == [-1, 1, -1, 0]
+    assert read_label(shot, "segmentation", network.classes)[0, 0, :4].tolist() == [IGNORED, 1, IGNORED, 0]
 
 
 def test_image_and_label_are_cut_to_the_region_of_a_known_dataset(tmp_path):
