@@ -24,6 +24,7 @@ from models import NETWORKS
 from tests.command_lines import call, refusal
 from tests.labelled import write_labels, write_small_drive
 from tests.own_folder import own_folder
+from tests.report.test_page import Figures, found
 
 HW = (32, 64)
 NETS = """
@@ -214,8 +215,8 @@ def compared(name, *flags, out=None):
 def test_scores_are_those_of_the_definition(name, folder, capsys):
     document = compared(name, "--save_outputs")
     for label, is_worse in (("right", False), ("worse", True)):
-        found = {key: each["value"] for key, each in document["models"][label]["scores"].items()}
-        assert found == pytest.approx(EXPECTED[name](folder, is_worse), abs=2e-6), label
+        values = {key: each["value"] for key, each in document["models"][label]["scores"].items()}
+        assert values == pytest.approx(EXPECTED[name](folder, is_worse), abs=2e-6), label
     assert len(document["images"]) == 8
     change = document["differences"]["worse"]
     main, *_ = document["score"]["figures"]
@@ -245,6 +246,13 @@ def check_report(name, document, title):
     ):
         assert part in page, part
     main = next(iter(document["score"]["figures"]))
+    figures = {pointer: exact for pointer, exact, _ in Figures(page).figures}
+    for pointer, exact in figures.items():
+        value = found(document, pointer)
+        assert exact == "" if value is None else float(exact) == value, pointer
+    places = {f"/models/worse/scores/{main}/value", f"/models/right/datasets/Town/scores/{main}/low"}
+    places |= {f"/differences/worse/scores/{main}/value", "/differences/worse/worst_scores/0/loss"}
+    assert places <= figures.keys()
     with (report.parent / "models.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[1][main]) == document["models"]["worse"]["scores"][main]["value"]
