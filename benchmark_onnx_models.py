@@ -1,13 +1,15 @@
 """Compare models on the same images: accuracy, time, size, memory, pictures and a report. PyTorch and ONNX files."""
 
 import argparse
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from common.benchmark.gate import open_gate
+from common.benchmark.gate import Gate, open_gate
 from common.benchmark.outputs import require_one_size
+from common.benchmark.results import Document
 from common.benchmark.run import keep_to_processors
 from common.cli.benchmark import (
     add_benchmark_arguments,
@@ -24,23 +26,30 @@ from common.cli.flags import (
     add_images_argument,
     add_name_argument,
     add_weights_argument,
+    compares_outputs,
+    labelled_shots_of,
     make_parser,
+    refuse_with_class_maps,
     refuse_with_images,
     sample_source,
+    score_against_labels,
     shots_of,
 )
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.types import height_width, named_path
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread
+from common.data.pairs import BadSample
 from common.networks.image_inputs import image_inputs
 from common.networks.registry import find_network
 from common.report.show import show
-from common.runtimes.candidates import KINDS, SHORT_FORMS, OpenOptions, open_candidates
+from common.runtimes.candidates import KINDS, SHORT_FORMS, Candidate, OpenOptions, open_candidates
 from common.runtimes.predictors import CPU, PROVIDERS
+from common.scoring.figures import Score
 from common.system.files import new_folder
-from models import DEFAULT_NETWORK
+from models import DEFAULT_NETWORK, Network
 
+TITLE = "Comparison of models"
 CPU_DEVICE = torch.device("cpu")  # on which predictors take their inputs
 
 
@@ -70,7 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--dataset_root", type=Path, metavar="DIR", help="data root; needed unless --images or --show is given"
     )
     add_images_argument(source, "all of them; compare the outputs with the first model's")
-    add_egolanes_argument(parser, "with --images")
+    add_egolanes_argument(parser, "on images")
     parser.add_argument(
         "--show",
         type=Path,
@@ -109,47 +118,56 @@ def main(args: argparse.Namespace) -> None:
     settings, limits = benchmark_settings(args), gate_settings(args)
     if args.show and (unused := [*limits.limits.given(), *["baseline"] * bool(limits.baseline)]):
         get_args_parser().error(f"argument --show: makes no benchmark to check; leave --{unused[0]} out")
+    name, network = find_network(args.name)
+    outputs, score = compares_outputs(args, network), score_against_labels(args, name, network)
+    if not outputs:
+        refuse_with_class_maps(args, get_args_parser(), ("egolanes_checkpoint",))
     seed_everything(args.seed)
     keep_to_processors(settings)
-    name, network = find_network(args.name)
     device, sizes = resolve_device(args.device), (args.pytorch_target_hw, args.onnx_target_hw)
     options = OpenOptions(device, args.threads, name, *sizes, weights=args.weights)
     candidates = open_candidates(named_models(args), options, args.providers)
-    gate = open_gate(limits, list(candidates), masks=not args.images)
+    gate = open_gate(limits, list(candidates), outputs=outputs, score=score)
     folder = args.output_dir_base / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if args.show:
         written = show(args.show, candidates, network, args.threads, folder, args.image_bits)
         print(f"wrote {len(written)} files, the first is {written[0]}")
         return
-    title = "Comparison of models"
-    if args.images:
-        inputs = image_inputs(name, network, require_one_size(candidates), CPU_DEVICE, args.egolanes_checkpoint)
-        shots, bad = shots_of(args, network)
-        shots = spread(shots, args.num_samples_per_dataset)
-        gate.require_calls(len(shots), args.timed_runs)
-        document = run_output_benchmark(
-            args,
-            new_folder(folder),
-            title,
-            candidates,
-            shots,
-            inputs,
-            network,
-            gate,
-            bad=bad,
-            save_outputs=args.save_outputs,
-        )
-        leave_by_gate(document)
-        return
-    bad = []
+    if outputs:
+        document = compare_outputs(args, folder, candidates, network, gate, score)
+    else:
+        document = compare_class_maps(args, folder, candidates, network, gate)
+    leave_by_gate(document)
+
+
+def compare_class_maps(
+    args: argparse.Namespace, folder: Path, candidates: Mapping[str, Candidate], network: Network, gate: Gate
+) -> Document:
+    """On images with masks of classes."""
+    bad: list[BadSample] = []
     found = usable_samples(sample_source(args, network, args.dataset_root), "val", bad)
     samples = spread(found, args.num_samples_per_dataset)
     gate.require_calls(len(samples), args.timed_runs)
-    folder = new_folder(folder)
-    document = run_benchmark(
-        args, folder, title, candidates, samples, network, gate, bad=bad, save_outputs=args.save_outputs
-    )
-    leave_by_gate(document)
+    parts = {"bad": bad, "save_outputs": args.save_outputs}
+    return run_benchmark(args, new_folder(folder), TITLE, candidates, samples, network, gate, **parts)
+
+
+def compare_outputs(
+    args: argparse.Namespace,
+    folder: Path,
+    candidates: Mapping[str, Candidate],
+    network: Network,
+    gate: Gate,
+    score: Score | None,
+) -> Document:
+    """On images without masks of classes; with a score on those of the data root, with other labels."""
+    inputs = image_inputs(args.name, network, require_one_size(candidates), CPU_DEVICE, args.egolanes_checkpoint)
+    bad: list[BadSample] = []
+    found = labelled_shots_of(args, network, "val", bad) if score else shots_of(args, network, bad)
+    shots = spread(found, args.num_samples_per_dataset)
+    gate.require_calls(len(shots), args.timed_runs)
+    parts = {"score": score, "bad": bad, "save_outputs": args.save_outputs}
+    return run_output_benchmark(args, new_folder(folder), TITLE, candidates, shots, inputs, network, gate, **parts)
 
 
 def named_models(args: argparse.Namespace) -> list[tuple[str, Path, str]]:

@@ -26,11 +26,14 @@ from common.cli.flags import (
     add_images_argument,
     add_name_argument,
     add_weights_argument,
+    compares_outputs,
     make_parser,
+    refuse_with_class_maps,
     refuse_with_images,
+    score_against_labels,
 )
 from common.cli.main import resolve_device, run, seed_everything
-from common.cli.qat_images import images_alone, labelled_images, samples_with_masks
+from common.cli.qat_images import labelled_images, output_images, samples_with_masks
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
 from common.data.datasets import evenly_spaced
@@ -73,16 +76,17 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="checkpoint of quantize_model_sceneseg.py",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root, of images with masks")
+    source.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root, of images with labels")
     add_images_argument(source, "compare the outputs with the FP32 network's")
     parser.add_argument(
         "-fp32",
         "--fp32_model",
         type=Path,
         metavar="CKPT",
-        help="with --images: the FP32 weights to compare with; default: those of the training",
+        help="where outputs are compared (--images, labels that are no masks of classes): the FP32 weights to compare "
+        "with; default: those of the training",
     )
-    add_egolanes_argument(parser, "with --images")
+    add_egolanes_argument(parser, "on images")
     parser.add_argument(
         "--num_calibration_samples",
         type=non_negative_int,
@@ -93,7 +97,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--min_equal_pixels",
         type=fraction,
         help=f"share of pixels on which a file and PyTorch INT8 have to agree, or no file is written (default: "
-        f"{FILE_EQUAL_PIXELS}); with --images also a limit of the gate: on which INT8 and FP32 have to agree",
+        f"{FILE_EQUAL_PIXELS}); where outputs are compared also a limit of the gate, of INT8 against FP32",
     )
     parser.add_argument(
         "--pte", action="store_true", help="also write an ExecuTorch program for XNNPACK, and benchmark it"
@@ -122,20 +126,26 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     refuse_with_images(args, get_args_parser(), ("datasets", "labels", "sensitivity"))
-    if args.fp32_model and not args.images:
-        get_args_parser().error("argument --fp32_model: is for --images; --compare_ptq benchmarks it on --dataset_root")
-    references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if args.images else ()
+    name, network = find_network(args.name)
+    outputs, score = compares_outputs(args, network), score_against_labels(args, name, network)
+    if not outputs:
+        refuse_with_class_maps(args, get_args_parser(), ("fp32_model", "egolanes_checkpoint"))
+    elif args.sensitivity:
+        get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
+    references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
     labels = [*references, ONNX_LABEL, *[PTE_LABEL] * args.pte]
-    least_equal, limits = equal_pixels(args)
-    settings, gate = benchmark_settings(args), open_gate(limits, labels, masks=not args.images)
+    least_equal, limits = equal_pixels(args, outputs)
+    settings, gate = benchmark_settings(args), open_gate(limits, labels, outputs=outputs, score=score)
     seed_everything(args.seed)
     keep_to_processors(settings)
     device = resolve_device(args.device)
-    name, network = find_network(args.name)
     prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device, args.weights)
     require_choice(checkpoint, args.weights)
-    untrained = open_reference(args, name, description)
-    images = (images_alone if args.images else labelled_images)(args, network, description.input_hw)
+    untrained = open_reference(args, name, description, outputs)
+    if outputs:
+        images = output_images(args, network, description.input_hw, score)
+    else:
+        images = labelled_images(args, network, description.input_hw)
     gate.require_calls(len(images.validation), args.timed_runs)
     folder = open_folder(args.qat_checkpoint_path)
 
@@ -167,27 +177,27 @@ def main(args: argparse.Namespace) -> None:
     leave_by_gate(document)
 
 
-def equal_pixels(args: argparse.Namespace) -> tuple[float, GateSettings]:
+def equal_pixels(args: argparse.Namespace, outputs: bool) -> tuple[float, GateSettings]:
     """On which share of pixels files have to agree with PyTorch INT8, and the gate, for which `--min_equal_pixels` is a
-    limit against FP32 where there are no masks."""
+    limit against FP32 where `outputs` are compared."""
     given, gate = args.min_equal_pixels, gate_settings(args)
-    if args.images:
+    if outputs:
         return min(FILE_EQUAL_PIXELS, FILE_EQUAL_PIXELS if given is None else given), gate
     return FILE_EQUAL_PIXELS if given is None else given, replace(
         gate, limits=replace(gate.limits, min_equal_pixels=None)
     )
 
 
-def open_reference(args: argparse.Namespace, name: str, trained: Description) -> OpenedNetwork | None:
+def open_reference(args: argparse.Namespace, name: str, trained: Description, outputs: bool) -> OpenedNetwork | None:
     """The FP32 network to compare with, if any; one that cannot be had fails here, before the work."""
     if args.compare_ptq:
         return open_untrained(name, trained, args.compare_ptq, args.weights, args.num_calibration_samples)
-    if not args.images:
+    if not outputs:
         return None
     path = args.fp32_model or Path(str(trained.arguments.get("fp32_model") or ""))
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: the FP32 weights of the training are not there; --images compares outputs with them: give "
+            f"{path}: the FP32 weights of the training are not there, with whose outputs INT8 is compared: give "
             "--fp32_model CKPT"
         )
     weights = args.weights or trained.arguments.get("weights")

@@ -16,6 +16,7 @@ from common.cli.flags import (
     add_name_argument,
     add_weights_argument,
     make_parser,
+    refuse_with_class_maps,
     refuse_with_images,
 )
 from common.cli.main import resolve_device, run, seed_everything
@@ -87,6 +88,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     refuse_with_images(args, get_args_parser(), OF_LABELS)
+    if not args.images:
+        refuse_with_class_maps(args, get_args_parser(), ("egolanes_checkpoint",))
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
     settings = settings_of(QatRunSettings, args, FROM_IMAGES if args.images else {})

@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from models.auto_speed import CLASSES as OBJECTS
 from models.auto_speed import AutoSpeedNetwork
 from models.auto_steer import AutoSteerNetwork
 from models.checkpoint_keys import PUBLISHED_KEYS, WIDTH_KEYS
 from models.domain_seg import DomainSegNetwork
 from models.ego_lanes import LANES, EgoLanesNetwork
 from models.lite import CITYSCAPES, builders
+from models.lite import LANES as LITE_LANES
 from models.network import Network, check_input_hw
 from models.scene_3d import Scene3DNetwork
 from models.scene_seg import CLASSES, COLOURS, MASK_COLOURS, SceneSegNetwork
@@ -59,10 +61,18 @@ NETWORKS = {
     ),
     "Scene3D": _of_images("Scene3D", Scene3DNetwork, "depth", "relative depth, unbounded"),
     "DomainSeg": _of_images(
-        "DomainSeg", DomainSegNetwork, "segmentation", "logit of road work objects, foreground where above 0"
+        "DomainSeg",
+        DomainSegNetwork,
+        "segmentation",
+        "logit of road work objects, foreground where above 0",
+        classes=("road work objects",),
     ),
     "EgoLanes": _of_images(
-        "EgoLanes", EgoLanesNetwork, "lanes", f"logits of {', '.join(LANES)}, at a quarter of the input size"
+        "EgoLanes",
+        EgoLanesNetwork,
+        "lanes",
+        f"logits of {', '.join(LANES)}, at a quarter of the input size",
+        classes=LANES,
     ),
     "SceneSegLite": _lite(
         builders("timm-efficientnet-b1", 128, len(CITYSCAPES)),
@@ -74,7 +84,10 @@ NETWORKS = {
     ),
     "Scene3DLite": _lite(builders("timm-efficientnet-b1", 256, 1), "depth", "relative depth, unbounded"),
     "EgoLanesLite": _lite(
-        builders("timm-efficientnet-b0", 64, 3), "lanes", "logits of leftmost lane, rightmost lane, other lanes"
+        builders("timm-efficientnet-b0", 64, len(LITE_LANES)),
+        "lanes",
+        f"logits of {', '.join(LITE_LANES)}",
+        classes=LITE_LANES,
     ),
     "AutoSteer": Network(
         build=AutoSteerNetwork,
@@ -97,6 +110,7 @@ NETWORKS = {
         inputs={"input": "RGB image letterboxed to 640x640, pixel / 255"},
         outputs={"output": "centre x, centre y, width, height in pixels and 4 class scores in 0..1 of 8400 cells"},
         task="detection",
+        classes=tuple(f"class {index}" for index in range(OBJECTS)),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         size_multiple=None,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 PROJECTION = "decoder.aspp.0.project.0.weight"  # its first axis: the channels of the decoder
 SECOND_BLOCK = "encoder.blocks.0.1.conv_dw.weight"  # an EfficientNet-B1 has it, a B0 has not
 HEADS = ("head.0.weight", "segmentation_head.0.weight")  # published, and in the library
+LANES = ("leftmost lane", "rightmost lane", "other lanes")
 CITYSCAPES = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),

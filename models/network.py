@@ -39,7 +39,9 @@ class Network:
     mean: tuple[float, ...] | None = IMAGENET_MEAN  # of 0..1, in `channel_order`; None: the input is no image
     std: tuple[float, ...] | None = IMAGENET_STD
     channel_order: str = "RGB"
-    classes: tuple[str, ...] = ()  # names of the output's first channels; (): class 0, class 1, ...
+    # what labels tell apart: names of the output's first channels, of lane maps, of the kinds of objects of a detector;
+    # (): class 0, class 1, ...
+    classes: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()  # of the classes in pictures; (): distinguishable ones
     mask_colours: Mapping[Colour, str] = field(default_factory=dict)  # stored colour -> class, of data without labels
     size_multiple: int | None = 1  # height and width of the input are multiples of it; None: the native size alone
@@ -76,6 +78,11 @@ class Network:
     def images(self) -> int:
         """How many consecutive images an input is made of."""
         return self.made_by[1] if self.made_by else len(self.inputs)
+
+    @property
+    def maps_classes(self) -> bool:
+        """Whether its first output is a map of classes of which one holds at each pixel, as masks name them."""
+        return self.task == "segmentation" and len(self.classes) > 1
 
     def kind_of(self, output: str, shape: Sequence[int]) -> str:
         """Which of OUTPUT_KINDS the output of that name and shape is."""

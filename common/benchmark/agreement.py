@@ -1,7 +1,8 @@
-"""The results document of a benchmark without masks: how near the outputs of each model come to the first model's.
+"""The results document of a benchmark without a map of classes: how near the outputs of each model come to the first
+model's, and where there are labels the scores of each.
 
-It has the keys of the other document but for those that take a truth: `agreement` is set, and `models` have `outputs`
-in the place of `overall`. docs/results.md describes them.
+It has the keys of the other document but for those of class maps: `agreement` is set, and `models` have `outputs`, and
+`scores` where there are labels, in the place of `overall`. docs/results.md describes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,13 @@ from common.benchmark.constant import constant_layer
 from common.benchmark.outputs import OutputMeasurement, OutputRecording
 from common.benchmark.records import cost, times_by_image
 from common.benchmark.results import Document, heading, plain
+from common.benchmark.scores import (
+    dataset_scores,
+    difference_scores,
+    model_scores,
+    score_document,
+    scores_by_image,
+)
 from common.benchmark.settings import BenchmarkSettings, CommandLine
 from common.benchmark.verdict import size_words, speed_words
 from common.runtimes.agreement import OutputMeter, is_nearly_constant, merged
@@ -31,12 +39,13 @@ def agreement_document(
 ) -> Document:
     """The whole of results.json, as JSON takes it; the first model is the reference."""
     reference, *others = measurement.candidates
-    models = {label: _model(label, measurement, settings.threads) for label in measurement.candidates}
+    models = {label: _model(label, measurement, settings) for label in measurement.candidates}
     constant = [note for label in others for note in constant_outputs(label, reference, measurement)]
     return {
         **heading(title, measurement, settings, [*notes, *constant], asked or CommandLine()),
         "agreement": True,
         "outputs": measurement.outputs,
+        **({"score": score_document(measurement.score)} if measurement.score else {}),
         "reference": reference,
         "models": {label: plain(model) for label, model in models.items()},
         "differences": {
@@ -46,23 +55,29 @@ def agreement_document(
     }
 
 
-def _model(label: str, measurement: OutputMeasurement, threads: int) -> dict[str, Any]:
-    recording, names = measurement.recordings[label], list(measurement.outputs)
+def _model(label: str, measurement: OutputMeasurement, settings: BenchmarkSettings) -> dict[str, Any]:
+    recording, names, score = measurement.recordings[label], list(measurement.outputs), measurement.score
     by_image = [[meter.agreement() for meter in meters] for meters in recording.meters]
     found = _agreements(names, recording.meters)
     for name, variation in zip(names, recording.variations, strict=True):
         found[name]["deviation"] = variation.deviation()
+    datasets: dict[str, dict[str, Any]] = {
+        name: {"images": len(indices), "outputs": _agreements(names, [recording.meters[i] for i in indices])}
+        for name, indices in measurement.datasets.items()
+    }
+    if score:
+        for name, one in datasets.items():
+            one["scores"] = dataset_scores(score, label, measurement, name, settings.seed)
     return {
-        **cost(label, measurement, threads),
+        **cost(label, measurement, settings.threads),
         "outputs": found,
-        "datasets": {
-            name: {"images": len(indices), "outputs": _agreements(names, [recording.meters[i] for i in indices])}
-            for name, indices in measurement.datasets.items()
-        },
+        **({"scores": model_scores(score, label, measurement, settings.seed)} if score else {}),
+        "datasets": datasets,
         "per_image": {
             **times_by_image(recording),
             "sqnr_db": {name: [each[i].decibels for each in by_image] for i, name in enumerate(names)},
             "equal_pixels": {name: [each[i].equal_pixels for each in by_image] for i, name in enumerate(names)},
+            **(scores_by_image(score, label, measurement) if score else {}),
         },
     }
 
@@ -107,10 +122,14 @@ def _difference(
     one, other = models[reference], models[label]
     before, after = (measurement.by_block(measurement.recordings[name].seconds) for name in (reference, label))
     speed, size_ratio = speedup_interval(before, after, seed), other["size_bytes"] / one["size_bytes"]
-    told = "; ".join(_told(name, found) for name, found in other["outputs"].items())
-    memory = one["model_memory_bytes"]
+    told = ["; ".join(_told(name, found) for name, found in other["outputs"].items())]
+    memory, scored = one["model_memory_bytes"], dict[str, Any]()
+    if measurement.score:
+        scored = difference_scores(measurement.score, reference, label, measurement, seed)
+        told.insert(0, scored.pop("told"))
     return {
-        "verdict": f"{label} against {reference}: {size_words(size_ratio)}, {speed_words(speed)}. {told}.",
+        **scored,
+        "verdict": f"{label} against {reference}: {size_words(size_ratio)}, {speed_words(speed)}. {'. '.join(told)}.",
         "speedup": asdict(speed),
         "size_ratio": size_ratio,
         "memory_ratio": other["model_memory_bytes"] / memory if memory else None,

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from common.benchmark.results import SCHEMA, Document
+from common.benchmark.scores import score_from
+from common.scoring.figures import score_differences
 from common.scoring.statistics import difference_intervals
 
 SMALLEST_TIME_NOISE = 0.03  # share of p50; runs of one model on a quiet machine differ by this much
@@ -23,12 +25,14 @@ CONDITIONS: dict[str, Callable[[Document, str], object]] = {
     "another GPU": lambda run, label: run["models"][label]["provider"] not in ON_CPU and run["environment"]["gpu"],
     "other images": lambda run, label: run["images"],
     "other classes": lambda run, label: list(run["models"][label].get("overall", {}).get("iou", ())),
+    "other labels": lambda run, label: run.get("score"),
     "another reference": lambda run, label: run["reference"],
     "another input size": lambda run, label: list(run["models"][label]["input_hw"]),
     "another number of threads": lambda run, label: run["models"][label]["threads"],
     "kept on other processors": lambda run, label: sorted(run["settings"].get("pin") or ()),
     "another number of usable processors": lambda run, label: run["environment"]["usable_processors"],
 }
+SCORE_NEEDS = ("other images", "other labels", "another input size")
 AGREEMENT_NEEDS = ("other images", "another input size", "another reference")
 ACCURACY_NEEDS = ("other images", "other classes", "another input size")
 # a processor's kernels lay weights out in their own way, and each thread has its buffers
@@ -96,9 +100,9 @@ def _require_common_model(baseline: Document, labels: Iterable[str]) -> None:
 def compare_with_baselines(document: Document, baselines: Sequence[Document], seed: int) -> list[Row]:
     """Rows of the models of this run and of the earlier ones: model, what, before, now, noise, result, why.
 
-    A model is compared with the earlier runs that have it: `before` is their median, for mIoU the last one's. A result
-    is ok, better, regression (worse by more than the noise), or not comparable, with the reason. A model that this run
-    or all the earlier ones lack gets one row that says so.
+    A model is compared with the earlier runs that have it: `before` is their median, for scores the last one's. A
+    result is ok, better, regression (worse by more than the noise), or not comparable, with the reason. A model that
+    this run or all the earlier ones lack gets one row that says so.
     """
     rows = []
     for label, now in document["models"].items():
@@ -108,6 +112,7 @@ def compare_with_baselines(document: Document, baselines: Sequence[Document], se
             continue
         before = [run["models"][label] for run in earlier]
         rows += _agreement(label, earlier, document) if "agreement" in document else []
+        rows += _scores(label, earlier[-1], document, seed) if "score" in document else []
         rows += [] if "agreement" in document else [_accuracy(label, earlier[-1], document, seed)]
         rows.append(_latency(label, earlier, document))
         rows.append(_bytes(label, "size, MB", "size_bytes", before, now, SIZE_NOISE))
@@ -136,6 +141,26 @@ def _agreement(label: str, earlier: Sequence[Document], document: Document) -> l
 
 def _output(run: Document, label: str, name: str) -> Document | None:
     return run["models"][label].get("outputs", {}).get(name)
+
+
+def _scores(label: str, earlier: Document, document: Document, seed: int) -> list[Row]:
+    """The figures against labels that are no masks of classes."""
+    before, now = earlier["models"][label], document["models"][label]
+    why = _unlike(label, [earlier], document, SCORE_NEEDS)
+    figures = document["score"]["figures"]
+    if why:
+        return [_row(label, each["title"], now=now["scores"][key]["value"], why=why) for key, each in figures.items()]
+    score, strata = score_from(document["score"]), [image["dataset"] for image in document["images"]]
+    first, second = (one["per_image"]["evidence"] for one in (before, now))
+    rows = []
+    for figure, change in zip(score.figures, score_differences(score, first, second, strata, seed), strict=True):
+        values = (before["scores"][figure.key]["value"], now["scores"][figure.key]["value"])
+        if change.ends is None:
+            rows.append(_row(label, figure.title, *values, why="too few images"))
+            continue
+        result = "ok" if not change.excludes_zero else "regression" if figure.loss(change.value) > 0 else "better"
+        rows.append(_row(label, figure.title, *values, (change.ends[1] - change.ends[0]) / 2, result))
+    return rows
 
 
 def _accuracy(label: str, earlier: Document, document: Document, seed: int) -> Row:

@@ -8,8 +8,10 @@ from typing import Any
 from common.benchmark.baseline import compare_with_baselines, read_baselines
 from common.benchmark.results import Document
 from common.benchmark.settings import GateSettings
+from common.scoring.figures import Score
 from common.scoring.latency import CALLS_FOR_P99
 
+CLASSES, OUTPUTS, LABELS = "masks of classes", "outputs that are compared", "labels of another kind"
 PASSED, FAILED, UNDECIDED = "passed", "failed", "not decided"
 # of a row of the baseline; a model or a figure that cannot be compared is not one that passed
 BASELINE_RESULTS = {"regression": FAILED, "not comparable": UNDECIDED, "not in this run": UNDECIDED}
@@ -22,6 +24,7 @@ class Found:
     value: float | None
     low: float | None
     high: float | None
+    at_most: bool | None = None  # how it keeps a limit, where that is another way for each figure
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Limit:
     find: Callable[[Document, str], Mapping[str, Found]]  # of the document and a model's name
     relative: bool  # to the reference
     at_most: bool  # or at least
-    masks: bool | None = None  # whether it takes images with masks; None: any images
+    run: str | None = None  # one of CLASSES, OUTPUTS, LABELS; None: any run
 
 
 def _exactly(value: float | None) -> Found:
@@ -49,7 +52,7 @@ LIMITS = {
         lambda document, label: {"mIoU": _loss(document["differences"][label]["miou"])},
         relative=True,
         at_most=True,
-        masks=True,
+        run=CLASSES,
     ),
     "max_class_drop": Limit(
         lambda document, label: {
@@ -59,7 +62,7 @@ LIMITS = {
         },
         relative=True,
         at_most=True,
-        masks=True,
+        run=CLASSES,
     ),
     "min_speedup": Limit(
         lambda document, label: {"p50": Found(**document["differences"][label]["speedup"])},
@@ -75,7 +78,7 @@ LIMITS = {
         lambda document, label: {"mIoU": _miou(document["models"][label]["overall"])},
         relative=False,
         at_most=False,
-        masks=True,
+        run=CLASSES,
     ),
     "max_latency_p99_ms": Limit(
         lambda document, label: {"p99": _exactly(document["models"][label]["latency_ms"]["p99"])},
@@ -98,9 +101,24 @@ def _by_output(key: str) -> Callable[[Document, str], Mapping[str, Found]]:
     return find
 
 
+def _score_losses(document: Document, label: str) -> Mapping[str, Found]:
+    changes, figures = document["differences"][label]["scores"], document["score"]["figures"]
+    return {
+        key: _loss(change) if figures[key]["higher_is_better"] else Found(**change) for key, change in changes.items()
+    }
+
+
+def _scores(document: Document, label: str) -> Mapping[str, Found]:
+    figures = document["score"]["figures"]
+    found = document["models"][label]["scores"]
+    return {key: Found(**each, at_most=not figures[key]["higher_is_better"]) for key, each in found.items()}
+
+
 LIMITS |= {
-    "min_sqnr_db": Limit(_by_output("sqnr_db"), relative=True, at_most=False, masks=False),
-    "min_equal_pixels": Limit(_by_output("equal_pixels"), relative=True, at_most=False, masks=False),
+    "min_sqnr_db": Limit(_by_output("sqnr_db"), relative=True, at_most=False, run=OUTPUTS),
+    "min_equal_pixels": Limit(_by_output("equal_pixels"), relative=True, at_most=False, run=OUTPUTS),
+    "max_score_loss": Limit(_score_losses, relative=True, at_most=True, run=LABELS),
+    "worst_score": Limit(_scores, relative=False, at_most=False, run=LABELS),
 }
 
 
@@ -139,25 +157,56 @@ class Gate:
         return parts
 
 
-def open_gate(settings: GateSettings, labels: Sequence[str], *, masks: bool = True) -> Gate:
+def open_gate(
+    settings: GateSettings, labels: Sequence[str], *, outputs: bool = False, score: Score | None = None
+) -> Gate:
     """The gate for the models `labels`, the first of which is the reference; what cannot be checked fails here, before
     the work. The files of the earlier runs need not be there afterwards.
 
+    Args:
+        outputs: of a run that compares outputs, not one of maps of classes.
+        score: of such a run where there are labels.
+
     Raises:
-        FileNotFoundError, ValueError: a limit against the first model and no second one, one that takes images with
-            masks or without and gets the others, no model of a name in `gate_models`, or no usable baseline.
+        FileNotFoundError, ValueError: a limit against the first model and no second one, a limit of another kind of
+            run, or of a figure that there is not, no model of a name in `gate_models`, or no usable baseline.
     """
     limits = settings.limits.given()
-    for name in limits:
-        if LIMITS[name].masks is True and not masks:
-            raise ValueError(f"--{name}: takes masks, which --images has not; leave it out")
-        if LIMITS[name].masks is False and masks:
-            raise ValueError(f"--{name}: compares outputs on --images; give them in the place of the data root")
+    for name, wanted in limits.items():
+        _require_run(name, outputs, score)
+        if score and isinstance(wanted, tuple):
+            _require_figures(name, [key for key, _ in wanted], [figure.key for figure in score.figures])
     relative = [name for name in limits if LIMITS[name].relative]
     if relative and len(labels) < 2:
         raise ValueError(f"--{relative[0]} compares with the first model; name a second one")
     models = gated_models(settings.gate_models, labels, limits)
     return Gate(settings, models, read_baselines(settings.baseline or (), labels))
+
+
+def _require_run(name: str, outputs: bool, score: Score | None) -> None:
+    """Raise ValueError for a limit of another kind of run."""
+    run = LIMITS[name].run
+    if run == CLASSES and score:
+        keys = ", ".join(figure.key for figure in score.figures)
+        raise ValueError(f"--{name}: is of maps of classes; here --max_score_loss and --worst_score limit {keys}")
+    if run == CLASSES and outputs:
+        raise ValueError(f"--{name}: takes masks, which --images has not; leave it out")
+    if run == OUTPUTS and not outputs:
+        raise ValueError(f"--{name}: compares outputs on --images; give them in the place of the data root")
+    if run == LABELS and not score:
+        if outputs:
+            raise ValueError(f"--{name}: takes labels, which --images has not; leave it out")
+        raise ValueError(
+            f"--{name}: is not of maps of classes, which have --max_miou_drop, --max_class_drop, --min_miou"
+        )
+
+
+def _require_figures(name: str, keys: Sequence[str], known: Sequence[str]) -> None:
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"--{name} {key}: no such figure; there are {', '.join(known)}")
+        if keys.count(key) > 1:
+            raise ValueError(f"--{name} {key}: given twice; give one limit for each figure")
 
 
 def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Iterable[str]) -> list[str]:
@@ -179,22 +228,30 @@ def gated_models(names: Sequence[str] | None, labels: Sequence[str], limits: Ite
 
 
 def check_limits(
-    document: Document, limits: Mapping[str, float], labels: Sequence[str], by: str = "estimate"
+    document: Document,
+    limits: Mapping[str, float | Sequence[tuple[str, float]]],
+    labels: Sequence[str],
+    by: str = "estimate",
 ) -> list[dict[str, object]]:
     """A row for each limit and each figure of the models `labels` that has to keep it: limit, model, what, wanted,
     found, worse_end (of the interval), result.
 
     Args:
+        limits: name -> limit of all its figures, or the limits of some of them by their keys.
         by: "estimate": the figure has to keep the limit; "bound": the worse end of its 95 % interval.
     """
     rows = []
     for name, wanted in limits.items():
         for label in labels:
-            for what, found in LIMITS[name].find(document, label).items():
-                worse_end = found.high if LIMITS[name].at_most else found.low
+            figures = LIMITS[name].find(document, label)
+            asked = dict.fromkeys(figures, wanted) if isinstance(wanted, int | float) else dict(wanted)
+            for what, limit in asked.items():
+                found = figures[what]
+                at_most = LIMITS[name].at_most if found.at_most is None else found.at_most
+                worse_end = found.high if at_most else found.low
                 judged = worse_end if by == "bound" else found.value
-                row = {"limit": f"--{name}", "model": label, "what": what, "wanted": wanted, "found": found.value}
-                rows.append({**row, "worse_end": worse_end, "result": _result(judged, wanted, LIMITS[name].at_most)})
+                row = {"limit": f"--{name}", "model": label, "what": what, "wanted": limit, "found": found.value}
+                rows.append({**row, "worse_end": worse_end, "result": _result(judged, limit, at_most)})
     return rows
 
 

@@ -1,9 +1,11 @@
-"""Measure models on images without masks: times, and how near the outputs of each come to the first model's."""
+"""Measure models on images without a map of classes: times, how near the outputs of each come to the first model's, and
+where there are labels the scores."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +22,13 @@ from common.benchmark.measure import (
 from common.benchmark.memory import ModelMemory
 from common.benchmark.settings import BenchmarkSettings
 from common.data.datasets import evenly_spaced
+from common.data.label_files import read_label
 from common.data.shots import Shot
 from common.networks.image_inputs import ImageInputs
 from common.runtimes.agreement import OutputMeter, Variation
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import Predictor
+from common.scoring.figures import Evidence, Score
 from common.scoring.latency import Latency, no_garbage_collection, timed, warm_up
 from common.system.progress import progress
 from models import Network
@@ -38,6 +42,7 @@ class OutputRecording(Timing):
 
     meters: list[list[OutputMeter]] = field(default_factory=list)  # of each image, against the first model
     variations: list[Variation] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)  # of each image against its label, where there are labels
 
 
 @dataclass
@@ -50,7 +55,8 @@ class OutputMeasurement(InBlocks):
     outputs: dict[str, str]  # name -> kind
     blocks: list[range]
     recordings: dict[str, OutputRecording]
-    drawn: dict[int, dict[str, list[Tensor]]]  # index of a shot -> label -> outputs (1, ...), of those to be drawn
+    drawn: dict[int, dict[str, list[Tensor]]]  # index of a shot -> model -> outputs (1, ...), of those to be drawn
+    score: Score | None = None  # where there are labels
     preparation_seconds: float = 0.0
     memory: dict[str, ModelMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
@@ -67,13 +73,16 @@ def measure_outputs(
     network: Network,
     settings: BenchmarkSettings,
     drawn: Sequence[int] = (),
+    score: Score | None = None,
 ) -> OutputMeasurement:
     """Compare every model with the first on every shot, one at a time, and time it.
 
-    The models take turns in blocks, as in `measure`. `drawn` are the shots of which the outputs are kept.
+    The models take turns in blocks, as in `measure`. `drawn` are the shots of which the outputs are kept; with `score`
+    each model is held against the labels of the shots, too.
 
     Raises:
-        ValueError: models of different input sizes, or outputs that differ in number or shape or hold NaN.
+        ValueError: models of different input sizes, outputs that differ in number or shape or hold NaN or are not of
+            the score's task, or a label that cannot be read.
     """
     require_one_size(candidates)
     predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
@@ -84,19 +93,22 @@ def measure_outputs(
     outputs = _named(network, {label: predict.outputs(first) for label, predict in predictors.items()})
     blocks = blocks_of(len(shots))
     kept: dict[int, dict[str, list[Tensor]]] = {index: {} for index in drawn}
-    measurement = OutputMeasurement(candidates, shots, inputs, outputs, blocks, recordings, kept)
+    measurement = OutputMeasurement(candidates, shots, inputs, outputs, blocks, recordings, kept, score)
     for recording in recordings.values():
         recording.variations = [Variation() for _ in outputs]
     orders = rotations(list(candidates))
     for block in progress(blocks, "measure", unit="block"):
         read = [timed(partial(_input, inputs, shots[index])) for index in block]
         measurement.preparation_seconds += sum(seconds for _, seconds in read)
+        labels, seconds = timed(partial(_labels, score, [shots[index] for index in block]))
+        measurement.preparation_seconds += seconds
         for run in range(settings.timed_runs):
             said = {}
             for label in next(orders):
                 said[label] = _time(predictors[label], block, read, recordings[label])
             if run == 0:
                 _compare(said, block, measurement)
+                _score(said, labels, measurement)
     measurement.memory = measure_memory(candidates, settings.threads, network.channels)
     if settings.thread_counts:
         size = next(iter(candidates.values())).input_hw
@@ -110,12 +122,32 @@ def require_one_size(candidates: Mapping[str, Candidate]) -> tuple[int, int]:
     sizes = {candidate.input_hw: label for label, candidate in candidates.items()}
     if len(sizes) > 1:
         (one, first), (other, second), *_ = sizes.items()
-        raise ValueError(f"--images: {first} takes {one}, {second} {other}; outputs are compared at one input size")
+        raise ValueError(f"{first} takes {one}, {second} {other}; outputs are compared at one input size")
     return next(iter(sizes))
 
 
 def _input(inputs: ImageInputs, shot: Shot) -> Tensor:
     return inputs(inputs.shots.to_tensor(inputs.shots.load(shot))[None]).cpu().contiguous()
+
+
+def _labels(score: Score | None, shots: Sequence[Shot]) -> list[Any]:
+    return [read_label(shot, score.task, score.names) for shot in shots] if score else []
+
+
+def _score(said: Mapping[str, list[list[Tensor]]], labels: Sequence[Any], measurement: OutputMeasurement) -> None:
+    """Hold what the models said of the images of a block against their labels."""
+    score = measurement.score
+    if score is None:
+        return
+    for model, outputs in said.items():
+        try:
+            found = [
+                score.evidence(each, label, measurement.inputs.shots)
+                for each, label in zip(outputs, labels, strict=True)
+            ]
+        except ValueError as error:
+            raise ValueError(f"{model}: {error}") from error
+        measurement.recordings[model].evidence += found
 
 
 def _warmed(predict: Predictor, images: Tensor, runs: int, count: int) -> OutputRecording:

@@ -17,6 +17,7 @@ from common.data.pairs import BadSample
 from common.data.shots import Shot
 from common.networks.image_inputs import ImageInputs
 from common.runtimes.candidates import Candidate
+from common.scoring.figures import Score
 from common.system.processors import pin, require_processors
 from common.system.settings import flat
 from models import Network
@@ -79,21 +80,23 @@ def benchmark_outputs(
     settings: BenchmarkSettings,
     gate: Gate | None = None,
     *,
+    score: Score | None = None,
     pictures: int = 0,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     asked: CommandLine | None = None,
 ) -> tuple[Document, OutputMeasurement]:
-    """The same on images without masks: the outputs of all candidates are held against those of the first.
+    """The same without a map of classes: the outputs of all candidates are held against those of the first.
 
     Args:
         inputs: how images become the input of the network.
+        score: by which each is held against the labels of the shots, too, where these have any.
         pictures: of each folder, of which the outputs are kept.
     """
     keep_to_processors(settings)
     _tell(candidates)
     drawn = [index for index, shot in enumerate(shots) if shot in set(spread(shots, pictures or 1))] if pictures else []
-    measurement = measure_outputs(candidates, shots, inputs, network, settings, drawn)
+    measurement = measure_outputs(candidates, shots, inputs, network, settings, drawn, score)
     document = agreement_document(title, measurement, settings, [*notes, *report_bad(bad)], asked)
     return _checked(document, bad, gate, settings), measurement
 

@@ -53,10 +53,14 @@ class GateLimits:
     min_miou: float | None = None  # over all images, 0 to 1
     max_latency_p99_ms: float | None = None  # milliseconds
     max_peak_memory_mb: float | None = None  # of a process with the model alone, in 10^6 bytes
-    min_sqnr_db: float | None = None  # of every output against the first's, on images without masks
+    # of runs that compare outputs, on images without masks or with labels that are no map of classes
+    min_sqnr_db: float | None = None  # of every output against the first's
     min_equal_pixels: float | None = None  # of every output that tells classes apart, against the first's, 0 to 1
+    # of labels that are no map of classes: key of a figure -> limit
+    max_score_loss: tuple[tuple[str, float], ...] | None = None  # lower than the first's, or an error higher
+    worst_score: tuple[tuple[str, float], ...] | None = None  # at least so high, or an error at most
 
-    def given(self) -> dict[str, float]:
+    def given(self) -> dict[str, float | tuple[tuple[str, float], ...]]:
         """Name -> value of those that there are."""
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 

@@ -1,10 +1,12 @@
 """The answer in a sentence: what a model gives and takes against the reference."""
 
+import math
+
 from common.scoring.statistics import Interval
 
 SAME_SIZE = 0.05  # share of the size; two files closer than this are called about equal
-TOLERATED = 0.01  # of the mIoU; accuracy is called kept only where a larger loss is ruled out
-NO_CHANGE = 5e-5  # of the mIoU; what four decimals do not show
+TOLERATED = 0.01  # of the mIoU
+NO_CHANGE = 5e-5  # what four decimals do not show
 
 
 def verdict(
@@ -17,29 +19,38 @@ def verdict(
     size_ratio: float,
 ) -> tuple[str, str]:
     """What happened to the accuracy in a word (kept, lost, gained or unknown), and all of it in two sentences."""
-    tag, accuracy = _accuracy(difference)
+    tag, accuracy = accuracy_words(difference)
     return tag, (
         f"{label} against {reference}: {size_words(size_ratio)}, {speed_words(speedup)}. "
         f"mIoU {miou:.4f} against {reference_miou:.4f}, {accuracy}."
     )
 
 
-def _accuracy(difference: Interval) -> tuple[str, str]:
+def accuracy_words(
+    difference: Interval, higher_is_better: bool = True, tolerated: float = TOLERATED
+) -> tuple[str, str]:
+    """What happened to the accuracy in a word (kept, lost, gained or unknown), and how a figure of it changed.
+
+    Args:
+        difference: of the figure, the model's minus the reference's.
+        tolerated: accuracy is called kept only where a larger loss is ruled out.
+    """
     if difference.ends is None:
-        return "unknown", f"a difference of {difference.value:+.4f}; too few images to tell it from chance"
+        value = "not known" if math.isnan(difference.value) else f"of {difference.value:+.4f}"
+        return "unknown", f"a difference {value}; too few images to tell it from chance"
     low, high = difference.ends
     if max(abs(low), abs(high)) < NO_CHANGE:
         return "kept", "no difference"
     change = f"a difference of {difference.value:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
     if not difference.excludes_zero:
-        at_most = max(0.0, -low)
-        if at_most > TOLERATED:
+        at_most = max(0.0, -low if higher_is_better else high)
+        if at_most > tolerated:
             return (
                 "unknown",
                 f"{change}: not significant, but a loss of {at_most:.4f} is not ruled out; take more images",
             )
         return "kept", f"{change}: no significant difference; a loss above {at_most:.4f} is unlikely"
-    if difference.value < 0:
+    if (difference.value < 0) == higher_is_better:
         return "lost", f"{change}: accuracy is lost, by more than chance"
     return "gained", f"{change}: more than chance in its favour"
 

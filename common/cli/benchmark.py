@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.benchmark.gate import Gate, has_failed
 from common.benchmark.results import Document
@@ -13,20 +14,29 @@ from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import GATE_BY, BenchmarkSettings, CommandLine, GateSettings
 from common.cli.flags import plain_arguments
 from common.cli.main import EXIT_GATE
-from common.cli.types import fraction, non_negative_float, non_negative_int, positive_float, positive_int, thread_count
+from common.cli.types import (
+    figure_limit,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    thread_count,
+)
 from common.data.pairs import BadSample, Sample
 from common.data.shots import Shot
 from common.networks.image_inputs import ImageInputs
 from common.report.sensitivity import sensitivity_tables
-from common.report.text import accuracy_table, agreement_table, gate_tables, summary_table
+from common.report.text import accuracy_table, agreement_table, gate_tables, score_table, summary_table
 from common.report.writer import write_output_report, write_report
 from common.runtimes.candidates import Candidate
+from common.scoring.figures import Score
 from common.scoring.latency import CALLS_FOR_P99
 from common.system.settings import from_flat
 from models import Network
 
 # field of GateLimits -> argument type and help of its flag
-LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
+LIMITS: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_miou_drop": (fraction, "largest loss of mIoU against the first model, for example 0.01"),
     "max_class_drop": (fraction, "largest loss of IoU of any class against the first model"),
     "min_speedup": (positive_float, "least speed against the first model: its p50 / this p50"),
@@ -42,6 +52,11 @@ LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
         fraction,
         "least share of places of the same class in every output that tells classes apart; with --images",
     ),
+    "max_score_loss": (
+        figure_limit,
+        "of labels that are no map of classes: how much a figure may be worse than the first model's; docs/results.md",
+    ),
+    "worst_score": (figure_limit, "of the same labels: the lowest that a figure may be, or an error the highest"),
 }
 
 
@@ -99,7 +114,9 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, (kind, text) in LIMITS.items():
         if f"--{name}" not in parser._option_string_actions:  # a script's own flag of that name says more
-            group.add_argument(f"--{name}", type=kind, metavar="X", help=text)
+            of_figures = kind is figure_limit
+            metavar = "FIGURE=X" if of_figures else "X"
+            group.add_argument(f"--{name}", type=kind, nargs="+" if of_figures else None, metavar=metavar, help=text)
     group.add_argument(
         "--baseline",
         nargs="+",
@@ -155,6 +172,7 @@ def run_output_benchmark(
     network: Network,
     gate: Gate,
     *,
+    score: Score | None = None,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     save_outputs: bool = False,
@@ -169,14 +187,15 @@ def run_output_benchmark(
         network,
         settings,
         gate,
+        score=score,
         pictures=args.visualizations_per_dataset,
         notes=notes,
         bad=bad,
         asked=asked,
     )
     pictures = write_output_report(folder, document, measurement, save_outputs)
-    _print_tables(document, agreement_table(document))
-    _print_files(folder, ["models.csv", "images.csv"], len(pictures))
+    _print_tables(document, "\n\n".join([*([score_table(document)] if score else []), agreement_table(document)]))
+    _print_files(folder, ["models.csv", *["datasets.csv"] * bool(score), "images.csv"], len(pictures))
     return document
 
 

@@ -3,14 +3,18 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from common.cli.types import height_width, non_negative_int, thread_count
-from common.data.bad_samples import usable_shots
+from common.data.bad_samples import usable_labelled_shots, usable_shots
 from common.data.datasets import SampleSource
 from common.data.decoding import IMAGE_BITS
+from common.data.labelled_shots import labelled_source
 from common.data.pairs import BadSample
 from common.data.shots import Shot, find_shots
 from common.networks.opening import network_table
+from common.scoring.figures import Score
+from common.scoring.tasks import score_of
 from common.system.processors import physical_processors
 from models import Network
 
@@ -109,7 +113,8 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "--datasets",
         nargs="+",
         metavar="NAME",
-        help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}); default: all that are found",
+        help="datasets below the root, also your own (ROOT/NAME/NAME/{images,gt_masks}; other labels: docs/data.md); "
+        "default: all that are found",
     )
     parser.add_argument(
         "--labels",
@@ -126,16 +131,12 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sample_source(args: argparse.Namespace, network: Network, root: Path) -> SampleSource:
     """What the flags of `add_dataset_arguments` say of the samples below `root` for the network of `--name`."""
-    return SampleSource.of(
-        args.name,
-        network,
-        root,
-        names=args.datasets,
-        labels=args.labels,
-        skip_bad=args.skip_bad,
-        workers=args.workers,
-        image_bits=args.image_bits,
-    )
+    return SampleSource.of(args.name, network, root, **_options(args))
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    named = {name: getattr(args, name) for name in ("labels", "skip_bad", "workers", "image_bits")}
+    return {"names": args.datasets, **named}
 
 
 def add_images_argument(parser: argparse._ActionsContainer, what: str) -> None:
@@ -161,15 +162,37 @@ def refuse_with_images(args: argparse.Namespace, parser: argparse.ArgumentParser
     for name in flags if args.images else ():
         if getattr(args, name):
             parser.error(f"argument --{name}: not allowed with argument --images, which has no masks")
-    if not args.images and args.egolanes_checkpoint:
-        parser.error("argument --egolanes_checkpoint: is for --images")
 
 
-def shots_of(args: argparse.Namespace, network: Network) -> tuple[list[Shot], list[BadSample]]:
-    """The images of `--images` for a network, and with `--skip_bad` those that are left out."""
-    bad: list[BadSample] = []
+def refuse_with_class_maps(args: argparse.Namespace, parser: argparse.ArgumentParser, flags: Iterable[str]) -> None:
+    """Leave with exit code 2 where data with masks of classes stands with one of `flags`, which are of other data."""
+    for name in flags:
+        if getattr(args, name):
+            parser.error(f"argument --{name}: is for --images, or for labels that are no masks of classes")
+
+
+def compares_outputs(args: argparse.Namespace, network: Network) -> bool:
+    """Whether a benchmark compares outputs: it has no labels, or others than masks of classes."""
+    return bool(args.images) or not network.maps_classes
+
+
+def score_against_labels(args: argparse.Namespace, name: str, network: Network) -> Score | None:
+    """By what the models of such a benchmark are judged; None without labels."""
+    labelled = args.dataset_root and not args.images and not network.maps_classes
+    return score_of(name, network) if labelled else None
+
+
+def shots_of(args: argparse.Namespace, network: Network, bad: list[BadSample]) -> list[Shot]:
+    """The images of `--images` for a network; with `--skip_bad` those that can be read, the others go to `bad`."""
     shots = find_shots(args.images, network.images, args.image_bits)
-    return (usable_shots(shots, bad, args.workers) if args.skip_bad else shots), bad
+    return usable_shots(shots, bad, args.workers) if args.skip_bad else shots
+
+
+def labelled_shots_of(args: argparse.Namespace, network: Network, split: str, bad: list[BadSample]) -> list[Shot]:
+    """Those of `--dataset_root` for a network that gives no map of classes; with `--skip_bad` others go to `bad`."""
+    return usable_labelled_shots(
+        labelled_source(args.name, network, args.dataset_root, **_options(args)), network, split, bad
+    )
 
 
 def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What benchmark_qat_model.py measures a trained network on: images with masks, or without."""
+"""What benchmark_qat_model.py measures a trained network on: images with masks of classes, other labels, or none."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from torch import Tensor
 from common.benchmark.gate import Gate
 from common.benchmark.results import Document
 from common.cli.benchmark import run_benchmark, run_output_benchmark
-from common.cli.flags import sample_source, shots_of
+from common.cli.flags import labelled_shots_of, sample_source, shots_of
 from common.data.bad_samples import usable_samples
-from common.data.datasets import evenly_spaced, spread
+from common.data.datasets import SPLITS, evenly_spaced, spread
 from common.data.loading import SampleDataset
 from common.data.pairs import BadSample, Sample
 from common.data.shots import ShotDataset, split_shots
@@ -23,6 +23,7 @@ from common.data.transforms import ImageFormat
 from common.networks.image_inputs import image_inputs
 from common.runtimes.candidates import Candidate
 from common.scoring.evaluate import calibration_batches, drawn_inputs
+from common.scoring.figures import Score
 from models import Network
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ class Images:
 
 
 def labelled_images(args: argparse.Namespace, network: Network, input_hw: tuple[int, int]) -> Images:
-    """Those of `--dataset_root`."""
+    """Those of `--dataset_root` for a network that gives a map of classes."""
     bad: list[BadSample] = []
     find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
     training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
@@ -62,11 +63,15 @@ def labelled_images(args: argparse.Namespace, network: Network, input_hw: tuple[
     return Images(len(training), validation, draw, inputs, run)
 
 
-def images_alone(args: argparse.Namespace, network: Network, input_hw: tuple[int, int]) -> Images:
-    """Those of `--images`: the tenth that trainings leave aside is scored, the others calibrate."""
+def output_images(args: argparse.Namespace, network: Network, input_hw: tuple[int, int], score: Score | None) -> Images:
+    """Those of `--images`, or with a score those of `--dataset_root` for a network that gives no map of classes: the
+    tenth that trainings leave aside is measured on, the others calibrate."""
     made = image_inputs(args.name, network, input_hw, CPU, args.egolanes_checkpoint)
-    shots, bad = shots_of(args, network)
-    training, held_out = split_shots(shots)
+    bad: list[BadSample] = []
+    if score:
+        training, held_out = (labelled_shots_of(args, network, split, bad) for split in SPLITS)
+    else:
+        training, held_out = split_shots(shots_of(args, network, bad))
     validation = spread(held_out, args.num_samples_per_dataset)
 
     def draw(count: int, batch_size: int) -> Iterable[Tensor]:
@@ -78,7 +83,9 @@ def images_alone(args: argparse.Namespace, network: Network, input_hw: tuple[int
 
     def run(folder: Path, candidates: Mapping[str, Candidate], gate: Gate, **parts: Any) -> Document:
         parts.pop("sensitivity")
-        return run_output_benchmark(args, folder, TITLE, candidates, validation, made, network, gate, bad=bad, **parts)
+        return run_output_benchmark(
+            args, folder, TITLE, candidates, validation, made, network, gate, score=score, bad=bad, **parts
+        )
 
     return Images(len(training), validation, draw, inputs, run)
 

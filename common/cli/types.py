@@ -17,6 +17,14 @@ def named_path(text: str) -> tuple[str, Path]:
     return name.strip(), Path(path)
 
 
+def figure_limit(text: str) -> tuple[str, float]:
+    """An argparse type: "abs_rel=0.02" -> ("abs_rel", 0.02), a figure of a score and a number, 0 or more."""
+    name, _, value = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIGURE=X such as abs_rel=0.02")
+    return name, non_negative_float(value)
+
+
 def positive_int(text: str) -> int:
     """An argparse type: 1, 2, 3, ... LARGEST_INT."""
     return _checked(int, text, lambda value: 0 < value <= LARGEST_INT, f"a whole number from 1 to {LARGEST_INT}")

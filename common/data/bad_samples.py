@@ -3,19 +3,23 @@
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.datasets import SampleSource, find_samples
 from common.data.decoding import read_rgb
-from common.data.loading import load_ids, load_image, worker_init
+from common.data.label_files import read_label
+from common.data.labelled_shots import find_labelled_shots
+from common.data.loading import load_ids, load_image, region_of, worker_init
 from common.data.pairs import BadSample, Sample
 from common.data.shots import Shot
 from common.system.distributed import gathered, rank, world_size
 from common.system.files import write_json
 from common.system.progress import progress
+from models import Network
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +28,15 @@ LISTED = 50  # that a report spells out
 SKIPPED_FILE = "skipped.json"
 
 
-Item = TypeVar("Item", bound=Hashable)  # a Sample or a Shot
+class _Read(Hashable, Protocol):
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def image(self) -> Path: ...
+
+
+Item = TypeVar("Item", bound=_Read)  # a Sample or a Shot
 
 
 class _Reasons(Dataset, Generic[Item]):
@@ -53,11 +65,27 @@ def usable_samples(source: SampleSource, split: str, bad: list[BadSample]) -> li
     Raises:
         FileNotFoundError, ValueError: as `find_samples`; or no sample is left.
     """
+    return _usable(source, split, bad, partial(find_samples, source, split), _read_sample)
+
+
+def usable_labelled_shots(source: SampleSource, network: Network, split: str, bad: list[BadSample]) -> list[Shot]:
+    """The same of `find_labelled_shots`."""
+    find = partial(find_labelled_shots, source, network, split)
+    return _usable(source, split, bad, find, partial(_read_labelled, network))
+
+
+def _usable(
+    source: SampleSource,
+    split: str,
+    bad: list[BadSample],
+    find: Callable[[list[BadSample] | None], list[Item]],
+    read: Callable[[Item], object],
+) -> list[Item]:
     unpaired: list[BadSample] = []
-    samples = find_samples(source, split, unpaired if source.skip_bad else None)
+    samples = find(unpaired if source.skip_bad else None)
     if not source.skip_bad:
         return samples
-    unreadable = _unreadable(samples, _read_sample, split, source.workers)
+    unreadable = _unreadable(samples, read, split, source.workers)
     left_out = [*unpaired, *(BadSample(each.dataset, str(each.image), reason) for each, reason in unreadable.items())]
     bad += [each for each in left_out if each not in bad]
     if len(unreadable) == len(samples):
@@ -80,6 +108,13 @@ def usable_shots(shots: Sequence[Shot], bad: list[BadSample], workers: int) -> l
 
 def _read_sample(sample: Sample) -> None:
     load_ids(sample, load_image(sample, TRIED_HW)[1])
+
+
+def _read_labelled(network: Network, shot: Shot) -> None:
+    for path in shot.images:
+        rgb = read_rgb(path, shot.image_bits, labelled=True)
+        region_of(shot.dataset, path, rgb.shape[1], rgb.shape[0])
+    read_label(shot, network.task, network.classes)
 
 
 def _read_shot(shot: Shot) -> None:

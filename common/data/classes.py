@@ -34,7 +34,13 @@ class Classes:
 
 
 def classes_of(network: Network, samples: Iterable[Sample] = ()) -> Classes:
-    """The classes of a network; those are scored that the labels of `samples` name, without samples all."""
+    """The classes of a network; those are scored that the labels of `samples` name, without samples all.
+
+    Raises:
+        ValueError: it gives no map of them.
+    """
+    if network.classes and not network.maps_classes:
+        raise ValueError(f"no map of classes, which is wanted here: the network's task is {network.task!r}")
     maps = {sample.labels for sample in samples}
     scored = sorted({each for labels in maps for each in labels.scored}) if maps else range(len(network.classes))
     return Classes(network.classes, network.colours or distinct_colours(len(network.classes)), tuple(scored))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from common.data.labels import LABELS_FILE, LabelMap, palette_labels, read_labels
-from common.data.pairs import LAYOUT, BadSample, Sample, find_pairs, tell_once
+from common.data.pairs import MASKED, BadSample, Layout, Sample, find_pairs, tell_once
 from models.network import Colour, Network
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
@@ -43,6 +43,14 @@ def find_spec(name: str) -> DatasetSpec:
     return next((spec for spec in DATASETS if spec.name.lower() == name.lower()), DatasetSpec(name))
 
 
+class _OfDataset(Protocol):
+    @property
+    def dataset(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=_OfDataset)  # a Sample, or a Shot
+
+
 @dataclass(frozen=True)
 class SampleSource:
     """Where a script finds its samples, and how they are read."""
@@ -56,10 +64,15 @@ class SampleSource:
     skip_bad: bool = False  # leave out what cannot be read
     workers: int = 0  # processes that read while this is found out
     image_bits: int | None = None  # see `read_rgb`
+    default: LabelMap | None = None  # what masks mean where no file says it, in the place of the palette
 
     @classmethod
     def of(cls, name: str, network: Network, root: Path, **options: Any) -> "SampleSource":
-        """That of the network `name`; `options` are the fields from `names` on."""
+        """That of the network `name`, which gives a map of classes; `options` are the fields from `names` on."""
+        if network.classes and not network.maps_classes:
+            raise ValueError(
+                f"{name}: its task is {network.task}, and masks of classes are for a map of them; train it on --images"
+            )
         return cls(root, name, network.classes, tuple(network.mask_colours.items()), **options)
 
 
@@ -81,6 +94,8 @@ def dataset_labels(folder: Path, source: SampleSource) -> LabelMap:
         if there and read_labels(own, source.classes).to_class != labels.to_class:
             raise ValueError(f"--labels {given}: {own} says otherwise; leave the flag out, or remove that file")
         return labels
+    if source.default is not None:
+        return source.default
     if not source.mask_colours:
         raise ValueError(
             f"{folder}: no {LABELS_FILE}, and {source.network} has no palette of its own; say what the masks hold in "
@@ -102,24 +117,40 @@ def find_samples(source: SampleSource, split: str, bad: list[BadSample] | None =
         FileNotFoundError: no dataset at all, one that was named is not there, or a folder is empty.
         ValueError: files without a partner, a dataset named twice or too small to be split, or none to train on.
     """
+
+    def find(folder: Path, dataset: str) -> list[Sample]:
+        pairs = find_pairs(folder, dataset, dataset_labels(folder, source), bad)
+        return [replace(sample, image_bits=source.image_bits) for sample in pairs]
+
+    return of_split(source, split, find, MASKED)
+
+
+def of_split(
+    source: SampleSource, split: str, find: Callable[[Path, str], Sequence[Item]], layout: Layout
+) -> list[Item]:
+    """What `find` (folder of a dataset, its name) gives for a split, as `find_samples`; `layout` is for errors."""
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
     root, names = source.root, source.names
-    specs = [find_spec(name) for name in names] if names else _known_datasets(root)
+    specs = [find_spec(name) for name in names] if names else _known_datasets(root, layout)
     if twice := sorted({spec.name for spec in specs if specs.count(spec) > 1}):
         raise ValueError(f"datasets named more than once: {', '.join(twice)}; name each once")
     used = [spec for spec in specs if spec.train or split == "val"]
     if not used:
         listed = ", ".join(spec.name for spec in specs)
         raise ValueError(f"no train images in {listed} below {root}: for validation only; add a dataset to train on")
-    return [sample for spec in sorted(used, key=lambda spec: spec.name) for sample in _split(source, spec, split, bad)]
+    return [
+        sample
+        for spec in sorted(used, key=lambda spec: spec.name)
+        for sample in _part(find(_folder(root, spec), spec.name), split, _folder(root, spec))
+    ]
 
 
-def _known_datasets(root: Path) -> list[DatasetSpec]:
+def _known_datasets(root: Path, layout: Layout) -> list[DatasetSpec]:
     found = [spec for spec in DATASETS if _folder(root, spec).is_dir()]
     if not found:
         known = ", ".join(spec.name for spec in DATASETS)
-        raise FileNotFoundError(f"{root}: none of {known}; expected {LAYOUT}; name your own with --datasets NAME")
+        raise FileNotFoundError(f"{root}: none of {known}; expected {layout}; name your own with --datasets NAME")
     if absent := [spec.name for spec in DATASETS if spec not in found]:
         tell_once(f"using {', '.join(spec.name for spec in found)}; not below {root}: {', '.join(absent)}")
     return found
@@ -129,21 +160,10 @@ def _folder(root: Path, spec: DatasetSpec) -> Path:
     return root / spec.name / spec.name
 
 
-def _split(source: SampleSource, spec: DatasetSpec, split: str, bad: list[BadSample] | None) -> list[Sample]:
-    folder = _folder(source.root, spec)
-    pairs = find_pairs(folder, spec.name, dataset_labels(folder, source), bad)
-    if len(pairs) < 10 and split == "val":
-        raise ValueError(f"{folder}: {len(pairs)} images; every tenth is validation, so 10 are the least")
-    samples = [replace(sample, image_bits=source.image_bits) for sample in pairs]
+def _part(samples: Sequence[Item], split: str, folder: Path) -> list[Item]:
+    if len(samples) < 10 and split == "val":
+        raise ValueError(f"{folder}: {len(samples)} images; every tenth is validation, so 10 are the least")
     return [sample for index, sample in enumerate(samples) if (index % 10 == 9) == (split == "val")]
-
-
-class _OfDataset(Protocol):
-    @property
-    def dataset(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=_OfDataset)  # a Sample, or an image without a mask
 
 
 def spread(samples: Sequence[Item], per_dataset: int | None) -> list[Item]:

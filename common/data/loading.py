@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -41,7 +42,7 @@ def load_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.ndarray, t
     """
     image = read_rgb(sample.image, sample.image_bits, labelled=True)
     height, width = image.shape[:2]
-    left, top, right, bottom = _region(sample, width, height)
+    left, top, right, bottom = region_of(sample.dataset, sample.image, width, height)
     return resize_image(image[top:bottom, left:right], input_hw), (height, width)
 
 
@@ -49,7 +50,7 @@ def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.n
     """`load_image` of a JPEG file decoded at half its size, where its region is at least twice the input size."""
     header = read_header(read_bytes(sample.image).data, sample.image)
     width, height = header.width, header.height
-    left, top, right, bottom = _region(sample, width, height)
+    left, top, right, bottom = region_of(sample.dataset, sample.image, width, height)
     if right - left < 2 * input_hw[1] or bottom - top < 2 * input_hw[0]:
         return load_image(sample, input_hw)
     image = read_rgb(sample.image, labelled=True, scale=2)
@@ -57,11 +58,12 @@ def _load_reduced_image(sample: Sample, input_hw: tuple[int, int]) -> tuple[np.n
     return resize_image(image, input_hw), (height, width)
 
 
-def _region(sample: Sample, width: int, height: int) -> Box:
-    box = find_spec(sample.dataset).region(width, height)
+def region_of(dataset: str, image: Path, width: int, height: int) -> Box:
+    """The region of interest in an image of this size; ValueError where it does not fit."""
+    box = find_spec(dataset).region(width, height)
     if box[2] > width or box[3] > height:
         raise ValueError(
-            f"{sample.image}: {width}x{height}, smaller than the region of interest of {sample.dataset}, which ends at "
+            f"{image}: {width}x{height}, smaller than the region of interest of {dataset}, which ends at "
             f"{box[2]}x{box[3]}; use the dataset's native size"
         )
     return box
@@ -80,7 +82,7 @@ def load_ids(sample: Sample, image_hw: tuple[int, int]) -> np.ndarray:
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]}, but {sample.image.name} is {width}x{height}; "
             "a mask has the size of its image"
         )
-    left, top, right, bottom = _region(sample, width, height)
+    left, top, right, bottom = region_of(sample.dataset, sample.image, width, height)
     try:
         return sample.labels.class_ids(mask[top:bottom, left:right])
     except ValueError as error:

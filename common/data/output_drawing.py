@@ -1,6 +1,6 @@
 """Outputs without a truth to hold them against, as pictures: what each model says, and where two differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -80,9 +80,16 @@ def limits_of(output: np.ndarray) -> tuple[float, float]:
 
 
 def save_outputs(
-    folder: Path, shot: Shot, label: str, rgb: np.ndarray, outputs: Mapping[str, np.ndarray], kind: str
+    folder: Path,
+    shot: Shot,
+    label: str,
+    rgb: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    kind: str,
+    before: Sequence[tuple[str, np.ndarray]] = (),
 ) -> Path | None:
-    """Write Original | each model's output | where each of the others differs from the first, to `folder`/pictures.
+    """Write Original | each model's output | where each of the others differs from the first, to `folder`/pictures;
+    `before` are other pictures behind the original.
 
     Returns the file; None for an output that is no map.
     """
@@ -90,7 +97,7 @@ def save_outputs(
     if not is_map(outputs[reference]):
         return None
     limits = limits_of(outputs[reference])
-    panels = [("Original", rgb)]
+    panels = [("Original", rgb), *before]
     panels += [(name, output_picture(rgb, output, kind, limits)) for name, output in outputs.items()]
     panels += [
         (f"{name}, difference", difference_picture(rgb, outputs[reference], outputs[name], kind, limits))

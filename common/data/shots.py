@@ -1,4 +1,4 @@
-"""Images without masks: found below folders, split, and brought to the size that a network takes.
+"""Images without a map of classes: found below folders, split, and brought to the size that a network takes.
 
 A shot is what a network sees at a time: one image, or an image and those before it where it takes several.
 """
@@ -15,12 +15,14 @@ from torch.utils.data import Dataset
 
 from common.data.decoding import read_bytes, read_rgb
 from common.data.image_header import read_header
-from common.data.loading import JPEG_SUFFIXES, derived_seed
-from common.data.pairs import IMAGE_SUFFIXES, MASKS
+from common.data.labels import LabelMap
+from common.data.loading import JPEG_SUFFIXES, derived_seed, region_of
+from common.data.pairs import IMAGE_SUFFIXES, LAYOUTS
 from common.data.transforms import ImageFormat, augment_images, augmentation, resize_image
 
 PADDING = 114  # grey of the letterbox, as detectors of the YOLO kind are trained with
 HELD_OUT = 10  # every tenth image of a folder is kept for validation, as of a dataset with masks
+LABEL_FOLDERS = {layout.place for layout in LAYOUTS.values()}
 SIDEWAYS = range(5, 9)  # EXIF orientations that exchange height and width
 
 
@@ -28,9 +30,11 @@ SIDEWAYS = range(5, 9)  # EXIF orientations that exchange height and width
 class Shot:
     """The images of one input, in the order of time; an image that has none before it stands for those, too."""
 
-    dataset: str  # the folder that was named
+    dataset: str  # or the folder that was named
     images: tuple[Path, ...]
     image_bits: int | None = None  # see `read_rgb`
+    label: Path | None = None  # the file that says what is to be seen, in a dataset with labels
+    labels: LabelMap | None = None  # what the values of that file mean, where it is a mask
 
     @property
     def image(self) -> Path:
@@ -39,7 +43,7 @@ class Shot:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images below `folder`, however deep, sorted by path; without the masks of datasets and hidden files.
+    """All images below `folder`, however deep, sorted by path; without the labels of datasets and hidden files.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image below it.
@@ -47,7 +51,7 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of images")
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
-    images = sorted(path for path in found if MASKS not in path.relative_to(folder).parts[:-1])
+    images = sorted(path for path in found if LABEL_FOLDERS.isdisjoint(path.relative_to(folder).parts[:-1]))
     if not images:
         raise FileNotFoundError(f"{folder}: no {', '.join(IMAGE_SUFFIXES)} file in it, however deep")
     return images
@@ -110,16 +114,23 @@ class ShotFormat:
     def load(self, shot: Shot, *, reduced: bool = False) -> np.ndarray:
         """Decoded, turned upright and resized: uint8 RGB (count, H, W, 3); `reduced` as in `load_sample`.
 
+        Those of a dataset with labels are cut to its region of interest, as `load_image` does it.
+
         Raises:
-            ValueError: an image cannot be decoded.
+            ValueError: an image cannot be decoded, or with a label is to be turned or smaller than the region.
         """
         if len(shot.images) != self.count:
             raise ValueError(f"{shot.image}: a shot of {len(shot.images)} images, wanted {self.count}")
-        return np.stack([self._load(path, shot.image_bits, reduced) for path in shot.images])
+        return np.stack([self._load(path, shot, reduced) for path in shot.images])
 
-    def _load(self, path: Path, bits: int | None, reduced: bool) -> np.ndarray:
-        scale = 2 if reduced and self._is_twice_as_large(path) else 1
-        return (letterbox if self.letterboxed else resize_image)(read_rgb(path, bits, scale=scale), self.image.hw)
+    def _load(self, path: Path, shot: Shot, reduced: bool) -> np.ndarray:
+        resize = letterbox if self.letterboxed else resize_image
+        if shot.label is None:
+            scale = 2 if reduced and self._is_twice_as_large(path) else 1
+            return resize(read_rgb(path, shot.image_bits, scale=scale), self.image.hw)
+        rgb = read_rgb(path, shot.image_bits, labelled=True)
+        left, top, right, bottom = region_of(shot.dataset, path, rgb.shape[1], rgb.shape[0])
+        return resize(rgb[top:bottom, left:right], self.image.hw)
 
     def _is_twice_as_large(self, path: Path) -> bool:
         if path.suffix.lower() not in JPEG_SUFFIXES:
@@ -135,12 +146,17 @@ class ShotFormat:
 
 def letterbox(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
     """Resize to fit with the aspect ratio kept, centred on grey: uint8 (H, W, 3)."""
-    scale = min(hw[0] / rgb.shape[0], hw[1] / rgb.shape[1])
-    height, width = (max(1, round(size * scale)) for size in rgb.shape[:2])
+    left, top, width, height = letterbox_place(rgb.shape[:2], hw)
     canvas = np.full((*hw, 3), PADDING, np.uint8)
-    top, left = (hw[0] - height) // 2, (hw[1] - width) // 2
     canvas[top : top + height, left : left + width] = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
     return canvas
+
+
+def letterbox_place(image_hw: Sequence[int], hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where `letterbox` puts an image of this size: left, top, width, height in pixels."""
+    scale = min(hw[0] / image_hw[0], hw[1] / image_hw[1])
+    height, width = (max(1, round(size * scale)) for size in image_hw)
+    return (hw[1] - width) // 2, (hw[0] - height) // 2, width, height
 
 
 ShotLoader = Callable[[Shot], np.ndarray]  # as `ShotFormat.load`

@@ -32,7 +32,7 @@ def describe(
     if network.mean:
         fields |= {"input_layout": f"NCHW, {network.channel_order}, float32, (pixel / 255 - mean) / std"}
         fields |= {"mean": network.mean, "std": network.std, "channel_order": network.channel_order}
-    if network.classes:
+    if network.maps_classes:
         palette = dict(zip(network.classes, classes_of(network).colours, strict=True))
         fields |= {"classes": network.classes, "palette": palette}
     return fields

@@ -23,6 +23,8 @@ from common.system.user_code import one_line
 from models import Network
 
 OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
+ONE = "foreground"  # what a map of one logit tells from the rest
+BOX_VALUES = 4  # of a detector's cell, before its scores
 DICT_OUTPUT = "out"  # of the outputs of a dictionary, as torchvision names the map of the classes
 
 
@@ -167,11 +169,21 @@ def _resolved(name: str, network: Network) -> Network:
 
 
 def _resolved_classes(name: str, network: Network, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Names and colours for all channels of the first output, where that is a map of classes."""
-    if network.task != "segmentation" or len(shape) != 4 or shape[1] < 2:
+    """Names and colours for all that the first output tells apart: classes, lane maps, kinds of objects."""
+    count = _told_apart(network.task, shape)
+    if count is None:
         return {}
-    names = network.classes + tuple(f"class {index}" for index in range(len(network.classes), shape[1]))
-    if len(names) != shape[1]:
-        raise ValueError(f"{name}: its row names {len(names)} classes, its output {shape} has {shape[1]} channels")
-    spare = distinct_colours(shape[1])[len(network.colours) :]
-    return {"classes": names, "colours": network.colours + spare}
+    word = "lane" if network.task == "lanes" else "class"
+    made = tuple(f"{word} {index}" for index in range(count)) if count > 1 or network.task != "segmentation" else (ONE,)
+    names = network.classes + made[len(network.classes) :]
+    if len(names) != count:
+        box = f", {BOX_VALUES} of them of the box" if network.task == "detection" else ""
+        raise ValueError(f"{name}: its row names {len(names)} classes, its output {shape} has {shape[1]} channels{box}")
+    return {"classes": names, "colours": network.colours + distinct_colours(count)[len(network.colours) :]}
+
+
+def _told_apart(task: str, shape: tuple[int, ...]) -> int | None:
+    """How many classes an output of this shape tells apart; None where it is of numbers alone."""
+    if task in ("segmentation", "lanes") and len(shape) == 4:
+        return shape[1]
+    return shape[1] - BOX_VALUES if task == "detection" and len(shape) == 3 and shape[1] > BOX_VALUES else None

@@ -36,25 +36,46 @@ ROW_OF_DIFFERENCES = 26
 
 
 def accuracy_against_latency(document: Document) -> Markup:
-    """A point for each model: p50 latency, mIoU with its interval."""
-    models = document["models"]
-    points = [(model["latency_ms"]["p50"], model["overall"]["miou"]) for model in models.values()]
-    bounds = [bound for model in models.values() for bound in model["overall"]["miou_interval"] if bound is not None]
+    """A point for each model: p50 latency, and mIoU or the first figure of another score with its interval."""
+    name, better, parts = _main_score(document)
+    points = [(document["models"][label]["latency_ms"]["p50"], score) for label, (_, score, _) in parts.items()]
+    bounds = [bound for _, _, ends in parts.values() for bound in ends if bound is not None]
     height = 300
     x = axis([point[0] for point in points], LEFT - 74, WIDTH - 124, zero=True)
     y = axis([*(point[1] for point in points), *bounds], height - BOTTOM, TOP, margin=0.15)
-    body = [x_axis(x, height, "p50 latency, ms (left is faster)"), y_axis(y, x, "mIoU (up is better)")]
+    body = [x_axis(x, height, "p50 latency, ms (left is faster)"), y_axis(y, x, f"{name} ({better} is better)")]
     labels: list[tuple[float, float]] = []
-    for index, (label, model) in enumerate(models.items()):
-        ms, miou = points[index]
-        left, top, (low, high) = x(ms), y(miou), model["overall"]["miou_interval"]
-        if low is not None:
+    for (label, (place, _, (low, high))), (ms, score) in zip(parts.items(), points, strict=True):
+        index, left, top = list(document["models"]).index(label), x(ms), y(score)
+        if low is not None and high is not None:
             body.append(line((left, y(low)), (left, y(high)), colour(index), 2))
-        place = ("models", label, "overall", "miou")
         body.append(dot(document, place, (left, top), colour(index), f"{label}: {ms:.2f} ms", 6))
         labels.append((left, apart(top, [taken for beside, taken in labels if abs(beside - left) < 120])))
         body.append(text(left + 11, labels[-1][1] + 4, label, weight=600, fill=colour(index)))
     return svg(height, "Accuracy against latency", body)
+
+
+def has_main_score(document: Document) -> bool:
+    """Whether a model has the figure that `accuracy_against_latency` shows."""
+    return bool(_main_score(document)[2])
+
+
+def _main_score(document: Document) -> tuple[str, str, dict[str, tuple[Place, float, Sequence[float | None]]]]:
+    """The figure that models are judged by: its name, where better is, and of the models that have it place, value and
+    ends of its interval."""
+    models = document["models"].items()
+    if "score" not in document:
+        places: dict[str, Place] = {label: ("models", label, "overall", "miou") for label, _ in models}
+        ends = {label: one["overall"]["miou_interval"] for label, one in models}
+        title, better = "mIoU", "up"
+    else:
+        key, figure = next(iter(document["score"]["figures"].items()))
+        places = {label: ("models", label, "scores", key, "value") for label, _ in models}
+        ends = {label: [one["scores"][key][end] for end in ("low", "high")] for label, one in models}
+        title, better = figure["title"], "up" if figure["higher_is_better"] else "down"
+    values = {label: look_up(document, place) for label, place in places.items()}
+    known = {label: (places[label], value, ends[label]) for label, value in values.items() if value is not None}
+    return title, better, known
 
 
 def differences(document: Document, label: str) -> Markup:

@@ -45,7 +45,6 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
     environment = _environment(document)
     environment.globals |= {
         "sensitivity": sensitivity,
-        "tags": TAGS,
         "classes": list(first["overall"]["iou"]),
         # a class that is not scored
         "predicted": [*first["overall"]["iou"], "another"][: len(first["overall"]["confusion"][0])],
@@ -66,9 +65,10 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
 
 
 def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
-    """The page of a benchmark without masks."""
+    """The page of a benchmark that compares outputs."""
     sections = {
         "Summary": "summary.html",
+        **({"Scores": "scores.html"} if "score" in document else {}),
         "Outputs": "outputs.html",
         "Speed": "speed.html",
         "Size and memory": "memory.html",
@@ -106,9 +106,13 @@ def _environment(document: Document) -> Environment:
         "shade": _shade,
         "data_uri": data_uri,
         "charts": charts,
+        "tags": TAGS,
         "colours": {label: colour(index) for index, label in enumerate(document["models"])},
         "terms": terms_of(document),
     }
+    if "score" in document:
+        key, main = next(iter(document["score"]["figures"].items()))
+        environment.globals |= {"main_key": key, "main_title": main["title"]}
     return environment
 
 

@@ -21,7 +21,7 @@ def model_rows(document: Document) -> list[dict[str, object]]:
             "peak_memory_bytes": model["peak_memory_bytes"],
             "model_memory_bytes": model["model_memory_bytes"],
             **(
-                _output_cells(model["outputs"])
+                {**_figure_cells(document, model, label, None), **_output_cells(model["outputs"])}
                 if "agreement" in document
                 else {**_score_cells(model["overall"]), **_difference_cells(document, label, None)}
             ),
@@ -31,16 +31,42 @@ def model_rows(document: Document) -> list[dict[str, object]]:
     ]
 
 
+def _figure_cells(document: Document, record: Mapping[str, Any], label: str, dataset: str | None) -> dict[str, object]:
+    """The figures of a score against labels, and their differences from the reference; nothing without labels."""
+    change = document["differences"].get(label)
+    if change and dataset:
+        change = change["datasets"][dataset]
+    cells: dict[str, object] = {}
+    for key in document.get("score", {}).get("figures", ()):
+        for end, name in (("value", key), ("low", f"{key}_low"), ("high", f"{key}_high")):
+            cells[name] = record["scores"][key][end]
+        for end in ("value", "low", "high"):
+            name = f"{key}_difference" + (f"_{end}" if end != "value" else "")
+            cells[name] = change and change["scores"][key][end]
+    return cells
+
+
+def scored_dataset_rows(document: Document) -> list[dict[str, object]]:
+    """One row for each model and dataset with labels that are no masks of classes: its figures and differences."""
+    return [
+        {"model": label, "dataset": name, "images": found["images"], **_figure_cells(document, found, label, name)}
+        for label, model in document["models"].items()
+        for name, found in model["datasets"].items()
+    ]
+
+
 def _output_cells(outputs: Mapping[str, Any]) -> dict[str, object]:
     return {f"{name}_{key}": value for name, found in outputs.items() for key, value in found.items()}
 
 
 def output_image_rows(document: Document) -> list[dict[str, object]]:
-    """One row for each model and image without a mask: SQNR and equal places by output, medians of its times."""
+    """One row for each model and image of a run that compares outputs: its figures against a label, SQNR and equal
+    places by output, medians of its times."""
     return [
         {
             "model": label,
             **image,
+            **{key: values[index] for key, values in model["per_image"].get("scores", {}).items()},
             **{
                 f"{name}_{key}": model["per_image"][key][name][index]
                 for name in document["outputs"]

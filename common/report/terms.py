@@ -27,6 +27,10 @@ TERMS = {
     "before it was loaded.",
 }
 
+CHANGE = (
+    "The model's figure minus the reference's, on the same images and the same draws; significant where its interval "
+    "excludes 0."
+)
 OF_MASKS = ("mIoU", "95 % interval", "Difference", "mIoU smoothed")  # that a benchmark without masks has none of
 OF_OUTPUTS = {
     "SQNR": "Signal-to-quantization-noise ratio, 10 log10(sum of reference^2 / sum of difference^2) over all numbers "
@@ -38,8 +42,35 @@ OF_OUTPUTS = {
 }
 
 
+# by the task of a network that gives no map of classes
+OF_LABELS = {
+    "segmentation": {"IoU": "Pixels above 0 that the masks show, by those that are either, over all images."},
+    "lanes": {
+        "Mean IoU": "Of the lane maps, each by itself: pixels above 0 that the labels show, by those that are either, "
+        "over all images; labels are resized to the output. A lane that no label shows is left out.",
+    },
+    "depth": {
+        "Depth": "Relative depth is first scaled and shifted for each image so that it fits the label best in least "
+        "squares (Ranftl et al. 2020); the figures are means over the images.",
+        "Absolute relative error": "Of |depth - label| / label; lower is better.",
+        "RMSE": "Square root of the mean squared difference, in the label's unit; lower is better.",
+    },
+    "steering": {"Mean error": "Of |angle - label| in degrees, the angle being the largest bin's; lower is better."},
+    "detection": {
+        "mAP at IoU 0.5": "Mean over the classes of the area below the precision that is at least reached at each "
+        "recall; an object is found where a box of its class has an IoU of 0.5 with it, after non-maximum suppression.",
+    },
+}
+
+
 def terms_of(document: Document) -> dict[str, str]:
     """Those that a report uses."""
     if "agreement" not in document:
         return TERMS
+    if "score" in document:
+        of_scores = OF_LABELS[document["score"]["task"]] | {
+            "95 % interval": TERMS["95 % interval"],
+            "Difference": CHANGE,
+        }
+        return of_scores | OF_OUTPUTS | {term: meaning for term, meaning in TERMS.items() if term not in OF_MASKS}
     return OF_OUTPUTS | {term: meaning for term, meaning in TERMS.items() if term not in OF_MASKS}

@@ -50,7 +50,35 @@ def _accuracy_parts(document: Document) -> list[str]:
 
 def _agreement_parts(document: Document) -> list[str]:
     reference = inline(document["reference"])
-    return [f"## Outputs against those of {reference}", agreement_table(document)]
+    parts = [f"## Outputs against those of {reference}", agreement_table(document)]
+    if "score" not in document:
+        return parts
+    differences = ["### Differences", score_difference_table(document)] if document["differences"] else []
+    return ["## Scores against the labels", score_table(document), *differences, *parts]
+
+
+def score_table(document: Document) -> str:
+    """The figures against labels with their intervals: a row for each model and dataset, and one for all together."""
+    return _table_of_scores(document, document["models"], "score")
+
+
+def score_difference_table(document: Document) -> str:
+    """The figures minus the reference's."""
+    return _table_of_scores(document, document["differences"], "signed")
+
+
+def _table_of_scores(document: Document, records: Mapping[str, Any], form: str) -> str:
+    figures = document["score"]["figures"]
+    rows = [
+        {
+            "model": label,
+            "dataset": name,
+            **{each["title"]: _with_range(part["scores"][key], form) for key, each in figures.items()},
+        }
+        for label, record in records.items()
+        for name, part in {**record["datasets"], "together": record}.items()
+    ]
+    return table(rows)
 
 
 def agreement_table(document: Document) -> str:
@@ -89,6 +117,7 @@ def summary_table(document: Document) -> str:
             "peak MB": written(model["peak_memory_bytes"], "megabytes"),
             "model MB": written(model["model_memory_bytes"], "megabytes"),
             **(_score_cells(model["overall"]) if "overall" in model else {}),
+            **(_main_score_cells(document, model["scores"]) if "scores" in model else {}),
         }
         for label, model in document["models"].items()
     ]
@@ -101,6 +130,12 @@ def _score_cells(scores: Mapping[str, Any]) -> dict[str, str]:
         "95 % interval": _range(scores["miou_interval"], "score"),
         "mIoU smoothed": written(scores["miou_smoothed"], "score"),
     }
+
+
+def _main_score_cells(document: Document, scores: Mapping[str, Any]) -> dict[str, str]:
+    key, figure = next(iter(document["score"]["figures"].items()))
+    ends = _range((scores[key]["low"], scores[key]["high"]), "score")
+    return {figure["title"]: written(scores[key]["value"], "score"), "95 % interval": ends}
 
 
 def accuracy_table(document: Document) -> str:
@@ -169,9 +204,9 @@ def _readable(row: Mapping[str, object]) -> dict[str, object]:
     return cells | {"result": row["result"].upper() if row["result"] in LOUD else row["result"]}
 
 
-def _with_range(change: Mapping[str, float | None]) -> str:
-    bounds = "" if change["low"] is None else f" ({_range((change['low'], change['high']), 'signed')})"
-    return written(change["value"], "signed") + bounds
+def _with_range(change: Mapping[str, float | None], form: str = "signed") -> str:
+    bounds = "" if change["low"] is None else f" ({_range((change['low'], change['high']), form)})"
+    return written(change["value"], form) + bounds
 
 
 def _range(bounds: Sequence[float | None], form: str) -> str:

@@ -12,7 +12,15 @@ from common.report.page import output_page, page
 from common.report.pictures import chosen_indices, save_pictures, scene
 from common.report.sensitivity import SENSITIVITY_CHART
 from common.report.svg import standalone
-from common.report.tables import block_rows, dataset_rows, image_rows, layer_rows, model_rows, output_image_rows
+from common.report.tables import (
+    block_rows,
+    dataset_rows,
+    image_rows,
+    layer_rows,
+    model_rows,
+    output_image_rows,
+    scored_dataset_rows,
+)
 from common.report.text import markdown_report
 from common.system.csv_text import csv_text
 from common.system.files import write_json, write_text
@@ -50,13 +58,15 @@ def write_report(
 def write_output_report(
     folder: Path, document: Document, measurement: OutputMeasurement, save_pictures: bool = False
 ) -> list[Path]:
-    """The same of a benchmark without masks; its pictures are of the outputs that the measurement kept."""
+    """The same of a benchmark that compares outputs; its pictures are of the outputs that the measurement kept."""
     pictures = save_output_pictures(folder, measurement) if save_pictures else []
     write_json(folder / "results.json", document)
     write_text(folder / "report.md", markdown_report(document, _relative(pictures, folder)))
     write_text(folder / "report.html", output_page(document, output_scenes(measurement)))
     write_text(folder / "models.csv", csv_text(model_rows(document)))
     write_text(folder / "images.csv", csv_text(output_image_rows(document)))
+    if "score" in document:
+        write_text(folder / "datasets.csv", csv_text(scored_dataset_rows(document)))
     return pictures
 
 

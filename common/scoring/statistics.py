@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over images of IoU, of its paired difference between two models, and of speed.
+"""How sure a score is: bootstrap over images of any figure, of its paired difference between two models, and of speed.
 
 The images are drawn with replacement, and both models of a difference see the same draws: what one image does to both
 cancels. Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993), expanded for small samples
@@ -7,6 +7,7 @@ cancels. Percentile intervals (Efron and Tibshirani, An Introduction to the Boot
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -17,6 +18,7 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 FEWEST_IMAGES = 5  # below, resampling has nothing to say
 
+Figures = Callable[[np.ndarray], np.ndarray]  # how often each image counts (R, N) -> the figures (R, F)
 ClassScores = Callable[[np.ndarray], np.ndarray]  # confusion matrices (..., C, C) -> score of each class (..., C)
 
 
@@ -64,15 +66,32 @@ def resampled_iou(confusions: np.ndarray, counts: np.ndarray, score: ClassScores
     return np.concatenate([mean_of_known(classes)[:, None], classes], axis=1)
 
 
-def pooled_iou(confusions: np.ndarray, score: ClassScores = iou) -> np.ndarray:
-    """Mean IoU and the IoU of each class over all images: (N, C, C) -> (1 + C)."""
-    return resampled_iou(confusions, np.ones((1, len(confusions))), score)[0]
+def figure_intervals(figures: Figures, images: np.ndarray, strata: Sequence[str], seed: int) -> list[Interval]:
+    """The interval of each of F figures.
+
+    Args:
+        figures: what they come to for any draw of the images.
+        images: how many of them each figure rests on, (F,).
+        strata: the dataset of each image.
+    """
+    once = np.ones((1, len(strata)))
+    return _intervals(figures(once)[0], figures(bootstrap_counts(strata, seed)), images)
+
+
+def paired_intervals(
+    reference: Figures, candidate: Figures, images: np.ndarray, strata: Sequence[str], seed: int
+) -> list[Interval]:
+    """`figure_intervals` of candidate minus reference, both for the same draws."""
+
+    def change(counts: np.ndarray) -> np.ndarray:
+        return candidate(counts) - reference(counts)
+
+    return figure_intervals(change, images, strata, seed)
 
 
 def iou_intervals(confusions: np.ndarray, strata: Sequence[str], seed: int) -> list[Interval]:
     """The intervals of the mean IoU and of each class, from the matrices of the images (N, C, C) and their datasets."""
-    resampled = resampled_iou(confusions, bootstrap_counts(strata, seed))
-    return _intervals(pooled_iou(confusions), resampled, _images_with(confusions))
+    return figure_intervals(partial(resampled_iou, confusions), _images_with(confusions), strata, seed)
 
 
 def difference_intervals(
@@ -87,10 +106,8 @@ def difference_intervals(
     """
     if len(reference) != len(candidate):
         raise ValueError(f"{len(reference)} and {len(candidate)} images cannot be paired; score both on the same ones")
-    counts = bootstrap_counts(strata, seed)
-    before, after = (resampled_iou(one, counts, iou_of_targets) for one in (reference, candidate))
-    change = pooled_iou(candidate, iou_of_targets) - pooled_iou(reference, iou_of_targets)
-    return _intervals(change, after - before, _images_with(reference))
+    before, after = (partial(resampled_iou, one, score=iou_of_targets) for one in (reference, candidate))
+    return paired_intervals(before, after, _images_with(reference), strata, seed)
 
 
 def speedup_interval(reference: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]], seed: int) -> Interval:

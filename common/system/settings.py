@@ -3,6 +3,7 @@
 import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -62,7 +63,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         origin, inner = get_origin(option), get_args(option)
         if origin is tuple and isinstance(value, list | tuple) and (inner[-1] is ... or len(inner) == len(value)):
-            return tuple(_typed(name, item, inner[0]) for item in value)
+            kinds = inner if len(inner) == len(value) and inner[-1] is not ... else repeat(inner[0])
+            return tuple(_typed(name, item, kind) for item, kind in zip(value, kinds, strict=False))
         if origin is Literal and value in inner:
             return value
         if option is Path and isinstance(value, str | Path):

@@ -36,6 +36,8 @@ def test_a_benchmark_in_python(tmp_path, capsys):
                 "max_peak_memory_mb",
                 "min_sqnr_db",
                 "min_equal_pixels",
+                "max_score_loss",
+                "worst_score",
                 "gate_models",
                 "baseline",
             )
