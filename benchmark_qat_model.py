@@ -48,7 +48,7 @@ from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.system.lock import hold_folder
-from common.training.settings import observed_images, retraining_command
+from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
 from models import DEFAULT_NETWORK
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_calibration_samples",
         type=non_negative_int,
-        default=200,
-        help="training images for the last calibration; 0 keeps the ranges of the training",
+        help="training images for the last calibration (default: "
+        f"{QatSettings.num_calibration_samples}); 0 keeps the ranges of the training, the default where it was without "
+        "labels",
     )
     parser.add_argument(
         "--min_equal_pixels",
@@ -149,10 +150,14 @@ def main(args: argparse.Namespace) -> None:
     gate.require_calls(len(images.validation), args.timed_runs)
     folder = open_folder(args.qat_checkpoint_path)
 
-    count = min(args.num_calibration_samples, images.training)
-    logger.info("calibrating on %d of %d training images", count, images.training)
-    batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
-    calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
+    asked, usual = args.num_calibration_samples, QatSettings.num_calibration_samples
+    count = min(usual if asked is None else asked, images.training)
+    if asked == 0 or (asked is None and keeps_ranges(description.arguments)):
+        logger.info("the ranges are those of the training")
+    else:
+        logger.info("calibrating on %d of %d training images", count, images.training)
+        batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
+        calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
     sensitivity = None
     if args.sensitivity:
         samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)

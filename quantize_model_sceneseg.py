@@ -39,7 +39,7 @@ from common.system.files import require_other
 from common.training.fit import Trainee, better_of, fit, open_folder, save_trainee
 from common.training.imitation import from_images
 from common.training.labelled import from_masks
-from common.training.settings import FROM_IMAGES, RECIPES, QatRunSettings, QatSettings, observed_together
+from common.training.settings import FROM_IMAGES, RECIPES, QatRunSettings, QatSettings, holds_ranges, observed_together
 from models import Network, check_input_hw
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--freeze_observers", type=non_negative_int, help="after this many epochs; default: 2, with --images 0"
     )
     parser.add_argument(
-        "--num_calibration_samples", type=non_negative_int, help="training images for the last calibration"
+        "--num_calibration_samples",
+        type=non_negative_int,
+        help="training images for the last calibration; with --images for one before the first step",
     )
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
@@ -115,7 +117,8 @@ def main(args: argparse.Namespace) -> None:
     task = make_task(trainee, resumed, device)
     settings = fit(trainee, task, folder, settings, device, resumed)
 
-    calibrate(prepared, task.calibration(qat.num_calibration_samples, observed_together(settings), settings))
+    if not holds_ranges(qat):
+        calibrate(prepared, task.calibration(qat.num_calibration_samples, observed_together(settings), settings))
     scores = better_of(trainee, task, folder, task.score(prepared, settings))
     if is_writer():
         save_trainee(folder.path / FINAL, trainee, scores, settings)

@@ -19,7 +19,7 @@ FP32_FILE, PTQ_FILE = "{}_FP32.onnx", "{}_PTQ_INT8.onnx"  # of file_stem
 
 
 def open_untrained(
-    name: str, trained: Description, checkpoint: Path, weights: str | None, num_calibration_samples: int
+    name: str, trained: Description, checkpoint: Path, weights: str | None, num_calibration_samples: int | None
 ) -> OpenedNetwork:
     """The network of `--compare_ptq` in the input size of the trained one; what cannot be done fails before the work.
 
@@ -28,7 +28,7 @@ def open_untrained(
     Raises:
         FileNotFoundError, ValueError: not FP32 weights of the network, or no image to calibrate on.
     """
-    if not num_calibration_samples:
+    if num_calibration_samples == 0:
         raise ValueError("--compare_ptq needs images for the ranges; --num_calibration_samples 1 or more")
     return open_network(name, checkpoint, trained.input_hw, weights)
 

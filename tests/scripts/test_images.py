@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import numpy_helper
 
 import benchmark_onnx_models as benchmark_onnx
 import benchmark_qat_model as benchmark_qat
 import quantize_model_sceneseg as quantize
 from common.networks.checkpoints import read_checkpoint
+from common.runtimes.onnx_files import read_graph
 from tests.command_lines import call, refusal
 from tests.own_folder import TWO_MAPS, own_folder, write_drive
 
@@ -175,7 +177,7 @@ def test_a_bad_image_ends_the_run_or_is_left_out(folder, capsys):
 def benchmarked(unbroken, folder):
     """The INT8 file of the trained network, beside FP32 and INT8 without training, on the images that were held out."""
     checkpoint = ["--qat_checkpoint_path", unbroken / "qat_model_final_calibrated.pth"]
-    flags = ["--num_calibration_samples", 8, "--timed_runs", 2, "--warmup_runs", 0, "--compare_ptq", "weights.pth"]
+    flags = ["--timed_runs", 2, "--warmup_runs", 0, "--compare_ptq", "weights.pth"]
     call(benchmark_qat, ["-n", NAME, *checkpoint, "--images", "drive", "more", "--workers", 0, *flags])
     return json.loads((unbroken / "onnx_models" / "results.json").read_text())
 
@@ -199,10 +201,24 @@ def test_the_benchmark_without_masks_says_how_near_each_output_comes(benchmarked
     assert "mIoU" not in page
 
 
+def test_the_file_has_the_ranges_that_were_found_before_the_first_step(benchmarked, unbroken):
+    """The weights have settled in them."""
+    first = min(unbroken.glob("qat_checkpoint_*.pth"))
+    states = [read_checkpoint(path).state for path in (first, unbroken / "qat_model_final_calibrated.pth")]
+    before, after = ({key: state[key] for key in state if key.endswith(".scale")} for state in states)
+    held = [key for key in before if torch.equal(before[key], after[key])]
+    assert len(held) >= 8  # of activations
+    model = read_graph(unbroken / "onnx_models" / "NETNetwork_QAT_INT8_final.onnx")
+    stored = {each.name: numpy_helper.to_array(each).tolist() for each in model.graph.initializer}
+    scales = {stored[node.input[1]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert len(scales) == 5  # the image, two convolutions, two outputs
+    assert scales <= {before[key].item() for key in held}
+
+
 def test_trained_outputs_are_nearer_than_those_quantized_without_training(benchmarked):
     trained, untrained = (benchmarked["models"][label]["outputs"] for label in ("ONNX INT8", "ONNX INT8 PTQ"))
     gained = [trained[name]["sqnr_db"] - untrained[name]["sqnr_db"] for name in ("area", "depth")]
-    assert sum(gained) > 0.2
+    assert min(gained) > -0.3 and sum(gained) > 0.2, gained
 
 
 def test_models_are_compared_on_all_images_of_a_folder(benchmarked, unbroken, folder, capsys):
