@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.cli.flags import add_egolanes_argument, add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
+from common.cli.targets import add_check_argument, add_target_argument, check
 from common.cli.types import positive_int
 from common.export.conversion import (
     ExportOptions,
@@ -41,6 +42,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
     parser.add_argument("--per_channel", action="store_true", help="--int8 with one weight scale per output channel")
     add_egolanes_argument(parser, "with --int8")
+    add_target_argument(parser, "--check is for")
+    add_check_argument(parser)
     return parser
 
 
@@ -58,6 +61,11 @@ def opset(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.check:
+        check(args, get_args_parser())
+        return
+    if args.target:
+        get_args_parser().error("argument --target: is for --check")
     if args.device == "cuda":
         get_args_parser().error("argument --device: a conversion computes on the CPU; leave it out")  # exit code 2
     seed_everything(args.seed)

@@ -15,6 +15,7 @@ from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.targets import DEFAULT_TARGET, require_rules
 from common.system.files import atomic_path
 from common.system.user_code import one_line
 from models import Network
@@ -60,13 +61,14 @@ def export_onnx(
     batch: int | None = None,
     opset: int = OPSET,
     input_names: Sequence[str] = (INPUT,),
+    target: str = DEFAULT_TARGET,
 ) -> Sequence[Agreement]:
     """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
 
     `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own.
 
-    The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
-    raises ValueError where it disagrees with PyTorch.
+    The file gets its name only when the ONNX checker, the rules of `target` and `check` accept it: `check` takes the
+    file as a predictor and raises ValueError where it disagrees with PyTorch.
     """
     count = len(input_names)
     shape = (batch or 2, input_shape[0] // count, *input_shape[1:])
@@ -93,6 +95,7 @@ def export_onnx(
     separate_weights(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
+    require_rules(proto, target)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         return check(OnnxPredictor(temporary, threads))
