@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from common.cli.types import positive_int
+from common.export.half_precision import OLDEST_OPSET as OLDEST_HALF
+from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file
 
 BESIDE_CHECK = ("help", "list", "check", "target", "device", "seed", "threads", "debug")
@@ -18,9 +21,60 @@ class CheckFile(argparse.Action):
             action.required = False
 
 
-def add_target_argument(parser: argparse.ArgumentParser, what: str) -> None:
+def add_target_argument(
+    parser: argparse.ArgumentParser, what: str, default: str = f"default: {DEFAULT_TARGET}"
+) -> None:
     """`--target`, one of TARGETS; None where it is not given."""
-    parser.add_argument("--target", choices=tuple(TARGETS), help=f"runtime that {what}; default: {DEFAULT_TARGET}")
+    parser.add_argument("--target", choices=tuple(TARGETS), help=f"runtime that {what}; {default}")
+
+
+def add_codes_arguments(parser: argparse._ActionsContainer, what: str = "") -> None:
+    """`--per_channel`, None where it is not given, and `--reduced_range`."""
+    parser.add_argument(
+        "--per_channel",
+        action=argparse.BooleanOptionalAction,
+        help=f"{what}one weight scale per output channel, not per tensor; default: the target's, which is tensorrt's",
+    )
+    parser.add_argument(
+        "--reduced_range",
+        action="store_true",
+        help=f"{what}codes of weights from -64 to 63: sums that processors without an int8 dot product do not saturate",
+    )
+
+
+def add_opset_argument(parser: argparse.ArgumentParser) -> None:
+    """`--opset`, which the exporter can write."""
+    parser.add_argument(
+        "--opset", type=opset, default=OPSET, help=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}"
+    )
+
+
+def opset(text: str) -> int:
+    """An argparse type: an operator set that the exporter writes."""
+    number = positive_int(text)
+    if not OLDEST_OPSET <= number <= NEWEST_OPSET:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an operator set from {OLDEST_OPSET} to {NEWEST_OPSET}")
+    return number
+
+
+def batch_size(text: str) -> int | str:
+    """An argparse type: a fixed batch size, or `dynamic`."""
+    return text if text == "dynamic" else positive_int(text)
+
+
+def require_writable(args: argparse.Namespace, target: str, parser: argparse.ArgumentParser) -> None:
+    """Leave with exit code 2 where `--opset`, `--batch` or `--half` ask for what files of a target cannot be."""
+    row = TARGETS[target]
+    if row.opsets is None:
+        for name in ("opset", "batch"):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"argument --{name}: is for ONNX files; --target {target} takes {row.suffix} files")
+    elif not row.opsets[0] <= args.opset <= row.opsets[1]:
+        parser.error(f"argument --opset: {row.title} reads {row.opsets[0]} to {row.opsets[1]}")
+    if args.half and not row.takes_half:
+        parser.error(f"argument --half: --target {target} computes in float32 what is not in int8")
+    if args.half and args.opset < OLDEST_HALF:
+        parser.error(f"argument --half: QuantizeLinear takes FP16 from --opset {OLDEST_HALF} on")
 
 
 def add_check_argument(parser: argparse.ArgumentParser) -> None:
