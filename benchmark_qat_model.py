@@ -34,6 +34,7 @@ from common.cli.flags import (
 )
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.qat_images import labelled_images, output_images, samples_with_masks
+from common.cli.targets import add_opset_argument, add_target_argument, require_writable
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
 from common.data.datasets import evenly_spaced
@@ -41,12 +42,13 @@ from common.data.loading import Example, SampleDataset
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.export.conversion import ExportOptions
-from common.export.qat_export import ONNX_LABEL, PTE_LABEL, export_int8
-from common.networks.checkpoints import Description, require_choice
+from common.export.qat_export import export_int8, labels_of, targets_to_write
+from common.networks.checkpoints import Description, read_checkpoint, require_choice
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.lock import hold_folder
 from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
 from models import DEFAULT_NETWORK
@@ -110,6 +112,17 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="FP32 weights: benchmark them, and them quantized without training, beside the trained INT8",
     )
     add_weights_argument(parser)
+    add_target_argument(
+        parser, "the file is for", "default: the checkpoint's own; one whose quantization is another is refused"
+    )
+    add_opset_argument(parser)
+    parser.add_argument(
+        "--batch",
+        choices=("dynamic", "1"),
+        default="dynamic",
+        help="batch axis of the ONNX file; images come one by one",
+    )
+    parser.add_argument("--half", action="store_true", help="tensorrt: FP16 for what is not in int8")
     parser.add_argument(
         "--sensitivity",
         type=positive_int,
@@ -134,7 +147,8 @@ def main(args: argparse.Namespace) -> None:
     elif args.sensitivity:
         get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
-    labels = [*references, ONNX_LABEL, *[PTE_LABEL] * args.pte]
+    targets = targets_of(args)
+    labels = [*references, *labels_of(targets)]
     least_equal, limits = equal_pixels(args, outputs)
     settings, gate = benchmark_settings(args), open_gate(limits, labels, outputs=outputs, score=score)
     seed_everything(args.seed)
@@ -167,19 +181,32 @@ def main(args: argparse.Namespace) -> None:
     int8 = convert(prepared.cpu())
 
     compared = images.inputs(PARITY_IMAGES)
-    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, args.threads, pte=args.pte)
+    batch = None if args.batch == "dynamic" else int(args.batch)
+    options = ExportOptions(args.threads, args.seed, batch, args.opset, half=args.half)
+    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
-        options = ExportOptions(args.threads, args.seed)
         if args.compare_ptq:
             calibration = list(images.draw(count, 1))
-            candidates = without_training(description, untrained, folder, calibration, compared, options) | candidates
+            target = targets[0] if TARGETS[targets[0]].opsets else DEFAULT_TARGET  # the PTQ file is ONNX
+            candidates = (
+                without_training(description, untrained, folder, calibration, compared, options, target) | candidates
+            )
         else:
             candidates = fp32_candidate(untrained, folder, options) | candidates
     document = images.run(folder, candidates, gate, notes=notes, sensitivity=sensitivity)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
+
+
+def targets_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """What files are written for; exit code 2 where flags ask for what these cannot be."""
+    stored = read_checkpoint(args.qat_checkpoint_path, args.name, args.weights).description
+    trained = (stored.quantization or {}).get("target") if stored else None
+    targets = targets_to_write(trained if trained in TARGETS else DEFAULT_TARGET, args.target, args.pte)
+    require_writable(args, targets[0], get_args_parser())
+    return targets
 
 
 def equal_pixels(args: argparse.Namespace, outputs: bool) -> tuple[float, GateSettings]:

@@ -20,6 +20,7 @@ from common.cli.flags import (
     refuse_with_images,
 )
 from common.cli.main import resolve_device, run, seed_everything
+from common.cli.targets import add_codes_arguments, add_target_argument
 from common.cli.training import (
     OF_LABELS,
     add_recipe_argument,
@@ -34,6 +35,7 @@ from common.networks.checkpoints import Checkpoint, Description, load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, prepare_qat, set_evaluation_mode, set_training_mode
+from common.runtimes.targets import TARGETS
 from common.system.distributed import is_writer, join_ranks
 from common.system.files import require_other
 from common.training.fit import Trainee, better_of, fit, open_folder, save_trainee
@@ -55,9 +57,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_name_argument(parser, default=QatSettings.name)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
     add_weights_argument(parser)
-    parser.add_argument(
-        "--per_channel", action="store_true", help="one weight scale per output channel, not per tensor"
-    )
+    add_target_argument(parser, "the INT8 network is for")
+    add_codes_arguments(parser)
     parser.add_argument(
         "--keep_float",
         action="append",
@@ -138,7 +139,7 @@ def start_graph(
     description = replace(fp32, kind="qat", input_hw=input_hw, quantization=asdict(settings.quantization))
     logger.info("preparing the quantization-aware graph")
     prepared = prepare_qat(model.to(device), input_hw, settings.quantization, network.channels)
-    tell(in_float_when_converted(prepared))
+    tell(in_float_when_converted(prepared, TARGETS[settings.target]))
     return prepared, description, None
 
 

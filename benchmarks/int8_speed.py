@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from benchmarks.tables import write_csv
 from common.cli.flags import add_name_argument, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.types import fraction, height_width, positive_int
-from common.export.int8_graph import for_onnx_runtime, for_xnnpack
+from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx
 from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
@@ -37,6 +37,7 @@ from common.quantization.pt2e import QuantizationSettings, quantize_after_traini
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.pte import PtePredictor
+from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
@@ -133,10 +134,10 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         BASE: model,
         "FP32, fused": with_subpixel_convolutions(fuse_upsampling(copy.deepcopy(model)), input_shape),
         STRAIGHT: plain,
-        "INT8, not fused": for_onnx_runtime(copy.deepcopy(plain)),
-        "INT8, GELU and SiLU in float": for_onnx_runtime(copy.deepcopy(fused), gates={}),
-        INT8: for_onnx_runtime(copy.deepcopy(fused)),
-        "INT8, per channel": for_onnx_runtime(int8(True, per_channel=True)),
+        "INT8, not fused": for_target(copy.deepcopy(plain), ONNX_RUNTIME),
+        "INT8, GELU and SiLU in float": for_target(copy.deepcopy(fused), replace(ONNX_RUNTIME, gates=())),
+        INT8: for_target(copy.deepcopy(fused), ONNX_RUNTIME),
+        "INT8, per channel": for_target(int8(True, per_channel=True), ONNX_RUNTIME),
     }.items():
         variants[label] = onnx_variant(label, variant, "int8" if "INT8" in label else "fp32")
     variants[f"{INT8}, {2 * threads} threads"] = Variant(
@@ -145,7 +146,8 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     variants["INT8, ONNX Runtime's quantize_static"] = quantized_statically(variants[BASE], images, folder)
     logger.info("exporting an ExecuTorch program")
     program = folder / "program.pte"
-    export_pte(for_xnnpack(fused), program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
+    for_target(fused, TARGETS["executorch"])
+    export_pte(fused, program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
     variants["INT8, ExecuTorch XNNPACK"] = Variant(program, partial(PtePredictor, threads=threads))
     if importlib.util.find_spec("openvino"):
         for label in (BASE, STRAIGHT, INT8):

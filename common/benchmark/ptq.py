@@ -1,6 +1,7 @@
 """What the training was worth: FP32 weights as they are and quantized without training, as models to compare with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.networks.registry import file_stem
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.targets import DEFAULT_TARGET
 
 LABELS = ("ONNX FP32", "ONNX INT8 PTQ")
 FP32_FILE, PTQ_FILE = "{}_FP32.onnx", "{}_PTQ_INT8.onnx"  # of file_stem
@@ -47,17 +49,19 @@ def without_training(
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
     options: ExportOptions,
+    target: str = DEFAULT_TARGET,
 ) -> dict[str, Candidate]:
     """Write the network `source` to `folder` in FP32 and in INT8 by post-training quantization.
 
     Args:
         trained: what the QAT checkpoint says of itself: its input size and settings are taken.
         calibration, held_out: images (1, 3, H, W); the former give the ranges, the latter judge the file.
+        target: that the ONNX file is for.
 
     Raises:
         ValueError: an INT8 file that lost the network.
     """
-    settings = QuantizationSettings(**trained.quantization or {})
+    settings = replace(QuantizationSettings(**trained.quantization or {}), target=target)
     path = folder / PTQ_FILE.format(file_stem(source.name))
     fp32 = fp32_candidate(source, folder, options)
     convert_int8(source, path, options, settings, calibration, held_out)

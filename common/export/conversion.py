@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from common.data.shots import find_shots
 from common.export.calibration import inputs_of, split_images
 from common.export.in_float import counts, in_float, tell
-from common.export.int8_graph import for_onnx_runtime
+from common.export.int8_graph import for_target
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
+from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.image_inputs import image_inputs
 from common.networks.metadata import as_metadata, describe
@@ -23,6 +25,8 @@ from common.quantization.pt2e import QuantizationSettings, quantize_after_traini
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
+from common.runtimes.pte import PtePredictor
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS, of_target
 from common.scoring.latency import interleaved_latency
 from common.system.environment import versions
 from models.fuse import FusedUpsampleStage, fuse_upsampling
@@ -44,6 +48,7 @@ class ExportOptions:
     batch: int | None = None  # None: a dynamic batch axis
     opset: int = OPSET
     fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
+    half: bool = False  # of INT8: what is not in int8 in FP16
 
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
@@ -66,14 +71,17 @@ def convert_int8(
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
 ) -> Sequence[Agreement]:
-    """Write INT8 ONNX with ranges from `calibration`; the agreement of each output with FP32 on `held_out`.
+    """Write INT8 with ranges from `calibration`; the agreement of each output with FP32 on `held_out`.
+
+    The file is of the kind that `settings.target` takes.
 
     Raises:
         ValueError: the INT8 outputs have little to do with FP32's.
     """
     model = copy.deepcopy(source.model)
-    int8 = for_onnx_runtime(quantize_after_training(model, source.input_shape, settings, calibration))
-    floats = in_float(int8)
+    target = TARGETS[settings.target]
+    int8 = for_target(quantize_after_training(model, source.input_shape, settings, calibration), target)
+    floats = in_float(int8, target)
     tell(floats)
 
     def check(candidate: Predictor) -> list[Agreement]:
@@ -83,7 +91,7 @@ def convert_int8(
             raise ValueError(f"INT8 lost the network: {bad[0]}; wanted an SQNR of at least {SMALLEST_SQNR} dB")
         return agreements
 
-    return _export(source, int8, path, "int8", check, options, in_float=counts(floats))
+    return _export(source, int8, path, "int8", check, options, settings.target, in_float=counts(floats))
 
 
 def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
@@ -105,11 +113,16 @@ def _export(
     precision: str,
     check: Check,
     options: ExportOptions,
+    target: str = DEFAULT_TARGET,
     **more: object,
 ) -> Sequence[Agreement]:
     """Write the file; `more` is what it says of itself beside the usual."""
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
     described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
+    described |= of_target(target)
+    if TARGETS[target].opsets is None:
+        assert isinstance(model, GraphModule)
+        return export_pte(model, path, source.input_shape, described, check, options.threads)
     outputs = list(source.network.outputs or ())
     return export_onnx(
         model,
@@ -122,6 +135,8 @@ def _export(
         options.batch,
         options.opset,
         input_names_of(source.network),
+        target,
+        options.half and precision == "int8",
     )
 
 
@@ -172,7 +187,10 @@ def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options:
         convert_fp32(source, fp32, options)
         files = {"FP32": fp32, "INT8": path}
         sizes = {label: file.stat().st_size for label, file in files.items()}
-        predictors = {label: OnnxPredictor(file, options.threads) for label, file in files.items()}
+        predictors: dict[str, Predictor] = {
+            label: (PtePredictor if file.suffix == ".pte" else OnnxPredictor)(file, options.threads)
+            for label, file in files.items()
+        }
     calls = {label: lambda predict=predict: predict(images) for label, predict in predictors.items()}
     latencies = interleaved_latency(calls, TIMED_RUNS)
     return [

@@ -17,6 +17,7 @@ from common.quantization.graphs import RELU, TRANSPOSED, WEIGHTED, with_relu
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 from common.quantization.quantizer import module_names
 from common.quantization.simulation import fake_quantizations
+from common.runtimes.targets import ONNX_RUNTIME, Target
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +39,36 @@ NO_ARITHMETIC = {
     *(aten.pad.default, aten.constant_pad_nd.default, aten.pixel_shuffle.default, aten.channel_shuffle.default),
     *(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten.feature_dropout.default),
 }
+# computed with the operator before them where a target fuses activations
+ACTIVATIONS = {
+    *(*RELU, *GATES, aten.sigmoid.default, aten.sigmoid_.default, aten.leaky_relu.default, aten.leaky_relu_.default),
+    *(aten.hardtanh.default, aten.hardtanh_.default, aten.hardswish.default, aten.hardswish_.default),
+    *(aten.hardsigmoid.default, aten.hardsigmoid_.default, aten.elu.default, aten.elu_.default, aten.prelu.default),
+    *(aten.tanh.default, aten.clamp.default, aten.mish.default, aten.softplus.default, aten.selu.default),
+}
 NAMED = 3  # modules of an operator that are told
 
 InFloat = Mapping[str, tuple[str, ...]]  # operator -> the module of each
 
 
-def in_float(graph: GraphModule) -> InFloat:
-    """The operators of a converted graph that are computed in float, those that are most first."""
+def in_float(graph: GraphModule, target: Target = ONNX_RUNTIME) -> InFloat:
+    """The operators of a converted graph that its target computes in float, those that are most first."""
     pairs = {node for node in graph.graph.nodes if node.target in (QUANTIZE, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL)}
-    return _in_float(graph, pairs)
+    return _in_float(graph, pairs, target)
 
 
-def in_float_when_converted(prepared: GraphModule) -> InFloat:
+def in_float_when_converted(prepared: GraphModule, target: Target = ONNX_RUNTIME) -> InFloat:
     """The same of a graph that is prepared for training, which stays as it is."""
     folded = copy.deepcopy(prepared)
     fold_batch_norm(folded)
-    return _in_float(folded, set(fake_quantizations(folded).values()))
+    return _in_float(folded, set(fake_quantizations(folded).values()), target)
 
 
-def _in_float(graph: GraphModule, pairs: set[Node]) -> InFloat:
+def _in_float(graph: GraphModule, pairs: set[Node], target: Target) -> InFloat:
+    is_int8 = _is_int8_or_fused if target.fuses_activations else _is_int8
     found: dict[str, list[str]] = {}
     for node in graph.graph.nodes:
-        name = _operator(node) if _computes(node) and not _is_int8(graph, node, pairs) else ""
+        name = _operator(node) if _computes(node) and not is_int8(graph, node, pairs) else ""
         if name and node not in pairs:
             found.setdefault(name, []).append(next(iter(module_names(node)), ""))
     return {name: tuple(places) for name, places in sorted(found.items(), key=lambda item: -len(item[1]))}
@@ -86,6 +95,16 @@ def _is_int8(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
     else:
         known = node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
     return known and set(with_relu(node).users) <= pairs
+
+
+def _is_int8_or_fused(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
+    """Whether a target that fuses activations computes a node in int8, or with one in int8; its output may be float."""
+    operands = [each for each in node.args if isinstance(each, Node)]
+    if node.target in ACTIVATIONS:
+        return operands[0] not in pairs and _is_int8_or_fused(graph, operands[0], pairs)
+    if node.target in WEIGHTED:
+        return all(each in pairs for each in operands[:2])
+    return node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
 
 
 def _is_stored(pair: Node) -> bool:

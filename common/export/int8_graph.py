@@ -1,7 +1,8 @@
 """Rewrites of a converted INT8 graph, so that a runtime finds int8 arithmetic where PT2E leaves float between pairs.
 
 `convert_pt2e` puts a quantize behind every operator and a dequantize before it, and computes all of them in float. Each
-pass here changes the graph in place and keeps what it computes. What is done for which runtime stands at the end.
+pass here changes the graph in place and keeps what it computes. What is done for which runtime says its row in
+`common/runtimes/targets.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_co
 from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
 from common.quantization.nodes import input_of, is_output_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+from common.runtimes.targets import Target
 
 aten = torch.ops.aten
 
@@ -28,8 +30,10 @@ MOVES = {
     aten.max_pool2d.default,
     aten.cat.default,
 }
-SILU_GATES = {aten.silu.default: 1.0, aten.silu_.default: 1.0}  # x sigmoid(factor x)
-GATES = {**SILU_GATES, aten.gelu.default: 1.702}
+SILU_GATES: dict[object, float] = {aten.silu.default: 1.0, aten.silu_.default: 1.0}  # x sigmoid(factor x)
+NAMED_GATES: dict[str, dict[object, float]] = {"silu": SILU_GATES, "gelu": {aten.gelu.default: 1.702}}
+GATES = {operator: factor for gates in NAMED_GATES.values() for operator, factor in gates.items()}
+SHUFFLES = {"rows": shuffle_rows, "planes": shuffle_planes}
 SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
 
@@ -195,30 +199,23 @@ def _scale(int8: GraphModule, pair: Node) -> Tensor:
 Rewrite = Callable[[GraphModule], object]  # of a graph, in place
 
 
-def onnx_runtime_passes(gates: Mapping = GATES) -> tuple[Rewrite, ...]:
-    """The passes of `for_onnx_runtime` in their order: none leaves work for one before it."""
-    return (
-        partial(use_subpixel_convolutions, shuffle=shuffle_rows),  # makes moves between pairs, and convolutions
-        move_codes,
-        partial(use_sigmoid_gates, gates=gates),  # makes pairs
-        use_unsigned_activations,
-        widen_outputs,
-        round_biases,  # of the weights and biases that the file will hold
+def passes_of(target: Target) -> tuple[Rewrite, ...]:
+    """The passes of a target in their order: none leaves work for one before it."""
+    gates = {operator: factor for name in target.gates for operator, factor in NAMED_GATES[name].items()}
+    chosen: tuple[tuple[object, Rewrite], ...] = (
+        # makes moves between pairs, and convolutions
+        (target.shuffle, partial(use_subpixel_convolutions, shuffle=SHUFFLES.get(target.shuffle or "", shuffle_rows))),
+        (target.moves_codes, move_codes),
+        (gates, partial(use_sigmoid_gates, gates=gates)),  # makes pairs
+        (target.unsigned, use_unsigned_activations),
+        (target.widens_outputs, widen_outputs),
+        (target.rounds_biases, round_biases),  # of the weights and biases that the file will hold
     )
+    return tuple(rewrite for wanted, rewrite in chosen if wanted)
 
 
-def for_onnx_runtime(int8: GraphModule, gates: Mapping = GATES) -> GraphModule:
-    """The graph as ONNX Runtime's CPU kernels want it, in place; activations that are not in `gates` stay in float."""
-    for rewrite in onnx_runtime_passes(gates):
+def for_target(int8: GraphModule, target: Target) -> GraphModule:
+    """The graph as the kernels of a target want it, in place; activations that are not its gates stay in float."""
+    for rewrite in passes_of(target):
         rewrite(int8)
-    return int8
-
-
-def for_xnnpack(int8: GraphModule) -> GraphModule:
-    """The graph as XNNPACK wants it, in place: signed activations, as `convert_pt2e` leaves them.
-
-    SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not.
-    """
-    use_subpixel_convolutions(int8, shuffle_planes)
-    use_sigmoid_gates(int8, SILU_GATES)
     return int8

@@ -11,17 +11,21 @@ from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
+from common.export.half_precision import to_half
+from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS, require_rules
 from common.system.files import atomic_path
 from common.system.user_code import one_line
 from models import Network
 
 OPSET = 20  # the first with Gelu as one node
 INPUT = "input"  # the name of the one input of most networks
-OLDEST_OPSET, NEWEST_OPSET = 18, 25  # that the exporter writes; onnx itself knows newer ones
+OLDEST_WRITTEN = 18  # by the exporter; 17 is made of it
+OLDEST_OPSET, NEWEST_OPSET = 17, 25  # onnx itself knows newer ones
 
 
 class HalfPrecision(nn.Module):
@@ -60,13 +64,16 @@ def export_onnx(
     batch: int | None = None,
     opset: int = OPSET,
     input_names: Sequence[str] = (INPUT,),
+    target: str = DEFAULT_TARGET,
+    half: bool = False,
 ) -> Sequence[Agreement]:
     """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
 
-    `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own.
+    `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own. With `half`
+    what an INT8 file computes in float is FP16.
 
-    The file gets its name only when the ONNX checker and `check` accept it: `check` takes the file as a predictor and
-    raises ValueError where it disagrees with PyTorch.
+    The file gets its name only when the ONNX checker, the rules of `target` and `check` accept it: `check` takes the
+    file as a predictor and raises ValueError where it disagrees with PyTorch.
     """
     count = len(input_names)
     shape = (batch or 2, input_shape[0] // count, *input_shape[1:])
@@ -76,7 +83,7 @@ def export_onnx(
             model if count == 1 else SeparateInputs(model),
             tuple(torch.zeros(shape) for _ in input_names),  # one tensor given twice would be one input
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, OLDEST_WRITTEN),
             input_names=list(input_names),
             output_names=list(output_names),
             dynamic_shapes=(dynamic,) if count == 1 else ((dynamic,) * count,),
@@ -91,8 +98,15 @@ def export_onnx(
     proto = program.model_proto
     _strip_notes(proto)
     separate_weights(proto)
+    if opset < OLDEST_WRITTEN:
+        lower_to_17(proto)
+    if TARGETS[target].float_weights:
+        store_weights_in_float(proto)
+    if half:
+        to_half(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
+    require_rules(proto, target)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         return check(OnnxPredictor(temporary, threads))
@@ -137,27 +151,3 @@ def _strip_notes(proto: onnx.ModelProto) -> None:
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-
-
-def separate_weights(proto: onnx.ModelProto) -> int:
-    """Give every int8 weight's dequantize a weight and a zero point of its own, in place; returns how many were shared.
-
-    On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
-    one dequantize after the other, and fails on what it has turned before.
-    """
-    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    taken: set[str] = set()
-    copies: list[onnx.TensorProto] = []
-    for node in proto.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
-            continue
-        for position in (0, 2):
-            name = node.input[position]
-            if name in taken:
-                own = onnx.TensorProto()
-                own.CopyFrom(stored[name])
-                own.name = node.input[position] = f"{name}_copy{len(copies)}"
-                copies.append(own)
-            taken.add(name)
-    proto.graph.initializer.extend(copies)
-    return len(copies)

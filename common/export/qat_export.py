@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from common.export.conversion import ExportOptions
 from common.export.in_float import counts, in_float, summary
-from common.export.int8_graph import SILU_GATES, for_onnx_runtime, for_xnnpack
+from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx, input_names_of
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import Description
@@ -23,6 +25,7 @@ from common.runtimes.candidates import Candidate
 from common.runtimes.parity import Check, compare, require_equal_pixels
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
+from common.runtimes.targets import DEFAULT_TARGET, ONNX_RUNTIME, TARGETS, Target, of_target
 from common.system.environment import versions
 from models import Network
 
@@ -30,7 +33,29 @@ logger = logging.getLogger(__name__)
 
 ONNX_LABEL, PTE_LABEL = "ONNX INT8", "ExecuTorch INT8"
 ONNX_FILE, PTE_FILE = "{}_QAT_INT8_final.onnx", "{}_QAT_INT8_final.pte"  # of file_stem
-PTE_EQUAL_PIXELS = 0.98  # XNNPACK rounds in other places than the reference: 0.994 on CamVid, an eighth-width SceneSeg
+PTE = "executorch"
+
+
+def targets_to_write(trained: str, asked: str | None, pte: bool) -> tuple[str, ...]:
+    """The targets that files of a checkpoint are written for: its own or the one asked for, and with `pte` ExecuTorch.
+
+    Raises:
+        ValueError: the network was trained for a target whose quantization is another.
+    """
+    wanted = tuple(dict.fromkeys([asked or trained, *[PTE] * pte]))
+    for each in wanted:
+        if not TARGETS[each].fits(TARGETS[trained]):
+            flag = f"--target {each}" if each == asked else "--pte"
+            raise ValueError(
+                f"{flag}: the checkpoint is trained for {TARGETS[trained].title}, whose quantization is another; train "
+                f"with quantize_model_sceneseg.py --target {each}"
+            )
+    return wanted
+
+
+def labels_of(targets: Sequence[str]) -> list[str]:
+    """What the files for some targets are called in a benchmark."""
+    return [PTE_LABEL if each == PTE else ONNX_LABEL for each in targets]
 
 
 def export_int8(
@@ -40,44 +65,68 @@ def export_int8(
     folder: Path,
     compared: Sequence[Tensor],
     min_equal_pixels: float,
-    threads: int,
-    pte: bool = False,
+    options: ExportOptions,
+    targets: Sequence[str] = (DEFAULT_TARGET,),
 ) -> tuple[dict[str, Candidate], list[str]]:
-    """Write the ONNX file, and with `pte` the ExecuTorch program, of a converted network.
+    """Write a converted network for some targets, at most one of which takes ONNX files.
 
     Args:
         name: of the network.
         checkpoint: what the network's checkpoint says of itself.
         compared: images (1, 3, H, W) on which each file has to agree with PyTorch.
-        min_equal_pixels: on this share of their pixels, 0..1.
+        min_equal_pixels: on this share of their pixels, 0..1; less where a target rounds in other places.
 
     Returns what there is to benchmark by label, and a note on the agreement of each.
 
     Raises:
-        ValueError: a file disagrees; it is not kept.
+        ValueError: a file disagrees, or breaks its target's rules; it is not kept.
     """
     name, network = find_network(name)
     input_shape = (network.channels, *checkpoint.input_hw)
     described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
-    unsigned = for_onnx_runtime(copy.deepcopy(int8))
-    floats = in_float(unsigned)
-    check = _check_against(unsigned, network, compared, min_equal_pixels)
-    path, outputs = folder / ONNX_FILE.format(file_stem(name)), list(network.outputs or ())
-    logger.info("exporting %s", path)
-    metadata, names = as_metadata(described | {"in_float": counts(floats)}), input_names_of(network)
-    agreements = export_onnx(unsigned, path, input_shape, outputs, metadata, check, threads, input_names=names)
-    candidates = {ONNX_LABEL: Candidate(path, partial(OnnxPredictor, path), "int8", checkpoint.input_hw)}
-    notes = [summary(floats), *_notes("ONNX Runtime", outputs, agreements, len(compared))]
-    if pte:
-        path = folder / PTE_FILE.format(file_stem(name))
+    candidates: dict[str, Candidate] = {}
+    notes: list[str] = []
+    for target, label in zip(targets, labels_of(targets), strict=True):
+        row = TARGETS[target]
+        rewritten = for_target(copy.deepcopy(int8), row)
+        floats = in_float(rewritten, row)
+        share = min(min_equal_pixels, row.equal_pixels)
+        check = _check_against(_reference(int8, rewritten, row), network, compared, share)
+        file = (PTE_FILE if target == PTE else ONNX_FILE).format(file_stem(name))
+        path, outputs = folder / file, list(network.outputs or ())
         logger.info("exporting %s", path)
-        reference = for_onnx_runtime(copy.deepcopy(int8), gates=SILU_GATES)  # those of for_xnnpack
-        check = _check_against(reference, network, compared, min(min_equal_pixels, PTE_EQUAL_PIXELS))
-        program = for_xnnpack(copy.deepcopy(int8))
-        agreements = export_pte(program, path, input_shape, described, check, threads)
-        candidates[PTE_LABEL] = Candidate(path, partial(PtePredictor, path), "int8", checkpoint.input_hw)
-        notes += _notes("ExecuTorch", outputs, agreements, len(compared))
+        if target == PTE:
+            agreements = export_pte(rewritten, path, input_shape, described, check, options.threads)
+        else:
+            agreements = export_onnx(
+                rewritten,
+                path,
+                input_shape,
+                outputs,
+                as_metadata(described | of_target(target) | {"in_float": counts(floats)}),
+                check,
+                options.threads,
+                options.batch,
+                options.opset,
+                input_names_of(network),
+                target,
+                options.half,
+            )
+            notes.append(summary(floats))
+        predictor = PtePredictor if target == PTE else OnnxPredictor
+        candidates[label] = Candidate(path, partial(predictor, path), "int8", checkpoint.input_hw)
+        runtime = "ExecuTorch" if target == PTE else "ONNX Runtime"
+        notes += _notes(runtime, outputs, agreements, len(compared))
     return candidates, notes
+
+
+def _reference(int8: GraphModule, rewritten: GraphModule, target: Target) -> GraphModule:
+    """What a file is compared with: exact integer arithmetic, or the arithmetic in float between pairs of a target
+    whose quantization has no such form here."""
+    if not target.fits(ONNX_RUNTIME):
+        return rewritten
+    gates = for_target(copy.deepcopy(int8), replace(ONNX_RUNTIME, gates=target.gates))
+    return as_integer_kernels(gates)
 
 
 def _notes(runtime: str, outputs: Sequence[str], agreements: Sequence[Agreement], images: int) -> list[str]:
@@ -88,8 +137,8 @@ def _notes(runtime: str, outputs: Sequence[str], agreements: Sequence[Agreement]
     ]
 
 
-def _check_against(int8: GraphModule, network: Network, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
-    reference = TorchPredictor(as_integer_kernels(int8), torch.device("cpu"))
+def _check_against(graph: GraphModule, network: Network, compared: Sequence[Tensor], min_equal_pixels: float) -> Check:
+    reference = TorchPredictor(graph, torch.device("cpu"))
 
     def check(candidate: Predictor) -> list[Agreement]:
         agreements = compare(reference, candidate, compared, network.kinds_of)

@@ -26,6 +26,7 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     Args:
         lower: inputs below it count as `lower`, so that no code is spent on them.
+        of_weights: it rounds what is stored, not what an image causes.
 
     Attributes:
         of_several: one range for several tensors, as those of a concatenation. A moving average of them in turn would
@@ -36,9 +37,9 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
 
     histogram: HistogramObserver | None
 
-    def __init__(self, lower: float | None = None, **options: Any):
+    def __init__(self, lower: float | None = None, of_weights: bool = False, **options: Any):
         super().__init__(**options)
-        self.lower = lower
+        self.lower, self.of_weights = lower, of_weights
         self.of_several = False
         self.histogram = None
         self.observing, self.quantizing = True, True  # as PyTorch's buffers say, without waiting for a device
@@ -126,7 +127,10 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             return
         observer = self.activation_post_process
         scale, zero_point = histogram.calculate_qparams()
-        for place, code in ((observer.min_val, observer.quant_min), (observer.max_val, observer.quant_max)):
+        low, high = observer.quant_min, observer.quant_max
+        if self.is_symmetric_quant:  # the kernel's scale is that of the middle of the codes
+            zero_point = zero_point + (low + high) / 2
+        for place, code in ((observer.min_val, low), (observer.max_val, high)):
             place.copy_(((code - zero_point) * scale).reshape(place.shape))
         self.compute_scale()
 

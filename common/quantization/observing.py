@@ -46,7 +46,7 @@ def ranges_from_histograms(prepared: GraphModule) -> Iterator[None]:
     """
     activations = []
     for module in prepared.modules():
-        if isinstance(module, FakeQuantize) and not module.is_symmetric_quant:
+        if isinstance(module, FakeQuantize) and not module.of_weights:
             module.start_histogram()
             activations.append(module)
         elif isinstance(module, FakeQuantize) and not module.has_range():

@@ -28,6 +28,7 @@ from common.quantization.graphs import drop_unused_values, export_graph
 from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import without_random_factors
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -46,10 +47,19 @@ class QuantizationSettings:
     per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
     fused: bool = True  # upsampling stages in their fused form, models/fuse.py
     keep_float: tuple[str, ...] = ()  # modules that are not quantized, by patterns for their names
+    target: str = DEFAULT_TARGET  # the runtime that it is for, one of TARGETS
+    reduced_range: bool = False  # codes of weights are -64..63, whose sums fit into 16 bits by twos
 
     def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ValueError(f"target is {self.target!r:.60}, wanted one of {', '.join(TARGETS)}")
         if not isinstance(self.keep_float, tuple | list) or not all(isinstance(each, str) for each in self.keep_float):
             raise ValueError(f"keep_float is {self.keep_float!r:.60}, wanted patterns for names")
+
+    def quantizer(self, is_qat: bool) -> NetworkQuantizer:
+        """What marks a graph by them, for training or for calibration alone."""
+        target = TARGETS[self.target]
+        return NetworkQuantizer(self.per_channel, is_qat, self.keep_float, target, self.reduced_range)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def prepare_qat(
     if settings.fused:
         fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
-    quantizer = NetworkQuantizer(settings.per_channel, is_qat=True, keep_float=settings.keep_float)
+    quantizer = settings.quantizer(is_qat=True)
     graph = export_graph(model, (channels, *input_hw))
     without_random_factors(graph)
     attributes = batch_norm_attributes(graph)
@@ -101,7 +111,7 @@ def quantize_after_training(
     """
     if settings.fused:
         fuse_upsampling(model)
-    quantizer = NetworkQuantizer(settings.per_channel, is_qat=False, keep_float=settings.keep_float)
+    quantizer = settings.quantizer(is_qat=False)
     graph = export_graph(model, input_shape)
     fold_exported_batch_norm(graph)
     prepared = prepare_pt2e(graph, quantizer)

@@ -23,18 +23,25 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from common.quantization.folding import BATCH_NORM, IN_FLOAT, is_grouped_transposed
-from common.quantization.graphs import TRANSPOSED
+from common.quantization.graphs import TRANSPOSED, WEIGHTED
+from common.quantization.nodes import input_of, setting_of
+from common.runtimes.targets import ONNX_RUNTIME, Target
 
 aten = torch.ops.aten
 # Below this input an activation is 0 to within its error: |SiLU(x)| <= 0.0027 for x <= -8, |GELU(x)| <= 0.0041 for -3
 SATURATION = {aten.silu.default: -8.0, aten.silu_.default: -8.0, aten.gelu.default: -3.0}
 POOL = aten.adaptive_avg_pool2d.default
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
+OUT_OF_PLACE = {aten.add_.Tensor: aten.add.Tensor, aten.mul_.Tensor: aten.mul.Tensor}
+PRODUCTS = {aten.mul.Tensor, aten.mul_.Tensor}
 MEANS = {POOL, aten.mean.dim}
 # XNNPACKQuantizer's are 2^-12 for both: 60 codes are left then for an image whose values are divided by 255 twice. The
 # former is that of PyTorch's kernel, which trains with no smaller one. A bias of up to 32 fits into 32 bits in the
 # steps of its sum, where input and weights are at their smallest.
 SMALLEST_SCALE, SMALLEST_WEIGHT_SCALE = 6.1e-5, 2**-12
+# of weights. Two products of a code of 8 bits and a reduced one fit into 16 bits, in which processors without an int8
+# dot product add them
+CODES, REDUCED_CODES = (-127, 127), (-64, 63)
 
 
 def module_names(node: Node) -> list[str]:
@@ -42,9 +49,17 @@ def module_names(node: Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
-def own_config(per_channel: bool, is_qat: bool) -> QuantizationConfig:
-    """XNNPACK's settings with this project's smallest scales and, for QAT, its fake quantization."""
-    config = get_symmetric_quantization_config(per_channel, is_qat)
+def own_config(
+    per_channel: bool, is_qat: bool, symmetric: bool = False, reduced_range: bool = False
+) -> QuantizationConfig:
+    """XNNPACK's settings with this project's smallest scales and, for QAT, its fake quantization.
+
+    Args:
+        symmetric: activations have the zero point 0, too.
+        reduced_range: codes of weights are -64..63, not -127..127.
+    """
+    smallest, largest = REDUCED_CODES if reduced_range else CODES
+    config = get_symmetric_quantization_config(per_channel, is_qat, weight_qmin=smallest, weight_qmax=largest)
     if is_qat:
         of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
         of_weights = _of_weights(per_channel)
@@ -52,6 +67,8 @@ def own_config(per_channel: bool, is_qat: bool) -> QuantizationConfig:
         of_activations = HistogramObserver.with_args(eps=SMALLEST_SCALE)
         of_weights = config.weight.observer_or_fake_quant_ctr
     activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
+    if symmetric:
+        activation = replace(activation, qscheme=torch.per_tensor_symmetric)
     weight = replace(config.weight, observer_or_fake_quant_ctr=of_weights)
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
 
@@ -82,8 +99,8 @@ def _of_weights(per_channel: bool) -> Callable:
     """How QAT rounds weights."""
     if per_channel:
         observer = MovingAveragePerChannelMinMaxObserver
-        return PerChannelFakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer)
-    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=MovingAverageMinMaxObserver)
+        return PerChannelFakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=observer, of_weights=True)
+    return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=MovingAverageMinMaxObserver, of_weights=True)
 
 
 class SaturatingHistogramObserver(HistogramObserver):
@@ -112,14 +129,21 @@ class NetworkQuantizer(XNNPACKQuantizer):
     to FP32, and two runtimes of the same INT8 network 1.5 dB nearer to each other (35.2 dB).
     """
 
-    def __init__(self, per_channel: bool, is_qat: bool, keep_float: Sequence[str] = ()):
+    def __init__(
+        self,
+        per_channel: bool,
+        is_qat: bool,
+        keep_float: Sequence[str] = (),
+        target: Target = ONNX_RUNTIME,
+        reduced_range: bool = False,
+    ):
         """`keep_float`: modules that stay in float, by patterns for their names as in `fnmatch`."""
         super().__init__()
-        self.is_qat = is_qat
+        self.is_qat, self.target = is_qat, target
         self.keep_float = keep_float
         self.set_filter_function(lambda node: IN_FLOAT not in node.meta and not self._stays_float(node))
-        self.config = own_config(per_channel, is_qat)
-        self.by_tensor = own_config(False, is_qat)
+        self.config = own_config(per_channel, is_qat, target.symmetric, reduced_range)
+        self.by_tensor = own_config(False, is_qat, target.symmetric, reduced_range)
         self.set_global(self.config)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -137,7 +161,7 @@ class NetworkQuantizer(XNNPACKQuantizer):
         for node in model.graph.nodes:
             if node.target in SUMS and Q_ANNOTATION_KEY in node.meta and all(map(_stays_in_float, node.users)):
                 node.meta[Q_ANNOTATION_KEY].output_qspec = None
-            if node.target in SATURATION:
+            if node.target in SATURATION and not self.target.fuses_activations:
                 self._saturate(node.args[0], SATURATION[node.target])
             if node.target == TRANSPOSED and not self._stays_float(node):
                 self._annotate_transposed(node)
@@ -147,7 +171,26 @@ class NetworkQuantizer(XNNPACKQuantizer):
                 node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, _annotated=True)
             if node.target in MEANS and Q_ANNOTATION_KEY in node.meta:
                 node.meta[Q_ANNOTATION_KEY].output_qspec = self.config.output_activation
+        if self.target.fuses_activations:
+            self._round_inputs_alone(model)
         return model
+
+    def _round_inputs_alone(self, model: GraphModule) -> None:
+        """Keep, of all annotations, the inputs of what computes in int8.
+
+        A pair on the output would stand before the activation that is computed with it, or before nothing in int8. A
+        runtime moves pairs past operators that move values, and those past the pairs, by itself.
+        """
+        for node in model.graph.nodes:
+            annotation = node.meta.get(Q_ANNOTATION_KEY)
+            if annotation is None:
+                continue
+            node.target = OUT_OF_PLACE.get(node.target, node.target)  # torchao leaves out what is written to
+            annotation.output_qspec = None
+            if node.target == POOL and list(setting_of(node, 1)) == [1, 1]:  # others may become matrix products
+                annotation.input_qspec_map = {input_of(node): self.config.input_activation}
+            elif node.target not in {*WEIGHTED, *SUMS, *PRODUCTS}:
+                annotation.input_qspec_map = {}
 
     def _annotate_transposed(self, node: Node) -> None:
         """What XNNPACKQuantizer leaves out: grouped ones, and the axis of the channels in QAT."""

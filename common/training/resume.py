@@ -11,13 +11,14 @@ import torch
 from torch.optim import Optimizer
 
 from common.networks.checkpoints import Checkpoint
+from common.runtimes.targets import DEFAULT_TARGET
 from common.system.archives import is_intact
 from common.system.distributed import gathered, rank, world_size
 from common.system.failures import one_line
 from common.system.random_state import random_state, set_random_state
 from common.system.settings import flat
 from common.training.average import WeightAverage
-from common.training.settings import AUTO, RunSettings
+from common.training.settings import AUTO, QatRunSettings, RunSettings
 from common.training.steps import Position
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,14 @@ FIXED = (
     "distill",
     "freeze_batch_norm",
     "freeze_observers",
+    "target",
     "per_channel",
+    "reduced_range",
     "keep_float",
     "fuse",
     "width",
 )
+BEFORE = {"target": DEFAULT_TARGET, "reduced_range": False}  # what runs had whose version knew no other
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class CheckpointFolder:
 def fixed_settings(settings: RunSettings, task: Mapping[str, Any], input_hw: tuple[int, int]) -> dict[str, Any]:
     """What makes a run this run and no other; `task` is `Task.identity`."""
     values = flat(settings)
+    if isinstance(settings, QatRunSettings):
+        values["per_channel"] = settings.qat.quantization.per_channel  # also where the target chooses
     fixed = {
         **task,
         "input size": "{},{}".format(*(values.get("input_hw") or input_hw)),
@@ -183,7 +189,8 @@ def _fixed_before(checkpoint: Checkpoint, stored: dict[str, Any], fixed: dict[st
     flags = checkpoint.description.arguments if checkpoint.description else {}
     labels = "labels (sha256)"
     palette = {labels: fixed[labels]} if labels in fixed else {}  # older runs know the network's palette alone
-    values = {**palette, **{key: flags[key] for key in fixed if key in flags}, **stored}
+    older = {key: value for key, value in BEFORE.items() if fixed.get(key) is not None}
+    values = {**palette, **older, **{key: flags[key] for key in fixed if key in flags}, **stored}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 

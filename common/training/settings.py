@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from common.data.datasets import SampleSource
 from common.quantization.pt2e import QatSchedule, QuantizationSettings
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
 from common.training.precision import PRECISIONS
 from models import DEFAULT_NETWORK, Network
@@ -142,7 +143,9 @@ class QatSettings:
     weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
     recipe: str = "original"  # one of RECIPES, which gives defaults
     distill: float = 0.0  # weight of the FP32 network's logits in the loss; 0: they are not learned
-    per_channel: bool = False  # one weight scale per output channel; one per tensor is the original's
+    target: str = DEFAULT_TARGET  # the runtime that is trained for, one of TARGETS
+    per_channel: bool | None = None  # one weight scale per output channel; the original's: no; None: the target's
+    reduced_range: bool = False  # codes of weights are -64..63
     keep_float: tuple[str, ...] = field(default=(), metadata=REPEATED)  # patterns of modules that are not quantized
     input_hw: tuple[int, int] | None = None  # height and width in pixels; None: those of the FP32 weights
     fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
@@ -153,6 +156,7 @@ class QatSettings:
     egolanes_checkpoint: Path | None = None  # FP32 weights that make AutoSteer's inputs of images
 
     def __post_init__(self) -> None:
+        _require(self.target in TARGETS, "target", self.target, ", ".join(TARGETS))
         if self.images and self.distill:
             raise ValueError(
                 "--distill: with --images the FP32 network's outputs are all that is learned; leave it out"
@@ -161,7 +165,8 @@ class QatSettings:
     @property
     def quantization(self) -> QuantizationSettings:
         """The choices that shape the prepared graph."""
-        return QuantizationSettings(self.per_channel, self.fuse, self.keep_float)
+        per_channel = TARGETS[self.target].per_channel if self.per_channel is None else self.per_channel
+        return QuantizationSettings(per_channel, self.fuse, self.keep_float, self.target, self.reduced_range)
 
     @property
     def schedule(self) -> QatSchedule:

@@ -3,6 +3,8 @@
 Each runs alone among the slow tests, and beside others of its kind in a network that is quick.
 """
 
+from functools import partial
+
 import onnx
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.export.in_float import in_float, in_float_when_converted
-from common.export.int8_graph import for_onnx_runtime
+from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx
 from common.networks.registry import build_network
 from common.quantization.integer_reference import as_integer_kernels
@@ -26,11 +28,13 @@ from common.quantization.pt2e import (
 )
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
+from common.runtimes.targets import TARGETS
 from models import Network
 
 HW = (22, 34)  # no multiples of 4
 CHANNELS = 8
-NEAR_FP32, NEAR_TRAINED, NEAR_FILE = 20.0, 40.0, 40.0  # dB
+NEAR_FP32, NEAR_TRAINED = 20.0, 40.0  # dB
+NEAR_FILE = {"onnxruntime": 40.0, "tensorrt": 30.0}  # the latter against sums in float
 CPU = torch.device("cpu")
 
 
@@ -307,31 +311,32 @@ def decibels(expected, actual):
     return min(10 * torch.log10(a.square().sum() / (a - b).square().sum().clamp(min=1e-20)).item() for a, b in pairs)
 
 
-def require_equal_file(int8, path):
+def require_equal_file(int8, path, target):
     """The ONNX file of a graph gives what its integer arithmetic in PyTorch does; returns what is in float."""
-    unsigned = for_onnx_runtime(int8)
-    floats = in_float(unsigned)
-    reference = TorchPredictor(as_integer_kernels(unsigned), CPU)
+    rewritten = for_target(int8, TARGETS[target])
+    floats = in_float(rewritten, TARGETS[target])
+    reference = TorchPredictor(as_integer_kernels(rewritten) if target == "onnxruntime" else rewritten, CPU)
     tests = [images(1, seed=9), images(3, seed=10)]  # any batch
     names = [f"output_{index}" for index in range(len(reference.outputs(tests[0])))]
-    for agreement in export_onnx(unsigned, path, (3, *HW), names, {}, lambda file: compare(reference, file, tests), 1):
-        assert agreement.sqnr_db > NEAR_FILE, str(agreement)
+    check = partial(compare, reference, batches=tests)
+    for agreement in export_onnx(rewritten, path, (3, *HW), names, {}, check, 1, target=target):
+        assert agreement.sqnr_db > NEAR_FILE[target], str(agreement)
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert not {kind for kind in kinds if "Random" in kind or kind == "BatchNormalization"}
     return floats
 
 
-def check_after_training(make, per_channel, folder):
-    settings = QuantizationSettings(per_channel=per_channel)
+def check_after_training(make, per_channel, folder, target="onnxruntime"):
+    settings = QuantizationSettings(per_channel=per_channel, target=target)
     model = built(make)
     expected = outputs_of(model)
     int8 = quantize_after_training(model, (3, *HW), settings, [images(2, seed) for seed in range(4)])
     assert decibels(expected, outputs_of(int8)) > NEAR_FP32
-    require_equal_file(int8, folder / "ptq.onnx")
+    require_equal_file(int8, folder / "ptq.onnx", target)
 
 
-def check_in_training(make, per_channel, folder):
-    prepared = prepare_qat(built(make), HW, QuantizationSettings(per_channel=per_channel))
+def check_in_training(make, per_channel, folder, target="onnxruntime"):
+    prepared = prepare_qat(built(make), HW, QuantizationSettings(per_channel=per_channel, target=target))
     calibrate(prepared, [images(2, seed) for seed in range(4)])
     set_evaluation_mode(prepared)
     assert decibels(outputs_of(built(make)), outputs_of(prepared)) > NEAR_FP32
@@ -342,10 +347,10 @@ def check_in_training(make, per_channel, folder):
     optimizer.step()
     assert all(parameter.isfinite().all() for parameter in prepared.parameters())
     set_evaluation_mode(prepared)
-    trained, expected = outputs_of(prepared), in_float_when_converted(prepared)
+    trained, expected = outputs_of(prepared), in_float_when_converted(prepared, TARGETS[target])
     int8 = convert(prepared)
     assert decibels(trained, outputs_of(int8)) > NEAR_TRAINED
-    assert require_equal_file(int8, folder / "qat.onnx") == expected
+    assert require_equal_file(int8, folder / "qat.onnx", target) == expected
 
 
 @pytest.mark.parametrize("check", [check_after_training, check_in_training])
@@ -360,9 +365,19 @@ def test_outputs(kind, check, tmp_path):
     check(lambda: Outputs(kind), True, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=[] if group == "sums and scales" else pytest.mark.slow) for group in GROUPS]
+)
+def test_operators_of_a_kind_for_tensorrt(group, tmp_path):
+    """The export checks the rules of the target."""
+    check = (check_after_training, check_in_training)[GROUPS.index(group) % 2]
+    check(lambda: Chain(make() for make in OPERATORS[group].values()), True, tmp_path, "tensorrt")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("target", NEAR_FILE)
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("check", [check_after_training, check_in_training])
 @pytest.mark.parametrize(("group", "name"), ALONE)
-def test_an_operator_alone(group, name, check, per_channel, tmp_path):
-    check(lambda: Chain([OPERATORS[group][name]()]), per_channel, tmp_path)
+def test_an_operator_alone(group, name, check, per_channel, target, tmp_path):
+    check(lambda: Chain([OPERATORS[group][name]()]), per_channel, tmp_path, target)

@@ -12,10 +12,9 @@ from common.export.int8_graph import (
     MOVES,
     QUANTIZE,
     SILU_GATES,
-    for_onnx_runtime,
-    for_xnnpack,
+    for_target,
     move_codes,
-    onnx_runtime_passes,
+    passes_of,
     round_biases,
     use_sigmoid_gates,
     use_unsigned_activations,
@@ -23,6 +22,7 @@ from common.export.int8_graph import (
 )
 from common.export.subpixel import shuffle_rows, use_subpixel_convolutions
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from models.ego_lanes import EgoLanesNetwork
 
 HW = (64, 64)
@@ -137,7 +137,7 @@ def test_few_output_channels_are_widened_to_sixteen(per_channel):
 
 
 def test_xnnpack_gets_signed_codes_and_no_transposed_convolution(int8):
-    rewritten = for_xnnpack(copy.deepcopy(int8))
+    rewritten = for_target(copy.deepcopy(int8), TARGETS["executorch"])
     assert not any(node.target == aten.conv_transpose2d.input for node in rewritten.graph.nodes)
     assert not any(torch.uint8 in node.args for node in rewritten.graph.nodes)
     gated = copy.deepcopy(int8)
@@ -148,9 +148,9 @@ def test_xnnpack_gets_signed_codes_and_no_transposed_convolution(int8):
 
 def test_no_pass_leaves_work_for_one_before_it(int8):
     """What holds the order of the passes for ONNX Runtime: once all went by, none finds anything."""
-    rewritten = for_onnx_runtime(copy.deepcopy(int8))
+    rewritten = for_target(copy.deepcopy(int8), ONNX_RUNTIME)
     values = {name: value.clone() for name, value in rewritten.state_dict().items()}
-    *passes, rounding = onnx_runtime_passes()
+    *passes, rounding = passes_of(ONNX_RUNTIME)
     assert [rewrite(rewritten) for rewrite in passes] == [0] * len(passes)
     assert rounding is round_biases and rounding(rewritten) > 0
     assert all(torch.equal(values[name], value) for name, value in rewritten.state_dict().items())

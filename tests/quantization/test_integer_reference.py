@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from common.export.int8_graph import for_onnx_runtime
+from common.export.int8_graph import for_target
 from common.quantization.graphs import stored
 from common.quantization.integer_reference import (
     INTEGER_FORMS,
@@ -18,6 +18,7 @@ from common.quantization.integer_reference import (
 )
 from common.quantization.nodes import input_of
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.runtimes.targets import ONNX_RUNTIME
 
 HW = (64, 64)
 
@@ -101,7 +102,7 @@ def quantized(network, per_channel, images):
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_network_computes_the_same_to_within_its_rounding(per_channel, tiny_network):
     images = torch.randn(2, 3, *HW)
-    int8 = for_onnx_runtime(quantized(tiny_network, per_channel, images))
+    int8 = for_target(quantized(tiny_network, per_channel, images), ONNX_RUNTIME)
     reference = as_integer_kernels(int8)
     targets = [node.target for node in reference.graph.nodes]
     assert (
@@ -119,7 +120,7 @@ def test_signed_activations_are_refused(tiny_network):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_weights_with_a_zero_point_are_refused(per_channel, tiny_network):
-    int8 = for_onnx_runtime(quantized(tiny_network, per_channel, torch.randn(1, 3, *HW)))
+    int8 = for_target(quantized(tiny_network, per_channel, torch.randn(1, 3, *HW)), ONNX_RUNTIME)
     convolution = next(node for node in int8.graph.nodes if node.target == torch.ops.aten.conv2d.default)
     weight = input_of(convolution, 1)
     if per_channel:

@@ -31,7 +31,7 @@ def ranges(graph):
 
 def activations(graph):
     modules = [module for module in graph.modules() if isinstance(module, FakeQuantize)]
-    return [module for module in modules if not module.is_symmetric_quant]
+    return [module for module in modules if not module.of_weights]
 
 
 def error(values, low, high):
@@ -61,6 +61,24 @@ def test_a_range_is_where_rounding_and_clipping_cost_least(tail):
     torch.testing.assert_close(
         (values - module(values)).square().mean().item(), error(values, low, high), rtol=0.02, atol=0
     )
+
+
+def test_a_symmetric_range_of_activations_is_found_too():
+    values = torch.randn(40_000, generator=torch.Generator().manual_seed(0)) + 1
+    values[:20] *= 12
+    codes = {"quant_min": -128, "quant_max": 127, "dtype": torch.int8, "qscheme": torch.per_tensor_symmetric}
+    module = FakeQuantize(observer=MovingAverageMinMaxObserver, **codes)
+    module.start_histogram()
+    module(values)
+    module.take_histogram()
+    module.disable_observer()
+    assert module.zero_point.item() == 0
+    rounded = [
+        torch.fake_quantize_per_tensor_affine(values, float(scale), 0, -128, 127)
+        for scale in torch.linspace(0.02, 1, 100) * values.abs().max() / 127
+    ]
+    least = min((values - each).square().mean() for each in rounded)
+    assert (values - module(values)).square().mean() < 1.1 * least
 
 
 def test_a_batch_in_parts_gives_the_ranges_of_the_whole_batch(prepared, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.export.int8_graph import for_onnx_runtime
+from common.export.int8_graph import for_target
 from common.quantization.batch_norm import BATCH_NORM
 from common.quantization.pt2e import (
     DEQUANTIZE,
@@ -20,6 +20,7 @@ from common.quantization.pt2e import (
     set_training_mode,
 )
 from common.quantization.quantizer import SMALLEST_SCALE
+from common.runtimes.targets import ONNX_RUNTIME
 from models.fuse import fuse_upsampling
 from models.scene_seg import SceneSegNetwork
 
@@ -183,7 +184,7 @@ def test_a_module_stays_in_float_and_the_others_do_not(tiny_network, trained):
         int8 = convert(prepared)
     else:
         int8 = quantize_after_training(tiny_network, (3, *HW), settings, [images(1)])
-    unsigned = for_onnx_runtime(int8)
+    unsigned = for_target(int8, ONNX_RUNTIME)
     convolutions = [node for node in unsigned.graph.nodes if node.target == torch.ops.aten.conv2d.default]
     in_float = [node.args[1].op == "get_attr" for node in convolutions]
     assert in_float == [False, True, False]

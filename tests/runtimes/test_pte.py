@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from common.export.int8_graph import for_onnx_runtime
+from common.export.int8_graph import for_target
 from common.export.pte_writer import export_pte
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
 from common.runtimes.pte import PtePredictor
+from common.runtimes.targets import ONNX_RUNTIME
 
 SHAPE = (3, 64, 64)
 PYTORCH = tuple(map(int, torch.__version__.split(".")[:2]))
@@ -22,7 +23,7 @@ needs_its_pytorch = pytest.mark.skipif(PYTORCH < (2, 14), reason="ExecuTorch 1.5
 def test_a_program_computes_the_network_and_says_what_it_is(tiny_network, tmp_path):
     images = [torch.randn(1, *SHAPE) for _ in range(3)]
     int8 = quantize_after_training(tiny_network, SHAPE, QuantizationSettings(), images[:2])
-    reference = TorchPredictor(as_integer_kernels(for_onnx_runtime(copy.deepcopy(int8))), torch.device("cpu"))
+    reference = TorchPredictor(as_integer_kernels(for_target(copy.deepcopy(int8), ONNX_RUNTIME)), torch.device("cpu"))
     path = tmp_path / "network.pte"
 
     def check(candidate):

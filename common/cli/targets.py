@@ -1,0 +1,100 @@
+"""The flags that say which runtime a file is for, and the check of a file that is there."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common.cli.types import positive_int
+from common.export.half_precision import OLDEST_OPSET as OLDEST_HALF
+from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file
+
+BESIDE_CHECK = ("help", "list", "check", "target", "device", "seed", "threads", "debug")
+
+
+class CheckFile(argparse.Action):
+    """`--check FILE`: beside it the flags of a conversion are not required, and not allowed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: object) -> None:
+        setattr(namespace, self.dest, value)
+        for action in parser._actions:
+            action.required = False
+
+
+def add_target_argument(
+    parser: argparse.ArgumentParser, what: str, default: str = f"default: {DEFAULT_TARGET}"
+) -> None:
+    """`--target`, one of TARGETS; None where it is not given."""
+    parser.add_argument("--target", choices=tuple(TARGETS), help=f"runtime that {what}; {default}")
+
+
+def add_codes_arguments(parser: argparse._ActionsContainer, what: str = "") -> None:
+    """`--per_channel`, None where it is not given, and `--reduced_range`."""
+    parser.add_argument(
+        "--per_channel",
+        action=argparse.BooleanOptionalAction,
+        help=f"{what}one weight scale per output channel, not per tensor; default: the target's, which is tensorrt's",
+    )
+    parser.add_argument(
+        "--reduced_range",
+        action="store_true",
+        help=f"{what}codes of weights from -64 to 63: sums that processors without an int8 dot product do not saturate",
+    )
+
+
+def add_opset_argument(parser: argparse.ArgumentParser) -> None:
+    """`--opset`, which the exporter can write."""
+    parser.add_argument(
+        "--opset", type=opset, default=OPSET, help=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}"
+    )
+
+
+def opset(text: str) -> int:
+    """An argparse type: an operator set that the exporter writes."""
+    number = positive_int(text)
+    if not OLDEST_OPSET <= number <= NEWEST_OPSET:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an operator set from {OLDEST_OPSET} to {NEWEST_OPSET}")
+    return number
+
+
+def batch_size(text: str) -> int | str:
+    """An argparse type: a fixed batch size, or `dynamic`."""
+    return text if text == "dynamic" else positive_int(text)
+
+
+def require_writable(args: argparse.Namespace, target: str, parser: argparse.ArgumentParser) -> None:
+    """Leave with exit code 2 where `--opset`, `--batch` or `--half` ask for what files of a target cannot be."""
+    row = TARGETS[target]
+    if row.opsets is None:
+        for name in ("opset", "batch"):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"argument --{name}: is for ONNX files; --target {target} takes {row.suffix} files")
+    elif not row.opsets[0] <= args.opset <= row.opsets[1]:
+        parser.error(f"argument --opset: {row.title} reads {row.opsets[0]} to {row.opsets[1]}")
+    if args.half and not row.takes_half:
+        parser.error(f"argument --half: --target {target} computes in float32 what is not in int8")
+    if args.half and args.opset < OLDEST_HALF:
+        parser.error(f"argument --half: QuantizeLinear takes FP16 from --opset {OLDEST_HALF} on")
+
+
+def add_check_argument(parser: argparse.ArgumentParser) -> None:
+    """`--check FILE.onnx`, in the place of a conversion."""
+    parser.add_argument(
+        "--check",
+        action=CheckFile,
+        type=Path,
+        metavar="FILE.onnx",
+        help="instead: list the nodes of this ONNX file that break rules of --target",
+    )
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """List what `--check` finds; ValueError, and with it exit code 1, where there is anything."""
+    for action in parser._actions:
+        if action.dest not in BESIDE_CHECK and getattr(args, action.dest) != action.default:
+            parser.error(f"argument {'/'.join(action.option_strings)}: not allowed with argument --check")
+    target = args.target or DEFAULT_TARGET
+    wrong, title = check_file(args.check, target), TARGETS[target].title
+    print(*wrong, sep="\n") if wrong else print(f"{args.check}: keeps all rules of {title}")
+    if wrong:
+        raise ValueError(f"{args.check}: breaks {len(wrong)} rules of {title}; they are listed above")

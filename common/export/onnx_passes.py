@@ -1,0 +1,155 @@
+"""Rewrites of a written ONNX graph that keep what it computes: how weights are stored, and older operator sets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from common.runtimes.quantized_graphs import DEQUANTIZE, QUANTIZE, attribute
+
+Stored = Mapping[str, TensorProto]
+NEW_IN_18: dict[
+    str, dict[str, object]
+] = {  # operator -> attributes that have this value in the older form, which lacks them
+    "Split": {"num_outputs": None},  # of equal parts, which the older form makes as well
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+    "LpPool": {"ceil_mode": 0},
+    "Pad": {},
+    "ScatterElements": {},
+    "ScatterND": {},
+}
+INPUTS_IN_17 = {"Pad": 3}  # how many there are
+
+
+def separate_weights(proto: onnx.ModelProto) -> int:
+    """Give every int8 weight's dequantize a weight and a zero point of its own, in place; returns how many were shared.
+
+    On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
+    one dequantize after the other, and fails on what it has turned before.
+    """
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    taken: set[str] = set()
+    copies: list[onnx.TensorProto] = []
+    for node in proto.graph.node:
+        if node.op_type != DEQUANTIZE or node.input[0] not in stored:
+            continue
+        for position in (0, 2):
+            name = node.input[position]
+            if name in taken:
+                own = onnx.TensorProto()
+                own.CopyFrom(stored[name])
+                own.name = node.input[position] = f"{name}_copy{len(copies)}"
+                copies.append(own)
+            taken.add(name)
+    proto.graph.initializer.extend(copies)
+    return len(copies)
+
+
+def store_weights_in_float(proto: onnx.ModelProto) -> int:
+    """Store weights as floats that a QuantizeLinear turns to the same codes, in place; returns how many.
+
+    Stored codes alone in front of a DequantizeLinear are read only by newer versions of TensorRT.
+    """
+    stored = _stored(proto)
+    nodes: list[NodeProto] = []
+    for node in proto.graph.node:
+        if node.op_type == DEQUANTIZE and node.input[0] in stored:
+            source = node.input[0]
+            codes, scale, zero_point = (numpy_helper.to_array(stored[name]) for name in node.input)
+            if scale.ndim:
+                shape = [1] * codes.ndim
+                shape[attribute(node, "axis", 1)] = -1
+                scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+            values = (codes.astype(np.float32) - zero_point) * scale
+            name, made = f"{source}_values", f"{source}_codes"
+            proto.graph.initializer.append(numpy_helper.from_array(values, name))
+            quantize = helper.make_node(QUANTIZE, [name, *node.input[1:]], [made], f"{node.name}_quantize")
+            quantize.attribute.extend(node.attribute)
+            node.input[0] = made
+            nodes.append(quantize)
+        nodes.append(node)
+    added = len(nodes) - len(proto.graph.node)
+    replace_nodes(proto, nodes)
+    drop_unused(proto)
+    return added
+
+
+def lower_to_17(proto: onnx.ModelProto) -> None:
+    """A file of operator set 18 as one of 17, in place.
+
+    Raises:
+        ValueError: an operator that set 17 has not, or not in this form.
+    """
+    stored = _stored(proto)
+    for node in proto.graph.node:
+        if node.domain or onnx.defs.get_schema(node.op_type, 18).since_version < 18:
+            continue
+        if node.op_type.startswith("Reduce"):
+            _lower_reduction(node, stored)
+        elif node.op_type in NEW_IN_18:
+            _drop_new_attributes(node)
+        else:
+            raise ValueError(f"{node.op_type} is not in operator set 17; export with --opset 18 or newer")
+    for entry in proto.opset_import:
+        if not entry.domain:
+            entry.version = 17
+    drop_unused(proto)
+
+
+def _lower_reduction(node: NodeProto, stored: Stored) -> None:
+    """Its axes are an input in set 18, and an attribute in 17."""
+    axes = list(node.input[1:])
+    if axes and axes[0] not in stored:
+        raise ValueError(f"{node.op_type} of computed axes is not in operator set 17; export with --opset 18 or newer")
+    del node.input[1:]
+    kept = [each for each in node.attribute if each.name != "noop_with_empty_axes"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    if axes:
+        values = numpy_helper.to_array(stored[axes[0]]).ravel().tolist()
+        node.attribute.append(helper.make_attribute("axes", values))
+
+
+def _drop_new_attributes(node: NodeProto) -> None:
+    usual = NEW_IN_18[node.op_type]
+    known = {*onnx.defs.get_schema(node.op_type, 17).attributes, *usual}
+    strange = [name for name, value in usual.items() if value is not None and attribute(node, name, value) != value]
+    strange += [each.name for each in node.attribute if each.name not in known]
+    if strange or len(node.input) > INPUTS_IN_17.get(node.op_type, len(node.input)):
+        raise ValueError(f"{node.op_type} has no such form in operator set 17; export with --opset 18 or newer")
+    kept = [each for each in node.attribute if each.name not in usual]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _stored(proto: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The stored tensors of a graph by their names: initializers, and the values of Constant nodes."""
+    constants = {node.output[0]: attribute(node, "value") for node in proto.graph.node if node.op_type == "Constant"}
+    found = {name: value for name, value in constants.items() if value is not None}
+    return found | {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+def drop_unused(proto: onnx.ModelProto) -> None:
+    """Take away stored tensors that nothing reads, in place."""
+    read = {name for node in _all_nodes(proto.graph.node) for name in node.input}
+    read |= {output.name for output in proto.graph.output}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+
+
+def _all_nodes(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
+    """Those of graphs within as well."""
+    for node in nodes:
+        yield node
+        for each in node.attribute:
+            for graph in (*([each.g] if each.HasField("g") else []), *each.graphs):
+                yield from _all_nodes(graph.node)
+
+
+def replace_nodes(proto: onnx.ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Give a graph these nodes, which may be its own, in place."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
