@@ -1,7 +1,6 @@
 """Sharing a run between processes: what each takes, and statistics that are the same everywhere."""
 
 import multiprocessing
-from functools import partial
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ import torch.distributed as dist
 
 from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
 from common.system import distributed
-from models.scene_seg import SceneSegNetwork
 from tests.conftest import TinyNetwork
 
 
@@ -29,11 +27,11 @@ def test_every_image_of_a_batch_is_of_one_rank_and_every_rank_has_one(count, ran
 def _train_one_batch(rank, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=2)
-    distributed.BUCKET = 10**5  # several of them
+    distributed.BUCKET = 10**3  # several of them
     outcome = {}
-    for per_channel, network in ((False, partial(SceneSegNetwork, 1 / 32)), (True, TinyNetwork)):
+    for per_channel in (False, True):
         torch.manual_seed(0)
-        prepared = prepare_qat(network(), (32, 64), QuantizationSettings(per_channel=per_channel))
+        prepared = prepare_qat(TinyNetwork(), (32, 64), QuantizationSettings(per_channel=per_channel))
         with torch.no_grad():
             next(prepared.parameters()).add_(rank)
         distributed.make_equal(prepared)
@@ -65,20 +63,18 @@ def outcomes(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
 
 
-@pytest.mark.parametrize(("per_channel", "least"), [(False, 100), (True, 5)])
-def test_a_prepared_graph_has_the_sum_of_gradients_the_same_statistics_and_ranges_on_every_rank(
-    outcomes, per_channel, least
-):
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_prepared_graph_has_the_sum_of_gradients_the_same_statistics_and_ranges_on_every_rank(outcomes, per_channel):
     (gradients, before, after), (gradients_1, before_1, after_1) = (outcome[per_channel] for outcome in outcomes)
     for key, (own, total) in gradients.items():
         own_1, total_1 = gradients_1[key]
         assert torch.equal(total, total_1)
         torch.testing.assert_close(total, own + own_1)
-    assert sum(not torch.equal(own, gradients_1[key][0]) for key, (own, _) in gradients.items()) > least
+    assert sum(not torch.equal(own, gradients_1[key][0]) for key, (own, _) in gradients.items()) > 5
     assert all(torch.equal(value, after_1[key]) for key, value in after.items())
     differing = [key for key, value in before.items() if not torch.equal(value, before_1[key])]
     averaged = [key for key in differing if key.endswith(distributed.AVERAGED)]
-    assert len(averaged) > least
+    assert len(averaged) > 5
     for key in averaged:
         torch.testing.assert_close(after[key], (before[key] + before_1[key]) / 2)
     for key in [key for key in differing if key.endswith("scale")]:  # of the averaged range, between those of the ranks
