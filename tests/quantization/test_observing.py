@@ -63,6 +63,16 @@ def test_a_range_is_where_rounding_and_clipping_cost_least(tail):
     )
 
 
+def test_no_code_is_spent_below_the_least_value_that_counts():
+    codes = {"quant_min": 0, "quant_max": 255, "dtype": torch.uint8}
+    module = FakeQuantize(lower=-3.0, observer=MovingAverageMinMaxObserver, **codes)
+    module.start_histogram()
+    values = 8 * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(module(values), values)
+    module.take_histogram()
+    assert module.activation_post_process.min_val.item() == pytest.approx(-3, abs=module.scale.item())
+
+
 def test_a_symmetric_range_of_activations_is_found_too():
     values = torch.randn(40_000, generator=torch.Generator().manual_seed(0)) + 1
     values[:20] *= 12
@@ -102,11 +112,11 @@ def test_what_a_calibration_leaves_as_it_was(prepared):
     ]
     for module in weights:
         module.activation_post_process.max_val.mul_(2)
+    doubled = [module.activation_post_process.max_val.clone() for module in weights]
     before = {name: value.clone() for name, value in prepared.state_dict().items()}
     calibrate(prepared, [])
     assert all(torch.equal(value, before[name]) for name, value in prepared.state_dict().items())
     calibrate(prepared, [3 * images(4, 2)])
-    doubled = [module.activation_post_process.max_val.clone() for module in weights]
     wider = {name: value for name, value in ranges(prepared).items() if name.endswith("max_val")}
     assert sum(value.sum() > 2 * before[name].sum() for name, value in wider.items()) >= len(activations(prepared)) // 2
     prepared(10 * images(4, 3))
