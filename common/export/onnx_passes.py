@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from common.runtimes.quantized_graphs import DEQUANTIZE, QUANTIZE, attribute
+from common.runtimes.quantized_graphs import DEQUANTIZE, PAIR, QUANTIZE, ZERO_POINT, attribute
 
 Stored = Mapping[str, TensorProto]
 NEW_IN_18: dict[
@@ -20,6 +20,29 @@ NEW_IN_18: dict[
     "ScatterND": {},
 }
 INPUTS_IN_17 = {"Pad": 3}  # how many there are
+
+
+def store_zero_points(proto: onnx.ModelProto) -> int:
+    """Zero points that the file would cast from another type when it is loaded, in place; returns how many.
+
+    The exporter's own folding of constants leaves out those of many channels.
+    """
+    stored = _stored(proto)
+    casts = {node.output[0]: node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] in stored}
+    changed = 0
+    for node in proto.graph.node:
+        if node.op_type in PAIR and len(node.input) > ZERO_POINT and node.input[ZERO_POINT] in casts:
+            cast = casts[node.input[ZERO_POINT]]
+            kind = helper.tensor_dtype_to_np_dtype(attribute(cast, "to"))
+            values = numpy_helper.to_array(stored[cast.input[0]]).astype(kind)
+            node.input[ZERO_POINT] = f"{cast.output[0]}_stored{changed}"
+            proto.graph.initializer.append(numpy_helper.from_array(values, node.input[ZERO_POINT]))
+            changed += 1
+    read = {name for node in _all_nodes(proto.graph.node) for name in node.input}
+    read |= {output.name for output in proto.graph.output}
+    replace_nodes(proto, [node for node in proto.graph.node if node.output[0] not in casts or node.output[0] in read])
+    drop_unused(proto)
+    return changed
 
 
 def separate_weights(proto: onnx.ModelProto) -> int:

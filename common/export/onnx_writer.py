@@ -12,7 +12,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from common.export.half_precision import to_half
-from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float
+from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
@@ -97,6 +97,7 @@ def export_onnx(
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
     _strip_notes(proto)
+    store_zero_points(proto)
     separate_weights(proto)
     if opset < OLDEST_WRITTEN:
         lower_to_17(proto)
