@@ -25,10 +25,12 @@ INPUTS_IN_17 = {"Pad": 3}  # how many there are
 def store_zero_points(proto: onnx.ModelProto) -> int:
     """Zero points that the file would cast from another type when it is loaded, in place; returns how many.
 
-    The exporter's own folding of constants leaves out those of many channels.
+    The exporter's own folding of constants leaves out those of 1024 channels and more.
     """
-    stored = _stored(proto)
-    casts = {node.output[0]: node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] in stored}
+    stored, casts = stored_tensors(proto), {}
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            casts[node.output[0]] = node
     changed = 0
     for node in proto.graph.node:
         if node.op_type in PAIR and len(node.input) > ZERO_POINT and node.input[ZERO_POINT] in casts:
@@ -38,10 +40,8 @@ def store_zero_points(proto: onnx.ModelProto) -> int:
             node.input[ZERO_POINT] = f"{cast.output[0]}_stored{changed}"
             proto.graph.initializer.append(numpy_helper.from_array(values, node.input[ZERO_POINT]))
             changed += 1
-    read = {name for node in _all_nodes(proto.graph.node) for name in node.input}
-    read |= {output.name for output in proto.graph.output}
-    replace_nodes(proto, [node for node in proto.graph.node if node.output[0] not in casts or node.output[0] in read])
-    drop_unused(proto)
+    if changed:
+        drop_dead_nodes(proto)
     return changed
 
 
@@ -74,7 +74,7 @@ def store_weights_in_float(proto: onnx.ModelProto) -> int:
 
     Stored codes alone in front of a DequantizeLinear are read only by newer versions of TensorRT.
     """
-    stored = _stored(proto)
+    stored = stored_tensors(proto)
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] in stored:
@@ -104,7 +104,7 @@ def lower_to_17(proto: onnx.ModelProto) -> None:
     Raises:
         ValueError: an operator that set 17 has not, or not in this form.
     """
-    stored = _stored(proto)
+    stored = stored_tensors(proto)
     for node in proto.graph.node:
         if node.domain or onnx.defs.get_schema(node.op_type, 18).since_version < 18:
             continue
@@ -146,11 +146,23 @@ def _drop_new_attributes(node: NodeProto) -> None:
     node.attribute.extend(kept)
 
 
-def _stored(proto: onnx.ModelProto) -> dict[str, TensorProto]:
+def stored_tensors(proto: onnx.ModelProto) -> dict[str, TensorProto]:
     """The stored tensors of a graph by their names: initializers, and the values of Constant nodes."""
     constants = {node.output[0]: attribute(node, "value") for node in proto.graph.node if node.op_type == "Constant"}
     found = {name: value for name, value in constants.items() if value is not None}
     return found | {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+def drop_dead_nodes(proto: onnx.ModelProto) -> None:
+    """Take away the nodes whose results nothing reads, and the stored tensors that they alone read, in place."""
+    read = {output.name for output in proto.graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(proto.graph.node):
+        if read.intersection(node.output):
+            kept.append(node)
+            read.update(name for each in _all_nodes([node]) for name in each.input)
+    replace_nodes(proto, kept[::-1])
+    drop_unused(proto)
 
 
 def drop_unused(proto: onnx.ModelProto) -> None:

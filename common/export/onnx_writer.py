@@ -12,6 +12,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from common.export.half_precision import to_half
+from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
 from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
@@ -101,6 +102,10 @@ def export_onnx(
     separate_weights(proto)
     if opset < OLDEST_WRITTEN:
         lower_to_17(proto)
+    pad_constant_channels(proto)
+    if TARGETS[target].integers:
+        store_integer_biases(proto)
+        share_no_zero_points(proto)
     if TARGETS[target].float_weights:
         store_weights_in_float(proto)
     if half:

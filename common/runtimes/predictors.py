@@ -159,8 +159,8 @@ def _session(path: Path, threads: int, provider: str, shape: Sequence[int] | Non
 def _cpu_session(path: Path, threads: int) -> ort.InferenceSession:
     """A session with exact INT8: where the default kernels saturate sums at 16 bits, with the slower ones that do not.
 
-    ONNX Runtime 1.32 fails to prepare some files for those (AutoSpeed in INT8), which run on the default kernels, with
-    a warning.
+    ONNX Runtime fails to prepare files for those whose int8 weights share a zero point, which other tools may write;
+    they run on the default kernels, with a warning.
     """
     try:
         return ort.InferenceSession(path, session_options(threads, sums_saturate()), providers=[PROVIDERS[CPU]])

@@ -80,6 +80,25 @@ class QuantizedGraph:
             return found
         return attribute(pair, "output_dtype") or None
 
+    def computes_on_codes(self, node: NodeProto) -> bool:
+        """Whether ONNX Runtime makes one int8 kernel of a convolution or matrix product and the pairs around it.
+
+        A ReLU before the quantize is no more than its first code, which ONNX Runtime sees.
+        """
+        users = self.takers[node.output[0]]
+        if len(users) == 1 and users[0].op_type == "Relu":
+            users = self.takers[users[0].output[0]]
+        around = [self.maker(node, place) for place in (0, 1)]
+        return (
+            node.op_type in ("Conv", "Gemm")
+            and all(pair is not None and pair.op_type == DEQUANTIZE for pair in around)
+            and [user.op_type for user in users] == [QUANTIZE]
+        )
+
+    def has_float_bias(self, node: NodeProto) -> bool:
+        """Whether such a node has a bias that is stored in float."""
+        return self.computes_on_codes(node) and self.stored_type(node, 2) == TensorProto.FLOAT
+
     def source(self, dequantize: NodeProto) -> NodeProto | None:
         """The quantize of a pair."""
         maker = self.maker(dequantize, 0)

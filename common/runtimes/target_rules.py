@@ -189,6 +189,13 @@ def unsigned_inputs(graph: QuantizedGraph) -> Found:
             yield node, "its input is int8, which may be computed in float; wanted uint8"
 
 
+def integer_biases(graph: QuantizedGraph) -> Found:
+    """Biases between codes are int32 behind a DequantizeLinear: ONNX Runtime before 1.21 computes others in float."""
+    for node in graph.nodes:
+        if graph.has_float_bias(node):
+            yield node, "a bias in float, which versions before 1.21 compute in float; wanted int32 codes"
+
+
 def _has(node: NodeProto, place: int) -> bool:
     return place < len(node.input) and bool(node.input[place])
 

@@ -37,6 +37,7 @@ class Target:
     rounds_biases: bool = False  # to whole steps of the integer sum
 
     # the exporter
+    integers: bool = False  # biases as int32 codes, no zero points of 0 and no computed shapes, where it can be
     float_weights: bool = False  # stored in front of a QuantizeLinear; else as codes
     takes_half: bool = False  # what is not in int8 may be in FP16
     opsets: tuple[int, int] | None = None  # ONNX operator sets that it reads, the oldest and the newest; None: no ONNX
@@ -61,7 +62,8 @@ ONNX_RUNTIME = Target(
     widens_outputs=True,
     rounds_biases=True,
     opsets=(7, 25),
-    rules=(*OF_EVERY_RUNTIME, rules.unsigned_inputs),
+    rules=(*OF_EVERY_RUNTIME, rules.unsigned_inputs, rules.integer_biases),
+    integers=True,
     equal_pixels=1.0,
 )
 TARGETS = {

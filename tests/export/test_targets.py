@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from common.export.conversion import ExportOptions, convert_int8
-from common.export.onnx_passes import lower_to_17, store_zero_points
+from common.export.onnx_passes import lower_to_17
 from common.export.qat_export import labels_of, targets_to_write
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import (
@@ -246,24 +246,3 @@ def test_what_set_17_says_otherwise_and_what_it_does_not_say():
     ):
         with pytest.raises(ValueError, match="operator set 17; export with --opset 18"):
             lower_to_17(faulty)
-
-
-def test_zero_points_are_stored_as_what_they_are():
-    """The exporter leaves a cast where there are many, as in a layer of AutoSpeed; the rules take it for computed."""
-    stored = {"w": np.ones((2, 1), np.int8), "s": np.ones(2, np.float32), "z": np.array([0, 7])}
-    nodes = [
-        helper.make_node("Cast", ["z"], ["zc"], to=TensorProto.INT8),
-        helper.make_node("DequantizeLinear", ["w", "s", "zc"], ["y"], axis=0),
-    ]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 1))
-    constants = [numpy_helper.from_array(value, name) for name, value in stored.items()]
-    graph = helper.make_graph(nodes, "g", [], [output], constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    assert broken_rules(proto, "onnxruntime") == ["DequantizeLinear y: its zero point is computed, wanted a stored one"]
-    assert store_zero_points(proto) == 1
-    assert [node.op_type for node in proto.graph.node] == ["DequantizeLinear"]
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    found = values[proto.graph.node[0].input[2]]
-    assert found.tolist() == [0, 7] and found.dtype == np.int8
-    assert broken_rules(proto, "onnxruntime") == []
-    assert store_zero_points(proto) == 0

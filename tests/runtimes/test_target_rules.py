@@ -251,6 +251,7 @@ BREAKS = {
     ),
     "old operator set": (lambda network: setattr(network, "opset", 12), None, "operator set 12", ["tensorrt"]),
     "new operator set": (lambda network: setattr(network, "opset", 23), None, "operator set 23", ["tensorrt"]),
+    "float bias": (lambda network: None, "conv one", "a bias in float", ["onnxruntime"]),
     "signed": (lambda network: None, "conv one", "its input is int8", ["onnxruntime"]),
 }
 
@@ -312,6 +313,8 @@ def test_an_unsigned_file_is_onnx_runtimes():
         network.stored["unsigned"] = np.uint8(128)
         for kind in ("quantize", "dequantize"):
             set_input(network, f"{kind} {name}", 2, "unsigned")
+    integer_bias(network)
+    set_input(network, "conv two", 2, "dequantized bias")
     assert broken_rules(network.proto(), "onnxruntime") == []
 
 
@@ -349,7 +352,7 @@ def test_the_script_lists_what_breaks_rules(tmp_path, capsys):
     told = capsys.readouterr()
     assert exit_info.value.code == 1
     assert told.out.splitlines()[0].startswith("Conv conv one: its input is int8")
-    assert "a.onnx: breaks 2 rules of ONNX Runtime" in told.err
+    assert "a.onnx: breaks 4 rules of ONNX Runtime" in told.err
 
 
 def test_what_cannot_be_checked(tmp_path, capsys):
