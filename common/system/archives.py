@@ -1,5 +1,6 @@
 """Zip archives that others made (.pth, .pt, .pt2): what they claim to hold, before anything is unpacked."""
 
+import io
 import json
 import re
 import struct
@@ -17,6 +18,8 @@ DATA_ENTRIES = re.compile(
 SYMBOL = r"Symbol\('[a-z]+\d+'(?:, [a-z_]+=(?:True|False))*\)"
 EXPRESSION = re.compile(rf"(?:{SYMBOL}|[A-Z]\w*|[a-z]+\d+|[\d\s()+\-*/,<>=])*")
 TORCHSCRIPT_CODE = 64 * 2**20  # bytes; TorchScript compresses its code, a SceneSeg's unpacks to 0.9 MB
+ALIGNMENT, LOCAL_HEADER = 64, 30  # bytes: of PyTorch's entries, and in front of the name of each
+PADDING_HEAD, PADDING_ID = struct.Struct("<HH"), 0x4246  # of PyTorch's own padding: "FB"
 BROKEN = (  # what zipfile raises where an archive is damaged; OSError: a seek to before the start of the file
     zipfile.BadZipFile,
     EOFError,
@@ -81,6 +84,25 @@ def require_no_code(path: Path) -> None:
             f"{path}: not a file of torch.export, or one whose loading may run code ({strange[0]:.80}); "
             "where you trust its maker, export the network anew with trace_pytorch_model.py --format exported"
         )
+
+
+def without_entries(content: bytes, unwanted: re.Pattern[str]) -> bytes:
+    """A zip archive without the entries whose whole names match, each of the others as it was.
+
+    Numbers stay aligned as PyTorch writes them, for readers that map the file into memory.
+    """
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(result, "w") as new:
+        for entry in old.infolist():
+            if unwanted.fullmatch(entry.filename):
+                continue
+            kept = zipfile.ZipInfo(entry.filename)  # of 1980, as PyTorch writes it
+            kept.compress_type = entry.compress_type
+            start = result.tell() + LOCAL_HEADER + len(entry.filename.encode()) + PADDING_HEAD.size
+            padding = -start % ALIGNMENT
+            kept.extra = PADDING_HEAD.pack(PADDING_ID, padding) + bytes(padding)
+            new.writestr(kept, old.read(entry))
+    return result.getvalue()
 
 
 def is_intact(path: Path) -> bool:
