@@ -43,9 +43,12 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def stored_precision(model: onnx.ModelProto) -> str:
-    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights, half weights, or neither."""
-    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    if types & {TensorProto.INT8, TensorProto.UINT8}:
+    """`int8`, `fp16` or `fp32`, by what the model stores: int8 weights or floats that it rounds to codes, half weights,
+    or neither."""
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    types = set(weights.values())
+    rounded = any(node.op_type == "QuantizeLinear" and node.input[0] in weights for node in model.graph.node)
+    if rounded or types & {TensorProto.INT8, TensorProto.UINT8}:
         return "int8"
     return "fp16" if TensorProto.FLOAT16 in types else "fp32"
 

@@ -22,6 +22,7 @@ from common.quantization.pt2e import (
     prepare_qat,
     quantize_after_training,
 )
+from common.runtimes.onnx_files import stored_precision
 from common.runtimes.quantized_graphs import QuantizedGraph
 from common.runtimes.targets import TARGETS, broken_rules
 from models import find_network
@@ -96,6 +97,7 @@ def test_tensorrt_gets_plain_symmetric_pairs(written, per_channel):
     assert agreement.sqnr_db > 20
     model = onnx.load(path)
     assert broken_rules(model, "tensorrt") == []
+    assert stored_precision(model) == "int8"  # though weights are stored in float
     graph = QuantizedGraph.of(model.graph)
     assert len(layers(graph)) == 7
     pairs = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
@@ -142,6 +144,7 @@ def test_half_is_fp16_beside_int8_with_the_same_codes(written):
     path, agreement = written(half=True)
     assert agreement.sqnr_db > written()[1].sqnr_db - 1
     model, whole = onnx.load(path), onnx.load(written()[0])
+    assert stored_precision(model) == "int8"
     assert not {tensor.data_type for tensor in model.graph.initializer} & {TensorProto.FLOAT, TensorProto.DOUBLE}
     assert [each.type.tensor_type.elem_type for each in (*model.graph.input, *model.graph.output)] == [
         TensorProto.FLOAT
