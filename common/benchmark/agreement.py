@@ -111,8 +111,9 @@ def constant_outputs(label: str, reference: str, measurement: OutputMeasurement)
 def _lost_by(label: str, output: str, measurement: OutputMeasurement) -> str:
     """The layer that lost it, of an ONNX file."""
     path = measurement.candidates[label].path
-    images = measurement.spread_inputs(CONSTANT_IMAGES)
-    layer = constant_layer(path, output, images) if path.suffix == ".onnx" and len(images) > 1 else None
+    if path.suffix != ".onnx" or len(measurement.samples) < 2:
+        return ""
+    layer = constant_layer(path, output, measurement.spread_inputs(CONSTANT_IMAGES))
     return f"; the first layer with the same codes for all images is {layer}" if layer else ""
 
 

@@ -1,17 +1,19 @@
 """Where an INT8 ONNX file loses what its output varies by: the layer whose codes are the same for every image."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
+import torch
 from onnx import NodeProto
 from torch import Tensor
 
 from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.quantized_graphs import QUANTIZE, QuantizedGraph
 
-BIAS = re.compile(r"(?:model\.)?(.+?)(?:\.bias|_weight_folded_bias\w*)")  # as the exporter names it
+BIAS = re.compile(r"(?:model\.)?(.+?)(?:\.bias|_weight_folded_bias)\w*")  # as the exporter names it
 NEARLY_ALL = 0.99  # share of a tensor's places at which its codes do not change from image to image
 
 
@@ -22,45 +24,42 @@ def constant_layer(path: Path, output: str, images: Sequence[Tensor]) -> str | N
     quantized.
     """
     model = onnx.load(path)
-    producers = {name: node for node in model.graph.node for name in node.output}
-    before = _before(output, producers)
-    rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.output[0] in before]
+    graph = QuantizedGraph.of(model.graph)
+    before = _before(output, graph)
+    rounded = [node for node in graph.nodes if node.op_type == QUANTIZE and node.output[0] in before]
     if not rounded:
         return None
-    names = [node.output[0] for node in rounded]
     del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    model.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in rounded)
     with TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "layers.onnx")
         predict = OnnxPredictor(Path(folder) / "layers.onnx", threads=1)
-        first, *others = (predict.outputs(each) for each in images)
-    for name, codes, more in zip(names, first, zip(*others, strict=True), strict=True):
-        same = (codes == more[0]) if more else codes == codes
-        for each in more[1:]:
-            same &= codes == each
+        by_image = [predict.outputs(each) for each in images]
+    for node, codes in zip(rounded, zip(*by_image, strict=True), strict=True):
+        same = (torch.stack(codes) == codes[0]).all(0)
         if same.double().mean() >= NEARLY_ALL:
-            return _layer(producers[name], producers)
+            return _layer(node, graph)
     return None
 
 
-def _before(output: str, producers: Mapping[str, NodeProto]) -> set[str]:
+def _before(output: str, graph: QuantizedGraph) -> set[str]:
     """The names of all tensors that an output is computed from, and its own."""
     found, open_names = set[str](), [output]
     while open_names:
         name = open_names.pop()
-        if name not in found and name in producers:
+        if name not in found and name in graph.makers:
             found.add(name)
-            open_names += producers[name].input
+            open_names += graph.makers[name].input
     return found
 
 
-def _layer(rounded: NodeProto, producers: Mapping[str, NodeProto]) -> str:
+def _layer(rounded: NodeProto, graph: QuantizedGraph) -> str:
     """The module of the operator whose result is rounded, by the name of a bias, or that operator and its output."""
-    node = operator = producers[rounded.input[0]]
+    node = operator = graph.makers[rounded.input[0]]
     while True:
-        for name in node.input:
-            if owner := BIAS.fullmatch(name):
-                return owner[1]
-        if node.input[0] not in producers or producers[node.input[0]].op_type == "DequantizeLinear":
+        if owner := next(filter(None, map(BIAS.fullmatch, node.input)), None):
+            return owner[1]
+        maker = graph.maker(node, 0)
+        if maker is None or graph.is_dequantized(node, 0):
             return f"{operator.op_type} {operator.output[0]}"
-        node = producers[node.input[0]]
+        node = maker

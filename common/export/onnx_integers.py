@@ -47,7 +47,7 @@ def _in_steps(graph: QuantizedGraph, node: NodeProto) -> tuple[np.ndarray, np.nd
 
 def _dequantized(proto: onnx.ModelProto, node: NodeProto, codes: np.ndarray, step: np.ndarray) -> NodeProto:
     """The dequantize of a bias, which `node` takes from now on."""
-    name = f"{node.output[0]}_bias"
+    name = f"{node.input[2]}_of_{node.output[0]}"  # the module's, which readers of the file look for
     proto.graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))
     proto.graph.initializer.append(numpy_helper.from_array(np.asarray(step), f"{name}_step"))
     node.input[2] = name

@@ -51,18 +51,17 @@ def separate_weights(proto: onnx.ModelProto) -> int:
     On processors without an int8 dot product (VNNI) ONNX Runtime turns weights to uint8 (session.x64quantprecision),
     one dequantize after the other, and fails on what it has turned before.
     """
-    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    taken: set[str] = set()
-    copies: list[onnx.TensorProto] = []
+    stored, taken = stored_tensors(proto), set[str]()
+    copies: list[TensorProto] = []
     for node in proto.graph.node:
         if node.op_type != DEQUANTIZE or node.input[0] not in stored:
             continue
-        for position in (0, 2):
-            name = node.input[position]
+        for place in (0, ZERO_POINT):
+            name = node.input[place]
             if name in taken:
-                own = onnx.TensorProto()
+                own = TensorProto()
                 own.CopyFrom(stored[name])
-                own.name = node.input[position] = f"{name}_copy{len(copies)}"
+                own.name = node.input[place] = f"{name}_copy{len(copies)}"
                 copies.append(own)
             taken.add(name)
     proto.graph.initializer.extend(copies)
