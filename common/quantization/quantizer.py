@@ -118,6 +118,8 @@ class SaturatingHistogramObserver(HistogramObserver):
 class NetworkQuantizer(XNNPACKQuantizer):
     """XNNPACK's symmetric int8 weights and affine int8 activations, with two ranges of their own.
 
+    A concatenation that is an output joins in float: boxes in pixels beside scores of 0..1 leave these one code.
+
     A sum that only operators in float take, as batch norm behind a residual sum, is not rounded: rounding there brings
     no int8 arithmetic. On ESPNet these sums made most of the noise.
 
@@ -161,6 +163,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
         for node in model.graph.nodes:
             if node.target in SUMS and Q_ANNOTATION_KEY in node.meta and all(map(_stays_in_float, node.users)):
                 node.meta[Q_ANNOTATION_KEY].output_qspec = None
+            if _is_joined(node) and all(user.op == "output" for user in node.users):
+                node.meta.pop(Q_ANNOTATION_KEY, None)
             if node.target in SATURATION and not self.target.fuses_activations:
                 self._saturate(node.args[0], SATURATION[node.target])
             if node.target == TRANSPOSED and not self._stays_float(node):

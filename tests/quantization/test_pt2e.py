@@ -54,6 +54,16 @@ def plain_network():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 3, 1))
 
 
+def quantized(network, trained, batch, **settings):
+    """In INT8 with ranges from `batch`, by way of a graph for training or without."""
+    options = QuantizationSettings(**settings)
+    if not trained:
+        return quantize_after_training(network, (3, *HW), options, [batch])
+    prepared = prepare_qat(network, HW, options)
+    calibrate(prepared, [batch])
+    return convert(prepared)
+
+
 def changed(prepared, call):
     before = {key: value.clone() for key, value in prepared.state_dict().items()}
     call()
@@ -177,13 +187,7 @@ def test_ranges_in_front_of_activations_end_where_the_activation_does(int8):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_module_stays_in_float_and_the_others_do_not(tiny_network, trained):
-    settings = QuantizationSettings(keep_float=("sec*",))
-    if trained:
-        prepared = prepare_qat(tiny_network, HW, settings)
-        calibrate(prepared, [images(1)])
-        int8 = convert(prepared)
-    else:
-        int8 = quantize_after_training(tiny_network, (3, *HW), settings, [images(1)])
+    int8 = quantized(tiny_network, trained, images(1), keep_float=("sec*",))
     unsigned = for_target(int8, ONNX_RUNTIME)
     convolutions = [node for node in unsigned.graph.nodes if node.target == torch.ops.aten.conv2d.default]
     in_float = [node.args[1].op == "get_attr" for node in convolutions]
@@ -204,12 +208,29 @@ def test_images_of_small_values_keep_their_codes(trained):
     network, batch = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-6)).eval(), images(2) / 255
     network[1].running_var.fill_(1e-5)
     expected = network(batch)
-    if trained:
-        prepared = prepare_qat(network, HW, QuantizationSettings())
-        calibrate(prepared, [batch])
-        int8 = convert(prepared)
-    else:
-        int8 = quantize_after_training(network, (3, *HW), QuantizationSettings(), [batch])
+    int8 = quantized(network, trained, batch)
     first = next(node for node in int8.graph.nodes if node.target == QUANTIZE)
     assert first.args[1] < 2**-12
     assert 10 * torch.log10(expected.var() / (int8(batch) - expected).square().mean()) > 33
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_parts_of_an_output_keep_scales_of_their_own(trained):
+    """Boxes in hundreds of pixels beside scores of hundredths, which one scale would round to 0."""
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.boxes, self.scores = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return torch.cat([500 * self.boxes(x), (self.scores(x) - 3).sigmoid()], 1)
+
+    torch.manual_seed(0)
+    network, batch = Detector().eval(), images(2)
+    int8 = quantized(network, trained, batch)
+    with torch.no_grad():
+        expected, found = network(batch), int8(batch)
+    for part in (slice(0, 4), slice(4, 6)):
+        noise = (found - expected)[:, part].square().mean()
+        assert 10 * torch.log10(expected[:, part].var() / noise) > 30
