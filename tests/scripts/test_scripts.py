@@ -202,7 +202,8 @@ def test_int8_onnx_is_deterministic_and_computes_in_int8(int8_onnx, tmp_path):
     graph = onnx.load(int8_onnx).graph
     assert not [node.op_type for node in graph.node if node.op_type.startswith(("Random", "Bernoulli", "Dropout"))]
     types = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1]
-    assert types.count(onnx.TensorProto.INT8) == 100 + 3  # convolutions, linear layers
+    assert types.count(onnx.TensorProto.INT8) == 100  # of convolutions
+    assert types.count(onnx.TensorProto.UINT8) == 3  # of linear layers
     assert onnx.TensorProto.FLOAT not in types
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
