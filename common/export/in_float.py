@@ -13,7 +13,8 @@ from common.export.int8_graph import GATES, MOVES
 from common.export.subpixel import is_subpixel
 from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import IN_FLOAT
-from common.quantization.graphs import RELU, TRANSPOSED, WEIGHTED, with_relu
+from common.quantization.graphs import PRELU, RELU, TRANSPOSED, WEIGHTED, with_relu
+from common.quantization.nodes import input_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 from common.quantization.quantizer import module_names
 from common.quantization.simulation import fake_quantizations
@@ -66,9 +67,11 @@ def in_float_when_converted(prepared: GraphModule, target: Target = ONNX_RUNTIME
 
 def _in_float(graph: GraphModule, pairs: set[Node], target: Target) -> InFloat:
     is_int8 = _is_int8_or_fused if target.fuses_activations else _is_int8
+    by_channel = _is_by_channel if target.channelwise else lambda node, pairs: False
     found: dict[str, list[str]] = {}
     for node in graph.graph.nodes:
-        name = _operator(node) if _computes(node) and not is_int8(graph, node, pairs) else ""
+        is_float = _computes(node) and not is_int8(graph, node, pairs) and not by_channel(node, pairs)
+        name = _operator(node) if is_float else ""
         if name and node not in pairs:
             found.setdefault(name, []).append(next(iter(module_names(node)), ""))
     return {name: tuple(places) for name, places in sorted(found.items(), key=lambda item: -len(item[1]))}
@@ -105,6 +108,20 @@ def _is_int8_or_fused(graph: GraphModule, node: Node, pairs: set[Node]) -> bool:
     if node.target in WEIGHTED:
         return all(each in pairs for each in operands[:2])
     return node.target in INT8 and all(each in pairs and not _is_stored(each) for each in operands)
+
+
+def _is_by_channel(node: Node, pairs: set[Node]) -> bool:
+    """Whether it is a lone batch norm or PReLU, or one behind the other, between pairs."""
+    first, last = node, node
+    while _multiplies_channels(first):
+        first = input_of(first)
+    while len(last.users) == 1 and _multiplies_channels(next(iter(last.users))):
+        (last,) = last.users
+    return _multiplies_channels(node) and first in pairs and set(last.users) <= pairs
+
+
+def _multiplies_channels(node: Node) -> bool:
+    return node.target == PRELU or IN_FLOAT in node.meta
 
 
 def _is_stored(pair: Node) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from common.export.channelwise import use_channelwise_forms
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
 from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
 from common.quantization.nodes import input_of, is_output_of, operator_of, setting_of
@@ -208,6 +209,7 @@ def passes_of(target: Target) -> tuple[Rewrite, ...]:
         (target.moves_codes, move_codes),
         (gates, partial(use_sigmoid_gates, gates=gates)),  # makes pairs
         (target.unsigned, use_unsigned_activations),
+        (target.channelwise, use_channelwise_forms),
         (target.widens_outputs, widen_outputs),
         (target.rounds_biases, round_biases),  # of the weights and biases that the file will hold
     )

@@ -16,6 +16,7 @@ aten = torch.ops.aten
 TRANSPOSED = aten.conv_transpose2d.input
 # operators with weights: (input, weight, bias, ...)
 WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, TRANSPOSED}
+PRELU = aten.prelu.default  # (input, slopes)
 RELU = {aten.relu.default, aten.relu_.default}
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 

@@ -32,6 +32,7 @@ class Target:
     shuffle: str | None = None  # transposed convolutions become convolutions, shuffled by "rows" or "planes"
     moves_codes: bool = False
     gates: tuple[str, ...] = ()  # activations that become int8 gates
+    channelwise: bool = False  # factors by channel become depthwise convolutions, a PReLU a maximum
     unsigned: bool = False  # codes of activations are uint8; else int8
     widens_outputs: bool = False  # few output channels become 16
     rounds_biases: bool = False  # to whole steps of the integer sum
@@ -58,6 +59,7 @@ ONNX_RUNTIME = Target(
     shuffle="rows",
     moves_codes=True,
     gates=("silu", "gelu"),
+    channelwise=True,
     unsigned=True,
     widens_outputs=True,
     rounds_biases=True,
@@ -85,7 +87,9 @@ TARGETS = {
             *(rules.int8_behind_pairs, rules.pairs_stand_together),
         ),
     ),
-    "openvino": replace(ONNX_RUNTIME, title="OpenVINO", rules=(*OF_EVERY_RUNTIME, rules.standard_operators)),
+    "openvino": replace(
+        ONNX_RUNTIME, title="OpenVINO", channelwise=False, rules=(*OF_EVERY_RUNTIME, rules.standard_operators)
+    ),
     # SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not
     "executorch": Target("ExecuTorch", ".pte", shuffle="planes", gates=("silu",)),
 }
