@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from common.quantization.nodes import name_of
-from common.quantization.rewrites import REWRITE, settle_writes, use_plain_padding
+from common.quantization.rewrites import REWRITE, settle_writes, use_plain_padding, use_pools
 from common.system.failures import is_out_of_memory
 from common.system.user_code import one_line
 
@@ -38,6 +38,7 @@ def export_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> GraphMo
         raise ValueError(f"torch.export cannot follow the network: {one_line(error)}; {REWRITE}") from error
     settle_writes(graph)
     use_plain_padding(graph)
+    use_pools(graph)
     graph.training = model.training  # of no meaning to an exported graph, which refuses eval(); exporters ask for it
     separate_uses(graph)
     return graph

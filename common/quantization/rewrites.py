@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from common.quantization.nodes import input_of, is_output_of
+from common.quantization.nodes import input_of, is_output_of, setting_of
 from common.system.user_code import line_of
 
 aten = torch.ops.aten
@@ -50,6 +50,25 @@ def settle_writes(graph: GraphModule) -> None:
         for user in [user for user in source.users if order[user] > order[node]]:
             user.replace_input_with(source, node)
     graph.recompile()
+
+
+def use_pools(graph: GraphModule) -> int:
+    """Let means over the image that keep its axes be average pools, of which there are int8 forms; returns how many.
+
+    Squeeze and excitation is written in both ways.
+    """
+    means = [node for node in graph.graph.nodes if node.target == aten.mean.dim and _keeps_image(node)]
+    for node in means:
+        node.target, node.args, node.kwargs = aten.adaptive_avg_pool2d.default, (node.args[0], [1, 1]), {}
+    graph.recompile()
+    return len(means)
+
+
+def _keeps_image(mean: Node) -> bool:
+    """(N, C, H, W) -> (N, C, 1, 1), in the type that it has."""
+    if mean.meta["val"].dim() != 4 or len(mean.args) != 3 or mean.kwargs:
+        return False
+    return {dim % 4 for dim in setting_of(mean, 1)} == {2, 3}  # the third says to keep the axes
 
 
 def _writes(node: Node) -> bool:
