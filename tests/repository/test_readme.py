@@ -51,6 +51,16 @@ def test_the_page_of_flags_is_that_of_the_parsers():
     assert flags.PAGE.read_text() == flags.page(), "stale; write it anew with: python -m docs.flags"
 
 
+def test_every_flag_is_in_a_test():
+    """By its long name; what a test has to say of it is for its author."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for script in ROOT.glob("*.py"):
+        parser = importlib.import_module(script.stem).get_args_parser()
+        offered = {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+        untested = [flag for flag in sorted(offered) if not re.search(rf'["\' ]{flag}["\'= ]', tests)]
+        assert untested == [], script.name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):

@@ -19,6 +19,7 @@ from common.networks.checkpoints import load_network, read_checkpoint, save_chec
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate
 from common.scoring.evaluate import calibration_batches
+from common.system.processors import usable_processors
 from common.training.settings import observed_images
 from examples.make_scenes import write_dataset
 from models.fuse import fuse_upsampling
@@ -70,7 +71,7 @@ QUANTIZE += ["--num_calibration_samples", 4]
 def qat(tmp_path_factory, data, fp32):
     """A QAT run of three epochs with checkpoints within them."""
     folder = tmp_path_factory.mktemp("qat")
-    flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
+    flags = ["--epochs", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
     weights = ["-fp32", fp32 / "best_model.pth"]
     run("quantize_model_sceneseg.py", "-s", folder, "-r", data, "--datasets", "Town", "Country", *weights, *flags)
     return folder
@@ -79,7 +80,8 @@ def qat(tmp_path_factory, data, fp32):
 @pytest.fixture(scope="session")
 def fp32_onnx(fp32):
     path = fp32 / "SceneSeg.onnx"
-    process = run("convert_pytorch_to_onnx.py", "-n", "sceneseg", "-p", fp32 / "best_model.pth", "-o", path)
+    checkpoint = ["--model_checkpoint_path", fp32 / "best_model.pth"]
+    process = run("convert_pytorch_to_onnx.py", "--name", "sceneseg", *checkpoint, "--onnx_model_path", path)
     assert "largest difference" in process.stdout
     return path
 
@@ -103,6 +105,14 @@ def test_help_shows_an_example_and_exits_with_0(name, capsys):
     assert name in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_networks_are_listed_whatever_else_is_missing(name, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        importlib.import_module(name).get_args_parser().parse_args(["--list"])
+    assert exit_info.value.code == 0
+    assert "| SceneSegLite" in capsys.readouterr().out
+
+
 def test_the_trainer_writes_published_keys_and_describes_them(fp32):
     checkpoint = read_checkpoint(fp32 / "best_model.pth")
     assert "SceneNeck.upsample_layer_0.weight" in checkpoint.state
@@ -113,7 +123,8 @@ def test_the_trainer_writes_published_keys_and_describes_them(fp32):
 
 def test_trace_writes_what_runs_without_this_repository(fp32, tmp_path):
     path = tmp_path / "SceneSeg.pt"
-    run("trace_pytorch_model.py", "-n", "SceneSeg", "-p", fp32 / "best_model.pth", "-o", path)
+    checkpoint = ["--model_checkpoint_path", fp32 / "best_model.pth"]
+    run("trace_pytorch_model.py", "--name", "SceneSeg", *checkpoint, "--output_pt_trace_filepath", path)
     code = f"import torch; print(torch.jit.load({str(path)!r})(torch.zeros(1, 3, 64, 128)).shape)"
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert "1, 3, 64, 128" in process.stdout, process.stderr
@@ -280,9 +291,11 @@ def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
     paths = ["--pytorch_model_path", fp32 / "best_model.pth", "--fp32_model_path", fp32_onnx]
     flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
     datasets = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path]
-    process = run("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags)
+    pin = ["--pin", min(usable_processors())]
+    process = run("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags, *pin)
     (folder,) = tmp_path.iterdir()
     results = json.loads((folder / "results.json").read_text())
+    assert results["settings"]["pin"] == pin[1:]
     assert list(results["models"]) == ["PyTorch", "ONNX FP32", "ONNX INT8"]
     for model in results["models"].values():
         assert model["latency_ms"]["n"] == 4
