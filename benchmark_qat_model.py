@@ -34,7 +34,7 @@ from common.cli.flags import (
 )
 from common.cli.main import resolve_device, run, seed_everything
 from common.cli.qat_images import labelled_images, output_images, samples_with_masks
-from common.cli.targets import add_opset_argument, add_target_argument, require_writable
+from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument, require_writable
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
 from common.data.datasets import evenly_spaced
@@ -123,6 +123,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="batch axis of the ONNX file; images come one by one",
     )
     parser.add_argument("--half", action="store_true", help="tensorrt: FP16 for what is not in int8")
+    add_optimized_argument(parser)
     parser.add_argument(
         "--sensitivity",
         type=positive_int,
@@ -182,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
 
     compared = images.inputs(PARITY_IMAGES)
     batch = None if args.batch == "dynamic" else int(args.batch)
-    options = ExportOptions(args.threads, args.seed, batch, args.opset, half=args.half)
+    options = ExportOptions(args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized)
     candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference

@@ -10,6 +10,7 @@ from common.cli.targets import (
     add_check_argument,
     add_codes_arguments,
     add_opset_argument,
+    add_optimized_argument,
     add_target_argument,
     batch_size,
     check,
@@ -57,6 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
     add_codes_arguments(parser, "--int8 with ")
     add_egolanes_argument(parser, "with --int8")
+    add_optimized_argument(parser, "--int8 with ")
     add_check_argument(parser)
     return parser
 
@@ -72,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
     batch = None if args.batch == "dynamic" else args.batch
-    options = ExportOptions(args.threads, args.seed, batch, args.opset, args.fuse, args.half)
+    options = ExportOptions(args.threads, args.seed, batch, args.opset, args.fuse, args.half, args.optimized)
     if args.int8:
         agreements = quantize(source, args, options, target)
     else:
@@ -88,7 +90,7 @@ def require_usage(args: argparse.Namespace) -> str:
     parser, target = get_args_parser(), args.target or DEFAULT_TARGET
     if args.device == "cuda":
         parser.error("argument --device: a conversion computes on the CPU; leave it out")
-    for name in () if args.int8 else ("target", "per_channel", "reduced_range"):
+    for name in () if args.int8 else ("target", "per_channel", "reduced_range", "optimized"):
         if getattr(args, name) not in (None, False):
             parser.error(f"argument --{name}: is for --int8")
     if args.int8:

@@ -7,7 +7,7 @@ from typing import Any
 from common.cli.types import positive_int
 from common.export.half_precision import OLDEST_OPSET as OLDEST_HALF
 from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file, optimized_note
 
 BESIDE_CHECK = ("help", "list", "check", "target", "device", "seed", "threads", "debug")
 
@@ -42,6 +42,15 @@ def add_codes_arguments(parser: argparse._ActionsContainer, what: str = "") -> N
     )
 
 
+def add_optimized_argument(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """`--optimized`."""
+    parser.add_argument(
+        "--optimized",
+        action="store_true",
+        help=f"{when}integer operators in the place of pairs, for hosts without ONNX Runtime's graph optimisation",
+    )
+
+
 def add_opset_argument(parser: argparse.ArgumentParser) -> None:
     """`--opset`, which the exporter can write."""
     parser.add_argument(
@@ -63,7 +72,7 @@ def batch_size(text: str) -> int | str:
 
 
 def require_writable(args: argparse.Namespace, target: str, parser: argparse.ArgumentParser) -> None:
-    """Leave with exit code 2 where `--opset`, `--batch` or `--half` ask for what files of a target cannot be."""
+    """Leave with exit code 2 where `--opset`, `--batch`, `--half` or `--optimized` ask for no file of a target."""
     row = TARGETS[target]
     if row.opsets is None:
         for name in ("opset", "batch"):
@@ -73,6 +82,8 @@ def require_writable(args: argparse.Namespace, target: str, parser: argparse.Arg
         parser.error(f"argument --opset: {row.title} reads {row.opsets[0]} to {row.opsets[1]}")
     if args.half and not row.takes_half:
         parser.error(f"argument --half: --target {target} computes in float32 what is not in int8")
+    if args.optimized and not row.takes_optimized:
+        parser.error(f"argument --optimized: writes ONNX Runtime's own operators, which {row.title} does not take")
     if args.half and args.opset < OLDEST_HALF:
         parser.error(f"argument --half: QuantizeLinear takes FP16 from --opset {OLDEST_HALF} on")
 
@@ -96,5 +107,7 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     target = args.target or DEFAULT_TARGET
     wrong, title = check_file(args.check, target), TARGETS[target].title
     print(*wrong, sep="\n") if wrong else print(f"{args.check}: keeps all rules of {title}")
+    if note := optimized_note(args.check):
+        print(f"{args.check}: {note}; no file of pairs, for ONNX Runtime alone")
     if wrong:
         raise ValueError(f"{args.check}: breaks {len(wrong)} rules of {title}; they are listed above")

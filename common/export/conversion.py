@@ -49,6 +49,7 @@ class ExportOptions:
     opset: int = OPSET
     fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
     half: bool = False  # of INT8: what is not in int8 in FP16
+    optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs
 
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
@@ -137,6 +138,7 @@ def _export(
         input_names_of(source.network),
         target,
         options.half and precision == "int8",
+        options.optimized and precision == "int8",
     )
 
 

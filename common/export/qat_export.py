@@ -111,6 +111,7 @@ def export_int8(
                 input_names_of(network),
                 target,
                 options.half,
+                options.optimized,
             )
             notes.append(summary(floats))
         predictor = PtePredictor if target == PTE else OnnxPredictor

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.onnx_files import SHAPES_OF_IMAGES, free_sizes, read_graph, shape_nodes
+from common.runtimes.optimized import OptimizedNote
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +66,29 @@ class OnnxPredictor:
     Args:
         provider: one of PROVIDERS.
         shape: of all inputs to come, (N, C, H, W), where a provider other than the CPU's is to know it beforehand.
+        optimize: whether ONNX Runtime optimises the graph, on the CPU; without, pairs are computed in float.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no ONNX model, or the provider is not there or does not take all of it.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str = CPU, shape: Sequence[int] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        provider: str = CPU,
+        shape: Sequence[int] | None = None,
+        optimize: bool = True,
+    ):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ONNX file")
         require_provider(provider)
         try:
-            self.session = _cpu_session(path, threads) if provider == CPU else _session(path, threads, provider, shape)
+            if provider == CPU:
+                self.session = _cpu_session(path, threads, optimize)
+            else:
+                self.session = _session(path, threads, provider, shape)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: ONNX Runtime cannot load it for {provider} ({reason})") from error
@@ -156,22 +168,28 @@ def _session(path: Path, threads: int, provider: str, shape: Sequence[int] | Non
     return ort.InferenceSession(path, options, providers=[PROVIDERS[provider]])
 
 
-def _cpu_session(path: Path, threads: int) -> ort.InferenceSession:
+def _cpu_session(path: Path, threads: int, optimize: bool) -> ort.InferenceSession:
     """A session with exact INT8: where the default kernels saturate sums at 16 bits, with the slower ones that do not.
 
     ONNX Runtime fails to prepare files for those whose int8 weights share a zero point, which other tools may write;
-    they run on the default kernels, with a warning.
+    they run on the default kernels, with a warning, as do optimized files, whose operators are chosen already.
     """
     try:
-        return ort.InferenceSession(path, session_options(threads, sums_saturate()), providers=[PROVIDERS[CPU]])
+        options = session_options(threads, sums_saturate(), optimize)
+        session = ort.InferenceSession(path, options, providers=[PROVIDERS[CPU]])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common public base
         if EXACT_INT8_FAILURE not in str(error):
             raise
         logger.warning("%s: ONNX Runtime's exact INT8 kernels cannot take it; sums may saturate", path)
-    return ort.InferenceSession(path, session_options(threads, exact_int8=False), providers=[PROVIDERS[CPU]])
+        options = session_options(threads, False, optimize)
+        return ort.InferenceSession(path, options, providers=[PROVIDERS[CPU]])
+    note = OptimizedNote.of(session.get_modelmeta().custom_metadata_map) if sums_saturate() else None
+    if note and note.weight_bits > 7:
+        logger.warning("%s: optimized without --reduced_range; sums may saturate on this processor", path)
+    return session
 
 
-def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
+def session_options(threads: int, exact_int8: bool, optimize: bool = True) -> ort.SessionOptions:
     """What every session of this toolkit has.
 
     `exact_int8` halves the speed where the processor has an int8 dot product (measured on an AMD EPYC with AVX-512
@@ -179,6 +197,8 @@ def session_options(threads: int, exact_int8: bool) -> ort.SessionOptions:
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # failures are raised, too; warnings of the optimiser are of no use to a user
     # threads that wait for the next run would take the processors from the model whose turn is next
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -8,6 +8,7 @@ import onnx
 
 from common.runtimes import target_rules as rules
 from common.runtimes.onnx_files import read_graph
+from common.runtimes.optimized import OptimizedNote
 from common.runtimes.quantized_graphs import graphs_of, label
 from common.runtimes.target_rules import Rule
 
@@ -41,6 +42,7 @@ class Target:
     integers: bool = False  # biases as int32 codes, no zero points of 0 and no computed shapes, where it can be
     float_weights: bool = False  # stored in front of a QuantizeLinear; else as codes
     takes_half: bool = False  # what is not in int8 may be in FP16
+    takes_optimized: bool = False  # files may hold its own integer operators in the place of pairs
     opsets: tuple[int, int] | None = None  # ONNX operator sets that it reads, the oldest and the newest; None: no ONNX
     rules: tuple[Rule, ...] = ()  # for its ONNX files
     # on which share of pixels a file has to agree with exact integer arithmetic; where a runtime rounds in other places
@@ -66,6 +68,7 @@ ONNX_RUNTIME = Target(
     opsets=(7, 25),
     rules=(*OF_EVERY_RUNTIME, rules.unsigned_inputs, rules.integer_biases),
     integers=True,
+    takes_optimized=True,
     equal_pixels=1.0,
 )
 TARGETS = {
@@ -88,7 +91,11 @@ TARGETS = {
         ),
     ),
     "openvino": replace(
-        ONNX_RUNTIME, title="OpenVINO", channelwise=False, rules=(*OF_EVERY_RUNTIME, rules.standard_operators)
+        ONNX_RUNTIME,
+        title="OpenVINO",
+        channelwise=False,
+        takes_optimized=False,
+        rules=(*OF_EVERY_RUNTIME, rules.standard_operators),
     ),
     # SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not
     "executorch": Target("ExecuTorch", ".pte", shuffle="planes", gates=("silu",)),
@@ -135,3 +142,8 @@ def check_file(path: Path, target: str) -> Sequence[str]:
         raise ValueError(f"--target {target}: takes {TARGETS[target].suffix} files, to which no rules of ONNX apply")
     read_graph(path)  # what it claims, before its weights are read
     return broken_rules(onnx.load(path), target)
+
+
+def optimized_note(path: Path) -> OptimizedNote | None:
+    """What an ONNX file says of its integer operators; None where it holds pairs, or says nothing."""
+    return OptimizedNote.of({entry.key: entry.value for entry in read_graph(path).metadata_props})
