@@ -47,7 +47,9 @@ def test_exact_kernels_are_asked_for_only_where_sums_saturate(saturate, monkeypa
     monkeypatch.setattr(predictors, "sums_saturate", lambda: saturate)
     real = predictors.session_options
     monkeypatch.setattr(
-        predictors, "session_options", lambda threads, exact_int8: asked.append(exact_int8) or real(threads, exact_int8)
+        predictors,
+        "session_options",
+        lambda threads, exact_int8, *_: asked.append(exact_int8) or real(threads, exact_int8),
     )
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="cannot load"):
