@@ -20,6 +20,7 @@ from common.cli.benchmark import (
     gate_settings,
     leave_by_gate,
 )
+from common.cli.camera import add_camera_arguments, camera_of
 from common.cli.flags import (
     add_dataset_arguments,
     add_egolanes_argument,
@@ -124,6 +125,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--half", action="store_true", help="tensorrt: FP16 for what is not in int8")
     add_optimized_argument(parser)
+    add_camera_arguments(parser)
     parser.add_argument(
         "--sensitivity",
         type=positive_int,
@@ -149,6 +151,9 @@ def main(args: argparse.Namespace) -> None:
         get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
     targets = targets_of(args)
+    camera = camera_of(args, name, network, targets[0], get_args_parser())
+    if outputs and camera.output == "classes":
+        get_args_parser().error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
     labels = [*references, *labels_of(targets)]
     least_equal, limits = equal_pixels(args, outputs)
     settings, gate = benchmark_settings(args), open_gate(limits, labels, outputs=outputs, score=score)
@@ -183,7 +188,9 @@ def main(args: argparse.Namespace) -> None:
 
     compared = images.inputs(PARITY_IMAGES)
     batch = None if args.batch == "dynamic" else int(args.batch)
-    options = ExportOptions(args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized)
+    options = ExportOptions(
+        args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized, camera=camera
+    )
     candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference

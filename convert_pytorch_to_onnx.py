@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli.camera import add_camera_arguments, camera_of
 from common.cli.flags import add_egolanes_argument, add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
 from common.cli.targets import (
@@ -26,6 +27,7 @@ from common.export.conversion import (
     convert_int8,
 )
 from common.networks.opening import OpenedNetwork, open_network
+from common.networks.registry import find_network
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.agreement import Agreement
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
@@ -59,6 +61,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_codes_arguments(parser, "--int8 with ")
     add_egolanes_argument(parser, "with --int8")
     add_optimized_argument(parser, "--int8 with ")
+    add_camera_arguments(parser)
     add_check_argument(parser)
     return parser
 
@@ -72,9 +75,10 @@ def main(args: argparse.Namespace) -> None:
     require_output(args.onnx_model_path, TARGETS[target].suffix, args.model_checkpoint_path)
     if args.calibration_data and not args.int8:
         raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
+    camera = camera_of(args, *find_network(args.name), target, get_args_parser())
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
     batch = None if args.batch == "dynamic" else args.batch
-    options = ExportOptions(args.threads, args.seed, batch, args.opset, args.fuse, args.half, args.optimized)
+    options = ExportOptions(args.threads, args.seed, batch, args.opset, args.fuse, args.half, args.optimized, camera)
     if args.int8:
         agreements = quantize(source, args, options, target)
     else:

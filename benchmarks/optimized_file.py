@@ -13,7 +13,8 @@ from benchmarks.tables import write_csv
 from common.cli.flags import make_parser
 from common.cli.main import run
 from common.cli.types import positive_int
-from common.export.optimized import SameBits, use_integer_operators
+from common.export.optimized import use_integer_operators
+from common.export.same_outputs import SameOutputs
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
 from common.scoring.latency import interleaved_latency
@@ -81,7 +82,7 @@ def measure(path: Path, threads: int, runs: int) -> list[Row]:
         }
     shape = [side if isinstance(side, int) else 1 for side in predictors[PAIRS].session.get_inputs()[0].shape]
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    SameBits(predictors[PAIRS], predictors[OPTIMIZED])(image)
+    SameOutputs(predictors[PAIRS], predictors[OPTIMIZED])(image)
     calls = {name: lambda predict=predict: predict(image) for name, predict in predictors.items()}
     latencies = interleaved_latency(calls, runs)
     base = latencies[PAIRS].p50

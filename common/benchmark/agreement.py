@@ -113,7 +113,7 @@ def _lost_by(label: str, output: str, measurement: OutputMeasurement) -> str:
     path = measurement.candidates[label].path
     if path.suffix != ".onnx" or len(measurement.samples) < 2:
         return ""
-    layer = constant_layer(path, output, measurement.spread_inputs(CONSTANT_IMAGES))
+    layer = constant_layer(path, output, measurement.spread_inputs(label, CONSTANT_IMAGES))
     return f"; the first layer with the same codes for all images is {layer}" if layer else ""
 
 

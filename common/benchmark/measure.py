@@ -20,8 +20,8 @@ from common.data.datasets import Sample, evenly_spaced
 from common.data.decoding import read_bytes
 from common.data.loading import load_ids, load_image
 from common.data.transforms import ImageFormat, resize_mask
-from common.runtimes.candidates import Candidate
-from common.runtimes.predictors import Predictor, require_class_map
+from common.runtimes.candidates import Candidate, Form
+from common.runtimes.predictors import Predictor, class_map, require_class_map
 from common.scoring.latency import Latency, WarmUp, interleaved_latency, no_garbage_collection, timed, warm_up
 from common.scoring.metrics import IoUMeter
 from common.system.progress import progress
@@ -37,7 +37,7 @@ Size = tuple[int, int]  # height, width
 class Input(NamedTuple):
     """One sample as models of one input size take it."""
 
-    image: Tensor  # float32 (1, 3, H, W)
+    image: Tensor  # float32 (1, 3, H, W), or what a file for a camera takes
     target: Tensor  # int64 (1, H, W)
     seconds: float  # that decoding, cutting, resizing and normalising the image took
 
@@ -152,13 +152,13 @@ def measure(
     predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
     recordings = {}
     for label, predict in predictors.items():
-        image_format = ImageFormat.of(network, candidates[label].input_hw)
+        image_format = ImageFormat.of(network, *candidates[label].form)
         warm = _warm(predict, samples[0], image_format, settings.warmup_runs)
         recordings[label] = Recording(predict.provider, warm, [[] for _ in samples], [[] for _ in samples])
     classes = classes_of(network, samples)
     measurement = Measurement(candidates, samples, classes, blocks_of(len(samples)), recordings)
-    sizes = dict.fromkeys(candidate.input_hw for candidate in candidates.values())
-    formats = [ImageFormat.of(network, size) for size in sizes]
+    forms = dict.fromkeys(candidate.form for candidate in candidates.values())
+    formats = {form: ImageFormat.of(network, *form) for form in forms}
     orders = rotations(list(candidates))
     with ThreadPoolExecutor(max(1, settings.workers)) as pool:
         for block in progress(measurement.blocks, "measure", unit="block"):
@@ -166,7 +166,7 @@ def measure(
             measurement.preparation_seconds += seconds
             for run in range(settings.timed_runs):
                 for label in next(orders):
-                    mine, recording = inputs[candidates[label].input_hw], recordings[label]
+                    mine, recording = inputs[candidates[label].form], recordings[label]
                     maps = _time(label, predictors[label], block, mine, recording, classes)
                     if run == 0:
                         _score(maps, mine, recording, classes)
@@ -192,21 +192,21 @@ def _warm(predict: Predictor, sample: Sample, image_format: ImageFormat, runs: i
 
 
 def load_inputs(
-    samples: Sequence[Sample], formats: Sequence[ImageFormat], pool: ThreadPoolExecutor
-) -> dict[Size, list[Input]]:
-    """Images and masks of some samples in every size; the images one after the other, because they are timed."""
+    samples: Sequence[Sample], formats: Mapping[Form, ImageFormat], pool: ThreadPoolExecutor
+) -> dict[Form, list[Input]]:
+    """Images and masks of some samples in every form; the images one after the other, because they are timed."""
     for sample in samples:
-        read_bytes(sample.image)  # from the disk; else the first size alone would wait for it
+        read_bytes(sample.image)  # from the disk; else the first form alone would wait for it
     with no_garbage_collection():
-        read = {each.hw: [timed(partial(_image, sample, each)) for sample in samples] for each in formats}
-    file_sizes = [file_hw for (_, file_hw), _ in read[formats[0].hw]]
+        read = {form: [timed(partial(_image, sample, each)) for sample in samples] for form, each in formats.items()}
+    file_sizes = [file_hw for (_, file_hw), _ in next(iter(read.values()))]
     masks = list(pool.map(load_ids, samples, file_sizes))
     return {
-        size: [
-            Input(image[None], torch.from_numpy(resize_mask(ids, size)).long()[None], seconds)
-            for ((image, _), seconds), ids in zip(read[size], masks, strict=True)
+        form: [
+            Input(image[None], torch.from_numpy(resize_mask(ids, form[0])).long()[None], seconds)
+            for ((image, _), seconds), ids in zip(read[form], masks, strict=True)
         ]
-        for size in read
+        for form in read
     }
 
 
@@ -224,7 +224,7 @@ def _time(
         for index, one in zip(block, inputs, strict=True):
             logits, seconds = timed(partial(predict, one.image))
             require_class_map(logits, len(classes.names), (one.target.shape[1], one.target.shape[2]), label)
-            ids, argmax_seconds = timed(partial(_class_map, logits))
+            ids, argmax_seconds = timed(partial(class_map, logits))
             recording.seconds[index].append(seconds)
             recording.end_to_end[index].append(one.seconds + seconds + argmax_seconds)
             maps.append(ids)
@@ -238,14 +238,12 @@ def _score(maps: Sequence[Tensor], inputs: Sequence[Input], recording: Recording
         recording.maps.append(cv2.imencode(".png", ids[0].numpy(), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1])
 
 
-def _class_map(logits: Tensor) -> Tensor:
-    return logits.max(dim=1).indices.to(torch.uint8)  # argmax takes ten times as long over this axis
-
-
 def measure_memory(candidates: Mapping[str, Candidate], threads: int, channels: int = 3) -> dict[str, ModelMemory]:
     """Memory and cold start of every model, each in a process of its own."""
     return {
-        label: peak_memory(partial(candidate.open, threads), (1, channels, *candidate.input_hw), threads)
+        label: peak_memory(
+            partial(candidate.open, threads), candidate.input_shape(channels), threads, candidate.camera.dtype
+        )
         for label, candidate in progress(candidates.items(), "memory", unit="model")
     }
 
@@ -256,21 +254,21 @@ def measure_threads(
     """The latency of every model with each number of threads, on some of the samples, the models in turns."""
     chosen = evenly_spaced(samples, SWEEP_RUNS)
     images = {
-        hw: [_image(sample, ImageFormat.of(network, hw))[0][None] for sample in chosen]
-        for hw in {candidate.input_hw for candidate in candidates.values()}
+        form: [_image(sample, ImageFormat.of(network, *form))[0][None] for sample in chosen]
+        for form in {candidate.form for candidate in candidates.values()}
     }
     return sweep_threads(candidates, images, counts)
 
 
 def sweep_threads(
-    candidates: Mapping[str, Candidate], images: Mapping[Size, Sequence[Tensor]], counts: Sequence[int]
+    candidates: Mapping[str, Candidate], images: Mapping[Form, Sequence[Tensor]], counts: Sequence[int]
 ) -> dict[int, dict[str, Latency]]:
-    """The latency of every model with each number of threads on inputs of its size, the models in turns."""
+    """The latency of every model with each number of threads on inputs of its form, the models in turns."""
     before, result = torch.get_num_threads(), {}
     try:
         for count in progress(sorted(set(counts)), "threads"):
             calls = {
-                label: _each_in_turn(candidate.open(count), images[candidate.input_hw])
+                label: _each_in_turn(candidate.open(count), images[candidate.form])
                 for label, candidate in candidates.items()
             }
             result[count] = interleaved_latency(calls, SWEEP_RUNS, warmup=2)

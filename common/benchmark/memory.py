@@ -1,7 +1,7 @@
 """Peak memory and cold start of one model, in a process of its own so that no other model hides or adds to it."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from multiprocessing.context import BaseContext
 
 import psutil
 import torch
+from torch import Tensor
 
 from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.predictors import Predictor
@@ -32,7 +33,11 @@ class ModelMemory:
 
 
 def peak_memory(
-    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int = 2
+    open_model: Callable[[], Predictor],
+    input_shape: Sequence[int],
+    threads: int,
+    dtype: torch.dtype = torch.float32,
+    runs: int = 2,
 ) -> ModelMemory:
     """Load a model by `open_model()` (which must pickle) in a new process and run it `runs` times on zeros.
 
@@ -41,7 +46,7 @@ def peak_memory(
     """
     with ProcessPoolExecutor(1, mp_context=_start_method()) as pool:
         try:
-            return pool.submit(_measure, open_model, input_shape, threads, runs).result()
+            return pool.submit(_measure, open_model, torch.zeros(*input_shape, dtype=dtype), threads, runs).result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "the process that measures a model's memory died; where the system killed it, memory was short: "
@@ -59,16 +64,13 @@ def _start_method() -> BaseContext:
     return context
 
 
-def _measure(
-    open_model: Callable[[], Predictor], input_shape: tuple[int, int, int, int], threads: int, runs: int
-) -> ModelMemory:
+def _measure(open_model: Callable[[], Predictor], images: Tensor, threads: int, runs: int) -> ModelMemory:
     use_full_float32()
     torch.set_num_threads(threads)
     sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
     reset_peak()
     before = psutil.Process().memory_info().rss
     predict, load_seconds = timed(open_model)
-    images = torch.zeros(input_shape)
     _, first_seconds = timed(lambda: predict(images))
     for _ in range(runs - 1):
         predict(images)

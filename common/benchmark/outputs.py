@@ -3,7 +3,7 @@ where there are labels the scores."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from common.benchmark.measure import (
 )
 from common.benchmark.memory import ModelMemory
 from common.benchmark.settings import BenchmarkSettings
+from common.data.camera import PLAIN
 from common.data.datasets import evenly_spaced
 from common.data.label_files import read_label
 from common.data.shots import Shot
@@ -61,9 +62,10 @@ class OutputMeasurement(InBlocks):
     memory: dict[str, ModelMemory] = field(default_factory=dict)
     by_threads: dict[int, dict[str, Latency]] = field(default_factory=dict)
 
-    def spread_inputs(self, count: int) -> list[Tensor]:
-        """So many inputs of the network, evenly spaced over the shots, (1, C, H, W) each."""
-        return [_input(self.inputs, shot) for shot in evenly_spaced(self.samples, count)]
+    def spread_inputs(self, label: str, count: int) -> list[Tensor]:
+        """So many inputs of a model, evenly spaced over the shots."""
+        inputs = inputs_of(self.inputs, self.candidates[label])
+        return [_input(inputs, shot) for shot in evenly_spaced(self.samples, count)]
 
 
 def measure_outputs(
@@ -86,11 +88,14 @@ def measure_outputs(
     """
     require_one_size(candidates)
     predictors = {label: candidate.open(settings.threads) for label, candidate in candidates.items()}
-    first = _input(inputs, shots[0])
-    recordings = {
-        label: _warmed(predict, first, settings.warmup_runs, len(shots)) for label, predict in predictors.items()
-    }
-    outputs = _named(network, {label: predict.outputs(first) for label, predict in predictors.items()})
+    forms = {candidate.form: inputs_of(inputs, candidate) for candidate in candidates.values()}
+    first = {form: _input(made, shots[0]) for form, made in forms.items()}
+    recordings, found = {}, {}
+    for label, predict in predictors.items():
+        images = first[candidates[label].form]
+        recordings[label] = _warmed(predict, images, settings.warmup_runs, len(shots))
+        found[label] = predict.outputs(images)
+    outputs = _named(network, found)
     blocks = blocks_of(len(shots))
     kept: dict[int, dict[str, list[Tensor]]] = {index: {} for index in drawn}
     measurement = OutputMeasurement(candidates, shots, inputs, outputs, blocks, recordings, kept, score)
@@ -98,32 +103,49 @@ def measure_outputs(
         recording.variations = [Variation() for _ in outputs]
     orders = rotations(list(candidates))
     for block in progress(blocks, "measure", unit="block"):
-        read = [timed(partial(_input, inputs, shots[index])) for index in block]
-        measurement.preparation_seconds += sum(seconds for _, seconds in read)
+        read = {form: [timed(partial(_input, made, shots[index])) for index in block] for form, made in forms.items()}
+        measurement.preparation_seconds += sum(seconds for each in read.values() for _, seconds in each)
         labels, seconds = timed(partial(_labels, score, [shots[index] for index in block]))
         measurement.preparation_seconds += seconds
         for run in range(settings.timed_runs):
             said = {}
             for label in next(orders):
-                said[label] = _time(predictors[label], block, read, recordings[label])
+                said[label] = _time(predictors[label], block, read[candidates[label].form], recordings[label])
             if run == 0:
                 _compare(said, block, measurement)
                 _score(said, labels, measurement)
     measurement.memory = measure_memory(candidates, settings.threads, network.channels)
     if settings.thread_counts:
-        size = next(iter(candidates.values())).input_hw
-        images = [_input(inputs, shot) for shot in evenly_spaced(shots, SWEEP_RUNS)]
-        measurement.by_threads = sweep_threads(candidates, {size: images}, settings.thread_counts)
+        chosen = evenly_spaced(shots, SWEEP_RUNS)
+        swept = {form: [_input(made, shot) for shot in chosen] for form, made in forms.items()}
+        measurement.by_threads = sweep_threads(candidates, swept, settings.thread_counts)
     return measurement
 
 
 def require_one_size(candidates: Mapping[str, Candidate]) -> tuple[int, int]:
-    """The input size of all models; ValueError where they differ, so that no output could be held against another."""
+    """The input size of all models.
+
+    Raises:
+        ValueError: they differ, or a model gives a map of classes in the place of outputs.
+    """
+    if maps := [label for label, candidate in candidates.items() if candidate.camera.output == "classes"]:
+        raise ValueError(
+            f"{maps[0]}: gives a map of classes, where outputs are compared; take a file without --output classes, or "
+            "images with masks (--dataset_root)"
+        )
     sizes = {candidate.input_hw: label for label, candidate in candidates.items()}
     if len(sizes) > 1:
         (one, first), (other, second), *_ = sizes.items()
         raise ValueError(f"{first} takes {one}, {second} {other}; outputs are compared at one input size")
     return next(iter(sizes))
+
+
+def inputs_of(inputs: ImageInputs, candidate: Candidate) -> ImageInputs:
+    """How a model takes what `inputs` makes."""
+    if candidate.camera == PLAIN:
+        return inputs
+    image = replace(inputs.shots.image, camera=candidate.camera)
+    return replace(inputs, shots=replace(inputs.shots, image=image))
 
 
 def _input(inputs: ImageInputs, shot: Shot) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from common.data.camera import PLAIN
 from common.export.conversion import ExportOptions, convert_fp32, convert_int8
 from common.networks.checkpoints import Description
 from common.networks.opening import OpenedNetwork, open_network
@@ -38,7 +39,7 @@ def open_untrained(
 def fp32_candidate(source: OpenedNetwork, folder: Path, options: ExportOptions) -> dict[str, Candidate]:
     """Write the network `source` to `folder` in FP32: what outputs are compared with."""
     path = folder / FP32_FILE.format(file_stem(source.name))
-    convert_fp32(source, path, options)
+    convert_fp32(source, path, replace(options, camera=PLAIN))
     return {LABELS[0]: Candidate(path, partial(OnnxPredictor, path), "fp32", source.input_shape[1:])}
 
 
@@ -65,4 +66,5 @@ def without_training(
     path = folder / PTQ_FILE.format(file_stem(source.name))
     fp32 = fp32_candidate(source, folder, options)
     convert_int8(source, path, options, settings, calibration, held_out)
-    return fp32 | {LABELS[1]: Candidate(path, partial(OnnxPredictor, path), "int8", trained.input_hw)}
+    int8 = Candidate(path, partial(OnnxPredictor, path), "int8", trained.input_hw, camera=options.camera)
+    return fp32 | {LABELS[1]: int8}

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from common.data.camera import PLAIN, CameraFormat
 from models import Network
 
 
@@ -22,26 +23,39 @@ class ImageFormat:
     mean: tuple[float, ...]  # of 0..1, in the order of the channels
     std: tuple[float, ...]
     channel_order: str = "RGB"  # or BGR
+    camera: CameraFormat = PLAIN  # of a file that takes images in another form than the network
 
     @classmethod
-    def of(cls, network: Network, hw: tuple[int, int] | None = None) -> "ImageFormat":
+    def of(cls, network: Network, hw: tuple[int, int] | None = None, camera: CameraFormat = PLAIN) -> "ImageFormat":
         """That of a network, at its native size or another; ValueError where its input is no image."""
         if network.mean is None or network.std is None or network.input_shape[0] != len(network.channel_order):
             raise ValueError("this network's input is no image of three channels")
-        return cls(hw or network.input_shape[1:], network.mean, network.std, network.channel_order)
+        return cls(hw or network.input_shape[1:], network.mean, network.std, network.channel_order, camera)
 
     def to_tensor(self, rgb: np.ndarray) -> Tensor:
-        """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W)."""
-        return self.normalise(torch.from_numpy(rgb).permute(2, 0, 1))
+        """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W), or what `camera` says."""
+        planes = torch.from_numpy(rgb).permute(2, 0, 1)
+        if self.camera.type == "uint8":
+            return self.camera.arranged(planes if self.channel_order == "RGB" else planes.flip(0), self.channel_order)
+        return self.camera.arranged(self.normalise(planes), self.channel_order)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 RGB (3, H, W) -> (pixel / 255 - mean) / std in the network's order of channels, float32."""
         if self.channel_order == "BGR":
             image = image.flip(0)
+        return self.of_pixels(image)
+
+    def of_pixels(self, planes: Tensor) -> Tensor:
+        """uint8 (..., 3, H, W) in the network's order of channels -> normalised float32."""
         # contiguous while it is bytes; a copy because the arithmetic is in place
-        planes = image.contiguous().to(torch.float32, copy=True)
+        planes = planes.contiguous().to(torch.float32, copy=True)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return planes.div_(255).sub_(mean).div_(std)
+
+    def to_pixels(self, normalised: Tensor) -> Tensor:
+        """The inverse of `of_pixels`; what no pixel gives becomes the nearest that does."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return normalised.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def resize_image(rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:

@@ -4,22 +4,24 @@ import copy
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from common.data.camera import PLAIN, CameraFormat
 from common.data.shots import find_shots
 from common.export.calibration import inputs_of, split_images
+from common.export.camera import CameraFile, require_camera
 from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_target
 from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
 from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.image_inputs import image_inputs
-from common.networks.metadata import as_metadata, describe
+from common.networks.metadata import as_metadata, describe, of_camera
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.agreement import Agreement
@@ -29,6 +31,7 @@ from common.runtimes.pte import PtePredictor
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS, of_target
 from common.scoring.latency import interleaved_latency
 from common.system.environment import versions
+from models import Network
 from models.fuse import FusedUpsampleStage, fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class ExportOptions:
     fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
     half: bool = False  # of INT8: what is not in int8 in FP16
     optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs
+    camera: CameraFormat = PLAIN  # of ONNX files: the form of their image and of their map of classes
 
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
@@ -130,7 +134,7 @@ def _export(
         path,
         source.input_shape,
         outputs,
-        as_metadata(described | more),
+        as_metadata(described | of_camera(options.camera, source.network) | more),
         check,
         options.threads,
         options.batch,
@@ -139,7 +143,14 @@ def _export(
         target,
         options.half and precision == "int8",
         options.optimized and precision == "int8",
+        camera_file(source.name, source.network, source.input_shape[1:], options),
     )
+
+
+def camera_file(name: str, network: Network, hw: tuple[int, int], options: ExportOptions) -> CameraFile | None:
+    """The form of a file that is not the plain one; ValueError where the network `name` cannot have it."""
+    require_camera(options.camera, name, network)
+    return None if options.camera == PLAIN else CameraFile(network, hw, options.camera)
 
 
 def _parity_check(source: OpenedNetwork, options: ExportOptions, tolerance: float) -> Check:
@@ -184,16 +195,18 @@ def calibration_inputs(
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:
     """Rows of size and time of a file and of the FP32 file of the same network, timed turn by turn on `image`."""
     images = _as_batch(image, options)
+    camera = camera_file(source.name, source.network, source.input_shape[1:], options)
+    fed = {"FP32": images, "INT8": camera.fed(images) if camera else images}
     with tempfile.TemporaryDirectory() as folder:
         fp32 = Path(folder) / "fp32.onnx"
-        convert_fp32(source, fp32, options)
+        convert_fp32(source, fp32, replace(options, camera=PLAIN))
         files = {"FP32": fp32, "INT8": path}
         sizes = {label: file.stat().st_size for label, file in files.items()}
         predictors: dict[str, Predictor] = {
             label: (PtePredictor if file.suffix == ".pte" else OnnxPredictor)(file, options.threads)
             for label, file in files.items()
         }
-    calls = {label: lambda predict=predict: predict(images) for label, predict in predictors.items()}
+    calls = {label: lambda predict=predict, given=fed[label]: predict(given) for label, predict in predictors.items()}
     latencies = interleaved_latency(calls, TIMED_RUNS)
     return [
         {

@@ -11,10 +11,12 @@ from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
+from common.export.camera import CameraFile
 from common.export.half_precision import to_half
 from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
 from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
-from common.export.optimized import SameBits, use_integer_operators
+from common.export.optimized import use_integer_operators
+from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
@@ -69,12 +71,14 @@ def export_onnx(
     target: str = DEFAULT_TARGET,
     half: bool = False,
     optimized: bool = False,
+    camera: CameraFile | None = None,
 ) -> Sequence[Agreement]:
     """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
 
     `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own. With `half`
     what an INT8 file computes in float is FP16. With `optimized` its operators are integer, as ONNX Runtime makes them
     of pairs, and on the images of `check` it gives the same without graph optimisation in every bit.
+    With `camera` it has that form, and gives what the plain file gives of the same pixels; `check` sees the plain one.
 
     The file gets its name only when the ONNX checker, the rules of `target` and `check` accept it: `check` takes the
     file as a predictor and raises ValueError where it disagrees with PyTorch.
@@ -118,11 +122,17 @@ def export_onnx(
     require_rules(proto, target)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
-        pairs = OnnxPredictor(temporary, threads)
-        if not optimized:
-            return check(pairs)
-        use_integer_operators(temporary)
-        return check(SameBits(pairs, OnnxPredictor(temporary, threads, optimize=False)))
+        plain = OnnxPredictor(temporary, threads)
+        if camera:
+            camera.rewrite(proto)
+            onnx.checker.check_model(proto, full_check=True)
+            require_rules(proto, target)
+            onnx.save(proto, temporary)
+        if optimized:
+            use_integer_operators(temporary)
+        if not (camera or optimized):
+            return check(plain)
+        return check(SameOutputs(plain, OnnxPredictor(temporary, threads, optimize=not optimized), camera))
 
 
 def input_names_of(network: Network) -> Sequence[str]:

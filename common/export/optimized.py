@@ -10,12 +10,10 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-import torch
 from onnx import NodeProto, TensorProto, helper
-from torch import Tensor
 
 from common.runtimes.optimized import OptimizedNote
-from common.runtimes.predictors import CPU, PROVIDERS, OnnxPredictor, session_options
+from common.runtimes.predictors import CPU, PROVIDERS, session_options
 from common.runtimes.quantized_graphs import QuantizedGraph, label
 
 logger = logging.getLogger(__name__)
@@ -59,30 +57,6 @@ def use_integer_operators(path: Path) -> OptimizedNote:
     onnx.save(proto, path)
     logger.info("%s", note)
     return note
-
-
-class SameBits:
-    """A file with full graph optimisation, whose optimized form has to give the same without, in every bit.
-
-    Raises:
-        ValueError: in a call whose outputs are others.
-    """
-
-    def __init__(self, plain: OnnxPredictor, optimized: OnnxPredictor):
-        self.plain, self.optimized, self.provider = plain, optimized, plain.provider
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.outputs(images)[0]
-
-    def outputs(self, images: Tensor) -> list[Tensor]:
-        """All outputs, of both."""
-        expected, actual = self.plain.outputs(images), self.optimized.outputs(images)
-        if not all(map(torch.equal, expected, actual)):
-            raise ValueError(
-                "--optimized: the integer operators do not give what the pairs give with graph optimisation; on a "
-                "processor without an int8 dot product (VNNI) add --reduced_range, else leave the flag out"
-            )
-        return expected
 
 
 def _drop_unused_domains(proto: onnx.ModelProto) -> None:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from common.export.conversion import ExportOptions
+from common.data.camera import PLAIN
+from common.export.conversion import ExportOptions, camera_file
 from common.export.in_float import counts, in_float, summary
 from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx, input_names_of
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import Description
-from common.networks.metadata import as_metadata, describe
+from common.networks.metadata import as_metadata, describe, of_camera
 from common.networks.registry import file_stem, find_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.runtimes.agreement import Agreement
@@ -103,7 +104,9 @@ def export_int8(
                 path,
                 input_shape,
                 outputs,
-                as_metadata(described | of_target(target) | {"in_float": counts(floats)}),
+                as_metadata(
+                    described | of_target(target) | of_camera(options.camera, network) | {"in_float": counts(floats)}
+                ),
                 check,
                 options.threads,
                 options.batch,
@@ -112,10 +115,11 @@ def export_int8(
                 target,
                 options.half,
                 options.optimized,
+                camera_file(name, network, checkpoint.input_hw, options),
             )
             notes.append(summary(floats))
-        predictor = PtePredictor if target == PTE else OnnxPredictor
-        candidates[label] = Candidate(path, partial(predictor, path), "int8", checkpoint.input_hw)
+        predictor, camera = (PtePredictor, PLAIN) if target == PTE else (OnnxPredictor, options.camera)
+        candidates[label] = Candidate(path, partial(predictor, path), "int8", checkpoint.input_hw, camera=camera)
         runtime = "ExecuTorch" if target == PTE else "ONNX Runtime"
         notes += _notes(runtime, outputs, agreements, len(compared))
     return candidates, notes

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 
+from common.data.camera import PLAIN, CameraFormat
 from common.data.classes import classes_of
 from models import Network
 
+CAMERA = "camera"  # what a file says of the form of its image and of its map of classes; absent where it is the plain
 TORCH_FILE = "quanty.json"  # the name of the metadata within a TorchScript or torch.export file
 
 
@@ -36,6 +38,33 @@ def describe(
         palette = dict(zip(network.classes, classes_of(network).colours, strict=True))
         fields |= {"classes": network.classes, "palette": palette}
     return fields
+
+
+def of_camera(camera: CameraFormat, network: Network) -> dict[str, object]:
+    """What a file in the form of a camera says beside `describe`, and instead of it; nothing of the plain form."""
+    if camera == PLAIN:
+        return {}
+    said = camera.described(network.channel_order)
+    if not camera.changes_input:
+        return {CAMERA: said}
+    numbers = "0 to 255" if camera.type == "uint8" else "(pixel / 255 - mean) / std"
+    order = said["channels"].upper()
+    layout = f"{camera.layout.upper()}, {order}, {camera.type}, {numbers}"
+    return {CAMERA: said, "input_layout": layout, "inputs": dict.fromkeys(network.inputs, f"{order} image, {numbers}")}
+
+
+def camera_of(metadata: Mapping[str, str]) -> CameraFormat:
+    """What a file's metadata say of its form.
+
+    Raises:
+        ValueError: nothing that `of_camera` gives.
+    """
+    if CAMERA not in metadata:
+        return PLAIN
+    try:
+        return CameraFormat.of(json.loads(metadata[CAMERA]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its metadata are damaged: {error}") from error
 
 
 def as_metadata(described: Mapping[str, object]) -> dict[str, str]:

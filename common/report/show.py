@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from common.data.classes import Classes, classes_of
 from common.data.decoding import read_rgb
@@ -16,7 +15,7 @@ from common.data.pairs import IMAGE_SUFFIXES
 from common.data.shots import find_images
 from common.data.transforms import ImageFormat, resize_image
 from common.runtimes.candidates import Candidate
-from common.runtimes.predictors import Predictor, require_class_map
+from common.runtimes.predictors import Predictor, class_map, require_class_map
 from common.scoring.latency import timed
 from common.system.files import atomic_path, new_folder, short_stem
 from common.system.progress import progress
@@ -68,11 +67,11 @@ def show(
 def _warm(candidates: Mapping[str, Candidate], network: Network, threads: int) -> dict[str, Shown]:
     """The models, opened and run once, so that the first frame's time is like the others'."""
     models = {
-        label: (candidate.open(threads), ImageFormat.of(network, candidate.input_hw))
+        label: (candidate.open(threads), ImageFormat.of(network, *candidate.form))
         for label, candidate in candidates.items()
     }
     for predict, image_format in models.values():
-        predict(torch.zeros(1, 3, *image_format.hw))
+        predict(image_format.to_tensor(np.zeros((*image_format.hw, 3), np.uint8))[None])
     return models
 
 
@@ -103,7 +102,7 @@ def compose(rgb: np.ndarray, models: Mapping[str, Shown], classes: Classes) -> n
         image = image_format.to_tensor(resize_image(rgb, image_format.hw))[None]
         logits, seconds = timed(partial(predict, image))
         require_class_map(logits, len(classes.names), image_format.hw, label)
-        ids = logits.argmax(dim=1)[0].numpy().astype(np.uint8)
+        ids = class_map(logits)[0].numpy()
         shown = cv2.resize(ids, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         panels.append((f"{label}: {1000 * seconds:.1f} ms", shown))
     return strip(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA), panels, classes)

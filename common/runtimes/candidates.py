@@ -8,9 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.data.camera import PLAIN, CameraFormat
 from common.networks.checkpoints import load_network
 from common.networks.registry import find_network
-from common.runtimes.onnx_files import data_files, fixed_hw, read_graph, require_image_input, stored_precision
+from common.runtimes.onnx_files import (
+    data_files,
+    fixed_hw,
+    read_graph,
+    require_image_input,
+    stored_camera,
+    stored_precision,
+)
 from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
@@ -24,6 +32,9 @@ SHORT_FORMS = {
 }  # label of a short flag -> kind
 
 
+Form = tuple[tuple[int, int], CameraFormat]  # height and width, and all of the camera's form but for the output
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model to benchmark: how to open it (in any process), and how it takes its images."""
@@ -33,11 +44,21 @@ class Candidate:
     precision: str  # fp32, fp16, int8, or unknown where a file does not say
     input_hw: tuple[int, int]
     beside: tuple[Path, ...] = ()  # other files that it keeps weights in
+    camera: CameraFormat = PLAIN  # the form of its image and of its map of classes
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All that has to be copied, and counts for its size."""
         return (self.path, *self.beside)
+
+    @property
+    def form(self) -> Form:
+        """What an image has to be: models of one form take the same tensor."""
+        return self.input_hw, replace(self.camera, output=PLAIN.output)
+
+    def input_shape(self, channels: int) -> list[int]:
+        """Of one input, whose images have `channels` together."""
+        return self.camera.axes((1, channels, *self.input_hw))
 
     @property
     def size_bytes(self) -> int:
@@ -142,14 +163,15 @@ def _onnx(path: Path, options: OpenOptions) -> Candidate:
     model = read_graph(path)
     row = find_network(options.network)[1]
     channels = row.input_shape[0]
-    require_image_input(model, path, channels, len(row.inputs))
-    own = fixed_hw(model)
+    camera = stored_camera(model, path)
+    require_image_input(model, path, channels, len(row.inputs), camera)
+    own = fixed_hw(model, camera)
     if own and options.onnx_hw and own != options.onnx_hw:
         raise ValueError(f"--onnx_target_hw {options.onnx_hw}: {path} is fixed to {own}; leave the flag out")
     input_hw = own or options.onnx_hw or _native_hw(options)
-    opener = partial(OnnxPredictor, path, provider=options.provider, shape=(1, channels, *input_hw))
+    opener = partial(OnnxPredictor, path, provider=options.provider, shape=camera.axes((1, channels, *input_hw)))
     opener(options.threads)  # what the runtime does not take fails here
-    return Candidate(path, opener, stored_precision(model), input_hw, tuple(data_files(model, path)))
+    return Candidate(path, opener, stored_precision(model), input_hw, tuple(data_files(model, path)), camera)
 
 
 def _program(path: Path, options: OpenOptions) -> Candidate:

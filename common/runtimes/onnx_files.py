@@ -8,6 +8,9 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
+from common.data.camera import PLAIN, CameraFormat
+from common.networks.metadata import camera_of
+
 LARGEST_TENSOR = 2**28  # numbers; the largest weight of the family has 15 million
 IMAGE_RANK = 4  # (batch, channels, height, width)
 CHANNELS = 3
@@ -53,8 +56,24 @@ def stored_precision(model: onnx.ModelProto) -> str:
     return "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def require_image_input(model: onnx.ModelProto, path: Path, wanted_channels: int = CHANNELS, count: int = 1) -> None:
+def stored_camera(model: onnx.ModelProto, path: Path) -> CameraFormat:
+    """The form of its image and of its map of classes; ValueError where its metadata say none that there is."""
+    try:
+        return camera_of({entry.key: entry.value for entry in model.metadata_props})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def require_image_input(
+    model: onnx.ModelProto,
+    path: Path,
+    wanted_channels: int = CHANNELS,
+    count: int = 1,
+    camera: CameraFormat = PLAIN,
+) -> None:
     """Refuse a network that does not take one batch of float32 images, or `count` of them, of so many channels.
+
+    `camera` is the form of the images that the file claims, which it has to take.
 
     Raises:
         ValueError: names what the file takes instead.
@@ -65,11 +84,13 @@ def require_image_input(model: onnx.ModelProto, path: Path, wanted_channels: int
     types = [DTYPES.get(kind.elem_type, f"type {kind.elem_type}") for kind in kinds]
     found = ", ".join(f"{one.name} {kind} {shape}" for one, kind, shape in zip(inputs, types, shapes, strict=True))
     number = "one input" if count == 1 else f"{count} inputs"
-    wanted = f"wanted {number} of float (batch, {wanted_channels}, height, width)"
+    kind = "uint8" if camera.type == "uint8" else "float"
+    axes = ", ".join(map(str, camera.axes(("batch", wanted_channels, "height", "width"))))
+    wanted = f"wanted {number} of {kind} ({axes})"
     alike = len(inputs) == count and all(shape[1:] == shapes[0][1:] for shape in shapes)
-    if not alike or set(types) != {"float"} or len(shapes[0]) != IMAGE_RANK:
+    if not alike or set(types) != {kind} or len(shapes[0]) != IMAGE_RANK:
         raise ValueError(f"{path}: takes {found or 'no input'}; {wanted}")
-    batch, channels, *sides = shapes[0]
+    batch, channels, *sides = camera.nchw(shapes[0])
     if isinstance(batch, int) and batch != 1:
         raise ValueError(f"{path}: takes {found}; wanted a batch of 1, or a dynamic one (convert with --batch dynamic)")
     if isinstance(channels, int) and channels != wanted_channels:
@@ -78,9 +99,9 @@ def require_image_input(model: onnx.ModelProto, path: Path, wanted_channels: int
         raise ValueError(f"{path}: takes {found}; {wanted}, of at most {LARGEST_SIDE} pixels a side")
 
 
-def fixed_hw(model: onnx.ModelProto) -> tuple[int, int] | None:
+def fixed_hw(model: onnx.ModelProto, camera: CameraFormat = PLAIN) -> tuple[int, int] | None:
     """The height and width that the file of `require_image_input` fixes, or None where they are dynamic."""
-    _, _, height, width = (axis.dim_value for axis in _image_axes(model))
+    _, _, height, width = camera.nchw([axis.dim_value for axis in _image_axes(model)])
     return (height, width) if height and width else None
 
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 EXACT_INT8 = "session.x64quantprecision"
 EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
+MAP_RANK = 3  # of a map of ids
 NUMBERS = re.compile(r"tensor\((float|float16|double|bool|u?int(8|16|32|64))\)")  # of an output
 CPU = "CPU"
 PROVIDERS = {
@@ -31,7 +32,7 @@ PROVIDERS = {
 
 
 class Predictor(Protocol):
-    """Images (N, C, H, W) float32 on the CPU in, tensors on the CPU out."""
+    """Images (N, C, H, W) float32, or in the form of a camera's file, on the CPU in, tensors on the CPU out."""
 
     provider: str  # what computes: an execution provider of ONNX Runtime, or PyTorch and its device
 
@@ -125,9 +126,20 @@ class OnnxPredictor:
         return dict(zip(self.input_names, contiguous, strict=True))
 
 
+def class_map(output: Tensor) -> Tensor:
+    """The class ids of an output of `require_class_map`, uint8 (1, H, W)."""
+    if output.dim() == MAP_RANK:
+        return output
+    return output.max(dim=1).indices.to(torch.uint8)  # argmax takes ten times as long over this axis
+
+
 def require_class_map(logits: Tensor, classes: int, hw: tuple[int, int], label: str) -> None:
     """Raise ValueError where the output of the model `label` for one image is no map of so many classes in its size,
-    or holds what no class can be read from."""
+    or holds what no class can be read from. It is logits (1, classes, H, W), or ids as uint8 (1, H, W)."""
+    if logits.dtype == torch.uint8 and logits.shape == (1, *hw):
+        if int(logits.max()) >= classes:
+            raise ValueError(f"{label}: its map holds the class {int(logits.max())}, there are {classes}")
+        return
     wanted = (1, classes, *hw)
     if logits.shape != wanted:
         raise ValueError(f"{label}: output {tuple(logits.shape)}, wanted {wanted}; not a map of the classes")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from common.export.conversion import ExportOptions, convert_int8
-from common.export.optimized import SameBits, use_integer_operators
+from common.export.optimized import use_integer_operators
+from common.export.same_outputs import SameOutputs
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes import predictors
@@ -107,7 +108,7 @@ def test_which_targets_take_it(files, target, kept):
 def test_other_outputs_are_refused(files):
     changed = OnnxPredictor(files[True, True], 1)
     with pytest.raises(ValueError, match="--optimized: the integer operators do not give.*--reduced_range"):
-        SameBits(OnnxPredictor(files[False, False], 1), changed)(IMAGES[0])
+        SameOutputs(OnnxPredictor(files[False, False], 1), changed)(IMAGES[0])
 
 
 def test_a_file_without_pairs_is_refused(tmp_path):
