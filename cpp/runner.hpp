@@ -78,7 +78,7 @@ inline std::string usage(const Program& program) {
   text += "  --threads N    CPU threads of the runtime; default: its own choice\n"
           "  --warmup N     untimed runs before the first image; default: 3\n"
           "  --repeat N     timed runs of each image; default: 1\n"
-          "  --raw          also write every output as <image>_<output>.npy, float32\n";
+          "  --raw          also write every output as <image>_<output>.npy\n";
   if (!program.extra_flag.empty()) text += "  " + program.extra_flag + "  " + program.extra_help + "\n";
   return text + "  --help\n";
 }
@@ -153,10 +153,25 @@ struct Description {
   std::string network, task;
   int channels = 0, height = 0, width = 0;
   std::array<float, 3> mean{}, std{};    // of 0..1, in the order of the network's channels
-  bool bgr = false;                      // that order: blue, green, red
+  bool bgr = false;                      // the order of the file's channels: blue, green, red
+  bool mean_bgr = false;                 // that of mean and std, which is the network's
+  bool nhwc = false, bytes = false;      // the file's input: (1, height, width, 3), and pixels of 0..255
   std::vector<std::string> outputs;
   std::vector<cv::Vec3b> colours;        // RGB of each class; empty where the output is no map of classes
 };
+
+// The form of an image in a file for a camera (common/data/camera.py); its classes are told by their type.
+inline void read_camera(const Json& camera, const fs::path& file, Description& result) {
+  const auto choice = [&](const char* field, const std::string& usual, const std::string& other) {
+    const auto text = camera.at(field).get<std::string>();
+    if (text != usual && text != other)
+      throw std::runtime_error(file.string() + ": " + field + " " + text + "; wanted " + usual + " or " + other);
+    return text == other;
+  };
+  result.nhwc = choice("layout", "nchw", "nhwc");
+  result.bytes = choice("type", "float32", "uint8");
+  result.bgr = choice("channels", "rgb", "bgr");
+}
 
 // Raises runtime_error where something is missing or makes no sense, or where the input is no image.
 inline Description read_description(const fs::path& file, const Json& fields) {
@@ -173,7 +188,8 @@ inline Description read_description(const fs::path& file, const Json& fields) {
     result.std = fields.at("std").get<std::array<float, 3>>();
     const auto order = fields.value("channel_order", std::string("RGB"));
     if (order != "RGB" && order != "BGR") throw std::runtime_error(file.string() + ": channels in the order " + order);
-    result.bgr = order == "BGR";
+    result.bgr = result.mean_bgr = order == "BGR";
+    if (fields.contains("camera")) read_camera(fields.at("camera"), file, result);
     for (const auto& name : fields.value("classes", Json::array())) {
       const auto rgb = fields.at("palette").at(name.get<std::string>()).get<std::array<std::uint8_t, 3>>();
       result.colours.emplace_back(rgb[0], rgb[1], rgb[2]);
@@ -270,33 +286,54 @@ inline cv::Mat letterbox(const cv::Mat& rgb, int height, int width) {
   return canvas;
 }
 
-// uint8 RGB of any size -> float32 (3, height, width): (pixel / 255 - mean) / std, in Python's order of operations.
-inline std::vector<float> prepare(const cv::Mat& rgb, const Description& description) {
+// One image as a file takes it: numbers, or bytes in their place.
+struct Input {
+  std::vector<float> numbers;
+  std::vector<std::uint8_t> bytes;
+};
+
+// uint8 (height, width, 3) in RGB -> values of `table` for each channel and pixel in the file's layout and order.
+template <class Value>
+std::vector<Value> arrange(const cv::Mat& rgb, const Description& description,
+                           const std::array<std::array<Value, 256>, 3>& table) {
+  const std::size_t area = rgb.total(), step = description.nhwc ? 3 : 1, plane = description.nhwc ? 1 : area;
+  std::vector<Value> values(3 * area);
+  const std::uint8_t* pixel = rgb.data;  // continuous: made by resize or letterbox
+  for (std::size_t i = 0; i < area; ++i, pixel += 3)
+    for (std::size_t channel = 0; channel < 3; ++channel)
+      values[channel * plane + i * step] = table[channel][pixel[description.bgr ? 2 - channel : channel]];
+  return values;
+}
+
+// uint8 RGB of any size -> the input: (pixel / 255 - mean) / std, in Python's order of operations, or the pixels.
+inline Input prepare(const cv::Mat& rgb, const Description& description) {
   cv::Mat fitted;
   if (description.task == "detection")
     fitted = letterbox(rgb, description.height, description.width);
   else
     cv::resize(rgb, fitted, {description.width, description.height}, 0, 0, cv::INTER_LINEAR);
+  if (description.bytes) {
+    std::array<std::array<std::uint8_t, 256>, 3> same;
+    for (auto& channel : same) std::iota(channel.begin(), channel.end(), std::uint8_t{0});
+    return {{}, arrange(fitted, description, same)};
+  }
   std::array<std::array<float, 256>, 3> table;  // every value a pixel can take: the division is done 768 times
-  for (std::size_t channel = 0; channel < 3; ++channel)
+  for (std::size_t channel = 0; channel < 3; ++channel) {
+    const std::size_t own = description.bgr == description.mean_bgr ? channel : 2 - channel;
     for (std::size_t pixel = 0; pixel < 256; ++pixel)
-      table[channel][pixel] = (static_cast<float>(pixel) / 255 - description.mean[channel]) / description.std[channel];
-  const std::size_t area = fitted.total();
-  std::vector<float> planes(3 * area);
-  const std::uint8_t* pixel = fitted.data;  // continuous: made by resize or letterbox
-  for (std::size_t i = 0; i < area; ++i, pixel += 3)
-    for (std::size_t channel = 0; channel < 3; ++channel)
-      planes[channel * area + i] = table[channel][pixel[description.bgr ? 2 - channel : channel]];
-  return planes;
+      table[channel][pixel] = (static_cast<float>(pixel) / 255 - description.mean[own]) / description.std[own];
+  }
+  return {arrange(fitted, description, table), {}};
 }
 
 // ---- outputs --------------------------------------------------------------------------------------------------------
 
-// A float32 tensor that a runtime owns, valid until its next run.
+// A tensor that a runtime owns, valid until its next run: float32, or the bytes of a map of classes.
 struct Output {
   std::string name;
   std::vector<std::int64_t> shape;
   const float* values = nullptr;
+  const std::uint8_t* ids = nullptr;  // where there are no values
 
   std::size_t size() const {
     std::size_t product = 1;
@@ -305,8 +342,19 @@ struct Output {
   }
 };
 
+// The class ids (1, H, W) of a file for a camera -> uint8 (H, W).
+inline cv::Mat class_ids(const Output& map, std::size_t classes) {
+  if (map.shape.size() != 3 || map.shape[0] != 1 ||
+      std::any_of(map.ids, map.ids + map.size(), [&](std::uint8_t id) { return id >= classes; }))
+    throw std::runtime_error("output " + map.name + " is no map of " + std::to_string(classes) + " classes");
+  cv::Mat ids(static_cast<int>(map.shape[1]), static_cast<int>(map.shape[2]), CV_8U);
+  std::copy(map.ids, map.ids + map.size(), ids.data);
+  return ids;
+}
+
 // Logits (1, classes, H, W) -> class ids, uint8 (H, W); the first of equal logits wins, as in PyTorch.
 inline cv::Mat argmax(const Output& logits, std::size_t classes) {
+  if (!logits.values) return class_ids(logits, classes);
   if (logits.shape.size() != 4 || logits.shape[0] != 1 || logits.shape[1] != static_cast<std::int64_t>(classes))
     throw std::runtime_error("output " + logits.name + " is no map of " + std::to_string(classes) + " classes");
   cv::Mat ids(static_cast<int>(logits.shape[2]), static_cast<int>(logits.shape[3]), CV_8U, cv::Scalar(0));
@@ -368,13 +416,17 @@ inline void write_png(const fs::path& path, const cv::Mat& rgb) {
 inline void write_npy(const fs::path& path, const Output& output) {
   std::string shape;
   for (const auto length : output.shape) shape += std::to_string(length) + ",";
-  std::string text = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + "), }";
+  const std::string type = output.values ? "<f4" : "|u1";
+  std::string text = "{'descr': '" + type + "', 'fortran_order': False, 'shape': (" + shape + "), }";
   text.resize((text.size() + 11 + 63) / 64 * 64 - 11, ' ');  // the data begins at a multiple of 64 bytes
   text += '\n';
   std::string head("\x93NUMPY\x01\x00", 8);
   head += static_cast<char>(text.size() & 255);
   head += static_cast<char>(text.size() >> 8);
-  write_file(path, head + text, output.values, output.size() * sizeof(float));
+  if (output.values)
+    write_file(path, head + text, output.values, output.size() * sizeof(float));
+  else
+    write_file(path, head + text, output.ids, output.size());
 }
 
 // ---- timing ---------------------------------------------------------------------------------------------------------
@@ -406,8 +458,8 @@ inline void print_row(const std::string& stage, const Latencies& latencies) {
 
 // ---- the program ----------------------------------------------------------------------------------------------------
 
-// A float32 input (1, 3, height, width) -> all outputs of the network.
-using Infer = std::function<std::vector<Output>(const std::vector<float>&)>;
+// One image, as `prepare` makes it -> all outputs of the network.
+using Infer = std::function<std::vector<Output>(const Input&)>;
 
 // Write mask, overlay and raw outputs of every image, then print the latencies in milliseconds.
 inline void run_images(const Options& options, const Description& description, const std::string& place,
@@ -416,7 +468,7 @@ inline void run_images(const Options& options, const Description& description, c
   fs::create_directories(options.output);
   if (description.colours.empty() && !options.raw)
     std::cerr << description.network << " has no coloured classes: no picture is written; --raw writes its outputs\n";
-  const std::vector<float> blank(static_cast<std::size_t>(3 * description.height * description.width));
+  const Input blank = prepare(cv::Mat(description.height, description.width, CV_8UC3, cv::Scalar(0)), description);
   for (int i = 0; i < options.warmup; ++i) infer(blank);
 
   Latencies preparing, inferring, drawing;

@@ -69,8 +69,8 @@ void run(const runner::Options& options) {
   const std::vector<executorch::aten::SizesType> shape = {1, 3, description.height, description.width};
 
   std::vector<EValue> values;  // hold the last outputs
-  const auto infer = [&](const std::vector<float>& input) {
-    const auto tensor = et::from_blob(const_cast<float*>(input.data()), shape);
+  const auto infer = [&](const runner::Input& input) {
+    const auto tensor = et::from_blob(const_cast<float*>(input.numbers.data()), shape);
     values = value_of(module.forward(tensor), path + ": ExecuTorch cannot run it");
     if (values.size() != description.outputs.size())
       throw std::runtime_error(path + ": its description is of another network");

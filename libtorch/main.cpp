@@ -57,8 +57,8 @@ void run(const runner::Options& options) {
 
   const std::vector<std::int64_t> shape = {1, 3, description.height, description.width};
   std::vector<torch::Tensor> tensors;  // hold the values of the last outputs
-  const auto infer = [&, &network = network, &description = description](const std::vector<float>& input) {
-    auto* const pixels = const_cast<float*>(input.data());
+  const auto infer = [&, &network = network, &description = description](const runner::Input& input) {
+    auto* const pixels = const_cast<float*>(input.numbers.data());
     tensors = on_cpu(network.forward({torch::from_blob(pixels, shape).to(device)}));
     if (tensors.size() != description.outputs.size())
       throw std::runtime_error(options.model.string() + ": its description is of another network");

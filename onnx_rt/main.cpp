@@ -119,7 +119,12 @@ runner::Description describe(const Ort::Session& session, const runner::fs::path
   if (shape.size() != 4 || shape[0] > 1)
     throw std::runtime_error(path.string() + ": its input is no single image; convert it with --batch 1");
   fields["input_shape"] = {shape[1], shape[2], shape[3]};
+  if (fields.contains("camera") && fields["camera"].value("layout", std::string()) == "nhwc")
+    fields["input_shape"] = {shape[3], shape[1], shape[2]};
   auto description = runner::read_description(path, fields);
+  const auto taken = type.GetTensorTypeAndShapeInfo().GetElementType();
+  if (taken != (description.bytes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT))
+    throw std::runtime_error(path.string() + ": its input is of another type than its description says");
   description.outputs.clear();
   for (std::size_t i = 0; i < session.GetOutputCount(); ++i)
     description.outputs.emplace_back(session.GetOutputNameAllocated(i, allocator).get());
@@ -137,19 +142,29 @@ void run(const runner::Options& options) {
   std::vector<const char*> output_names;
   for (const auto& name : description.outputs) output_names.push_back(name.c_str());
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const std::array<std::int64_t, 4> shape = {1, 3, description.height, description.width};
+  std::array<std::int64_t, 4> shape = {1, 3, description.height, description.width};
+  if (description.nhwc) shape = {1, description.height, description.width, 3};
 
   std::vector<Ort::Value> tensors;  // hold the values of the last outputs
-  const auto infer = [&](const std::vector<float>& input) {
-    const auto tensor = Ort::Value::CreateTensor<float>(memory, const_cast<float*>(input.data()), input.size(),
-                                                        shape.data(), shape.size());
+  const auto make = [&](const auto& values) {
+    using Value = typename std::decay_t<decltype(values)>::value_type;
+    auto* data = const_cast<Value*>(values.data());
+    return Ort::Value::CreateTensor<Value>(memory, data, values.size(), shape.data(), shape.size());
+  };
+  const auto infer = [&](const runner::Input& input) {
+    const auto tensor = description.bytes ? make(input.bytes) : make(input.numbers);
     tensors = session.Run(Ort::RunOptions{nullptr}, input_names, &tensor, 1, output_names.data(), output_names.size());
     std::vector<runner::Output> outputs;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const auto info = tensors[i].GetTensorTypeAndShapeInfo();
-      if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
-        throw std::runtime_error("output " + description.outputs[i] + " is not float32");
-      outputs.push_back({description.outputs[i], info.GetShape(), tensors[i].GetTensorData<float>()});
+      runner::Output output{description.outputs[i], info.GetShape()};
+      if (info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
+        output.values = tensors[i].GetTensorData<float>();
+      else if (info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8)
+        output.ids = tensors[i].GetTensorData<std::uint8_t>();
+      else
+        throw std::runtime_error("output " + output.name + " is neither float32 nor uint8");
+      outputs.push_back(output);
     }
     return outputs;
   };

@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,12 +19,14 @@ from PIL import Image
 
 import convert_pytorch_to_onnx
 import trace_pytorch_model
+from common.data.camera import CameraFormat
 from common.data.decoding import read_rgb
 from common.data.drawing import overlay
 from common.export.calibration import image_preparer
+from common.export.camera import CameraFile
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import published_state
-from common.networks.metadata import TORCH_FILE, describe
+from common.networks.metadata import TORCH_FILE, as_metadata, describe, of_camera
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
@@ -170,6 +174,35 @@ def test_onnx_runtime_draws_the_masks_of_python(onnx_rt, export, images, tmp_pat
     model = export(convert_pytorch_to_onnx, "SceneSeg", ".onnx", *flags, *calibration)
     printed = check_pictures(onnx_rt, model, images, OnnxPredictor(model, 1), tmp_path)
     assert "CPUExecutionProvider" in printed
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        CameraFormat("nhwc", "uint8", "bgr", "classes"),
+        CameraFormat("nchw", "uint8"),
+        CameraFormat("nhwc", "float32", "bgr"),
+    ],
+    ids=str,
+)
+def test_onnx_runtime_reads_the_form_of_a_camera_from_the_file(onnx_rt, export, images, tmp_path, form):
+    """The masks of the plain file; a file that says another type than it takes is refused."""
+    plain = export(convert_pytorch_to_onnx, "SceneSeg", ".plain.onnx")
+    proto, network = onnx.load(plain), NETWORKS["SceneSeg"]
+    CameraFile(network, HW, form).rewrite(proto)
+    said = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, said | as_metadata(of_camera(form, network)))
+    onnx.save(proto, tmp_path / "camera.onnx")
+    check_pictures(onnx_rt, tmp_path / "camera.onnx", images, OnnxPredictor(plain, 1), tmp_path / "pictures")
+    image = next(images.iterdir())
+    process = call(onnx_rt, tmp_path / "camera.onnx", image, "--output", tmp_path / "raw", "--raw", "--warmup", 0)
+    assert process.returncode == 0, process.stderr
+    raw = np.load(tmp_path / "raw" / f"{image.stem}_output.npy")
+    assert (raw.dtype, raw.shape[1:]) == ((np.uint8, HW) if form.output == "classes" else (np.float32, (3, *HW)))
+    other = replace(form, type="float32" if form.type == "uint8" else "uint8")
+    onnx.helper.set_model_props(proto, said | as_metadata(of_camera(other, network)))
+    onnx.save(proto, tmp_path / "lie.onnx")
+    one_line(call(onnx_rt, tmp_path / "lie.onnx", image), "lie.onnx", "of another type than its description says")
 
 
 @pytest.fixture(scope="module")
