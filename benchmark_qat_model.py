@@ -42,7 +42,7 @@ from common.data.datasets import evenly_spaced
 from common.data.loading import Example, SampleDataset
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
-from common.export.conversion import ExportOptions
+from common.export.options import ExportOptions
 from common.export.qat_export import export_int8, labels_of, targets_to_write
 from common.networks.checkpoints import Description, read_checkpoint, require_choice
 from common.networks.opening import OpenedNetwork, open_network

@@ -19,13 +19,13 @@ from common.cli.targets import (
 )
 from common.cli.types import positive_int
 from common.export.conversion import (
-    ExportOptions,
     calibration_inputs,
     compare_with_fp32,
     convert_fp32,
     convert_half,
     convert_int8,
 )
+from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import find_network
 from common.quantization.pt2e import QuantizationSettings

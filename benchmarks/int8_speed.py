@@ -29,6 +29,7 @@ from common.cli.main import run, seed_everything
 from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx
+from common.export.options import ExportOptions
 from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.metadata import as_metadata, describe
@@ -125,7 +126,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         logger.info("exporting %s", label)
         path = folder / f"{len(variants)}.onnx"
         metadata = as_metadata(described(precision, versions=versions()))
-        export_onnx(variant, path, input_shape, outputs, metadata, lambda _: [], threads)
+        export_onnx(variant, path, input_shape, metadata, lambda _: [], ExportOptions(threads), output_names=outputs)
         return Variant(path, partial(OnnxPredictor, threads=threads))
 
     variants: dict[str, Variant] = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from common.data.camera import PLAIN
-from common.export.conversion import ExportOptions, convert_fp32, convert_int8
+from common.export.conversion import convert_fp32, convert_int8
+from common.export.options import ExportOptions
 from common.networks.checkpoints import Description
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import file_stem

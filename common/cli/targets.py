@@ -6,7 +6,8 @@ from typing import Any
 
 from common.cli.types import positive_int
 from common.export.half_precision import OLDEST_OPSET as OLDEST_HALF
-from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET, OPSET
+from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET
+from common.export.options import OPSET
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file, optimized_note
 
 BESIDE_CHECK = ("help", "list", "check", "target", "device", "seed", "threads", "debug")

@@ -3,35 +3,31 @@
 import copy
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
-from common.data.camera import PLAIN, CameraFormat
+from common.data.camera import PLAIN
 from common.data.shots import find_shots
 from common.export.calibration import inputs_of, split_images
-from common.export.camera import CameraFile, require_camera
+from common.export.camera import CameraFile
 from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_target
-from common.export.onnx_writer import OPSET, HalfPrecision, export_onnx, input_names_of
-from common.export.pte_writer import export_pte
+from common.export.onnx_writer import HalfPrecision
+from common.export.options import ExportOptions
 from common.export.subpixel import with_subpixel_convolutions
+from common.export.writing import PREDICTORS, write_file
 from common.networks.image_inputs import image_inputs
-from common.networks.metadata import as_metadata, describe, of_camera
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
-from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
-from common.runtimes.pte import PtePredictor
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS, of_target
+from common.runtimes.predictors import Predictor, TorchPredictor
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.scoring.latency import interleaved_latency
-from common.system.environment import versions
-from models import Network
 from models.fuse import FusedUpsampleStage, fuse_upsampling
 
 logger = logging.getLogger(__name__)
@@ -40,20 +36,6 @@ CPU = torch.device("cpu")
 HALF_TOLERANCE = 2e-2  # of the output range; FP16 has 11 bits, and every layer rounds
 SMALLEST_SQNR = 3.0  # dB; an INT8 file below it computes something else
 TIMED_RUNS = 5
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How the file is written and checked."""
-
-    threads: int  # of ONNX Runtime in the check and in the timing
-    seed: int = 0  # of the example inputs, and of the choice of calibration images
-    batch: int | None = None  # None: a dynamic batch axis
-    opset: int = OPSET
-    fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
-    half: bool = False  # of INT8: what is not in int8 in FP16
-    optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs
-    camera: CameraFormat = PLAIN  # of ONNX files: the form of their image and of their map of classes
 
 
 def convert_fp32(source: OpenedNetwork, path: Path, options: ExportOptions) -> Sequence[Agreement]:
@@ -119,38 +101,13 @@ def _export(
     check: Check,
     options: ExportOptions,
     target: str = DEFAULT_TARGET,
-    **more: object,
+    in_float: Mapping[str, int] | None = None,
 ) -> Sequence[Agreement]:
-    """Write the file; `more` is what it says of itself beside the usual."""
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
-    described = describe(source.name, source.network, source.width, precision, source.input_shape, versions())
-    described |= of_target(target)
-    if TARGETS[target].opsets is None:
-        assert isinstance(model, GraphModule)
-        return export_pte(model, path, source.input_shape, described, check, options.threads)
-    outputs = list(source.network.outputs or ())
-    return export_onnx(
-        model,
-        path,
-        source.input_shape,
-        outputs,
-        as_metadata(described | of_camera(options.camera, source.network) | more),
-        check,
-        options.threads,
-        options.batch,
-        options.opset,
-        input_names_of(source.network),
-        target,
-        options.half and precision == "int8",
-        options.optimized and precision == "int8",
-        camera_file(source.name, source.network, source.input_shape[1:], options),
+    network, width = source.network, source.width
+    return write_file(
+        model, path, source.name, network, width, precision, source.input_shape, check, options, target, in_float
     )
-
-
-def camera_file(name: str, network: Network, hw: tuple[int, int], options: ExportOptions) -> CameraFile | None:
-    """The form of a file that is not the plain one; ValueError where the network `name` cannot have it."""
-    require_camera(options.camera, name, network)
-    return None if options.camera == PLAIN else CameraFile(network, hw, options.camera)
 
 
 def _parity_check(source: OpenedNetwork, options: ExportOptions, tolerance: float) -> Check:
@@ -195,16 +152,14 @@ def calibration_inputs(
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:
     """Rows of size and time of a file and of the FP32 file of the same network, timed turn by turn on `image`."""
     images = _as_batch(image, options)
-    camera = camera_file(source.name, source.network, source.input_shape[1:], options)
-    fed = {"FP32": images, "INT8": camera.fed(images) if camera else images}
+    fed = {"FP32": images, "INT8": CameraFile(source.network, source.input_shape[1:], options.camera).fed(images)}
     with tempfile.TemporaryDirectory() as folder:
         fp32 = Path(folder) / "fp32.onnx"
         convert_fp32(source, fp32, replace(options, camera=PLAIN))
         files = {"FP32": fp32, "INT8": path}
         sizes = {label: file.stat().st_size for label, file in files.items()}
         predictors: dict[str, Predictor] = {
-            label: (PtePredictor if file.suffix == ".pte" else OnnxPredictor)(file, options.threads)
-            for label, file in files.items()
+            label: PREDICTORS[file.suffix](file, options.threads) for label, file in files.items()
         }
     calls = {label: lambda predict=predict, given=fed[label]: predict(given) for label, predict in predictors.items()}
     latencies = interleaved_latency(calls, TIMED_RUNS)

@@ -16,6 +16,7 @@ from common.export.half_precision import to_half
 from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
 from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
 from common.export.optimized import use_integer_operators
+from common.export.options import ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
@@ -24,9 +25,7 @@ from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS, require_rules
 from common.system.files import atomic_path
 from common.system.user_code import one_line
-from models import Network
 
-OPSET = 20  # the first with Gelu as one node
 INPUT = "input"  # the name of the one input of most networks
 OLDEST_WRITTEN = 18  # by the exporter; 17 is made of it
 OLDEST_OPSET, NEWEST_OPSET = 17, 25  # onnx itself knows newer ones
@@ -61,37 +60,37 @@ def export_onnx(
     model: nn.Module,
     path: Path,
     input_shape: tuple[int, int, int],
-    output_names: Sequence[str],
     metadata: dict[str, str],
     check: Check,
-    threads: int,
-    batch: int | None = None,
-    opset: int = OPSET,
-    input_names: Sequence[str] = (INPUT,),
+    options: ExportOptions,
     target: str = DEFAULT_TARGET,
-    half: bool = False,
-    optimized: bool = False,
     camera: CameraFile | None = None,
+    input_names: Sequence[str] = (INPUT,),
+    output_names: Sequence[str] = (),
 ) -> Sequence[Agreement]:
-    """Write `model` as ONNX with inputs (batch, C, H, W); `batch` None makes the batch axis dynamic.
+    """Write `model` as ONNX with inputs (batch, C, H, W).
 
-    `input_shape` is that of all inputs in one tensor, as `model` takes them; in the file each has its own. With `half`
-    what an INT8 file computes in float is FP16. With `optimized` its operators are integer, as ONNX Runtime makes them
-    of pairs, and on the images of `check` it gives the same without graph optimisation in every bit.
-    With `camera` it has that form, and gives what the plain file gives of the same pixels; `check` sees the plain one.
+    Args:
+        input_shape: that of all inputs in one tensor, as `model` takes them; in the file each has its own.
+        options: with `batch` None the batch axis is dynamic; with `half` what an INT8 file computes in float is FP16;
+            with `optimized` its operators are integer, as ONNX Runtime makes them of pairs, and on the images of
+            `check` it gives the same without graph optimisation in every bit.
+        camera: the form of the file, which gives what the plain one gives of the same pixels; `check` sees the plain
+            one.
+        output_names: without them the exporter's.
 
     The file gets its name only when the ONNX checker, the rules of `target` and `check` accept it: `check` takes the
     file as a predictor and raises ValueError where it disagrees with PyTorch.
     """
     count = len(input_names)
-    shape = (batch or 2, input_shape[0] // count, *input_shape[1:])
-    dynamic = {0: torch.export.Dim("batch", min=1)} if batch is None else None
+    shape = (options.batch or 2, input_shape[0] // count, *input_shape[1:])
+    dynamic = {0: torch.export.Dim("batch", min=1)} if options.batch is None else None
     try:
         program = torch.onnx.export(
             model if count == 1 else SeparateInputs(model),
             tuple(torch.zeros(shape) for _ in input_names),  # one tensor given twice would be one input
             dynamo=True,
-            opset_version=max(opset, OLDEST_WRITTEN),
+            opset_version=max(options.opset, OLDEST_WRITTEN),
             input_names=list(input_names),
             output_names=list(output_names),
             dynamic_shapes=(dynamic,) if count == 1 else ((dynamic,) * count,),
@@ -107,7 +106,7 @@ def export_onnx(
     _strip_notes(proto)
     store_zero_points(proto)
     separate_weights(proto)
-    if opset < OLDEST_WRITTEN:
+    if options.opset < OLDEST_WRITTEN:
         lower_to_17(proto)
     pad_constant_channels(proto)
     if TARGETS[target].integers:
@@ -115,29 +114,25 @@ def export_onnx(
         share_no_zero_points(proto)
     if TARGETS[target].float_weights:
         store_weights_in_float(proto)
-    if half:
+    if options.half:
         to_half(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     require_rules(proto, target)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
-        plain = OnnxPredictor(temporary, threads)
+        plain = OnnxPredictor(temporary, options.threads)
         if camera:
             camera.rewrite(proto)
             onnx.checker.check_model(proto, full_check=True)
             require_rules(proto, target)
             onnx.save(proto, temporary)
-        if optimized:
+        if options.optimized:
             use_integer_operators(temporary)
-        if not (camera or optimized):
+        if not (camera or options.optimized):
             return check(plain)
-        return check(SameOutputs(plain, OnnxPredictor(temporary, threads, optimize=not optimized), camera))
-
-
-def input_names_of(network: Network) -> Sequence[str]:
-    """The names of the inputs in a file."""
-    return (INPUT,) if len(network.inputs) == 1 else tuple(network.inputs)
+        written = OnnxPredictor(temporary, options.threads, optimize=not options.optimized)
+        return check(SameOutputs(plain, written, camera))
 
 
 def adaptive_average_pool(x: Any, output_size: Sequence[int]) -> Any:

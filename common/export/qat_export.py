@@ -12,28 +12,23 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from common.data.camera import PLAIN
-from common.export.conversion import ExportOptions, camera_file
 from common.export.in_float import counts, in_float, summary
 from common.export.int8_graph import for_target
-from common.export.onnx_writer import export_onnx, input_names_of
-from common.export.pte_writer import export_pte
+from common.export.options import ExportOptions
+from common.export.writing import PREDICTORS, write_file
 from common.networks.checkpoints import Description
-from common.networks.metadata import as_metadata, describe, of_camera
 from common.networks.registry import file_stem, find_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.runtimes.agreement import Agreement
 from common.runtimes.candidates import Candidate
 from common.runtimes.parity import Check, compare, require_equal_pixels
-from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
-from common.runtimes.pte import PtePredictor
-from common.runtimes.targets import DEFAULT_TARGET, ONNX_RUNTIME, TARGETS, Target, of_target
-from common.system.environment import versions
+from common.runtimes.predictors import Predictor, TorchPredictor
+from common.runtimes.targets import DEFAULT_TARGET, ONNX_RUNTIME, TARGETS, Target
 from models import Network
 
 logger = logging.getLogger(__name__)
 
-ONNX_LABEL, PTE_LABEL = "ONNX INT8", "ExecuTorch INT8"
-ONNX_FILE, PTE_FILE = "{}_QAT_INT8_final.onnx", "{}_QAT_INT8_final.pte"  # of file_stem
+FILE = "{}_QAT_INT8_final{}"  # of file_stem, and its target's suffix
 PTE = "executorch"
 
 
@@ -56,7 +51,7 @@ def targets_to_write(trained: str, asked: str | None, pte: bool) -> tuple[str, .
 
 def labels_of(targets: Sequence[str]) -> list[str]:
     """What the files for some targets are called in a benchmark."""
-    return [PTE_LABEL if each == PTE else ONNX_LABEL for each in targets]
+    return ["ONNX INT8" if TARGETS[each].opsets else f"{TARGETS[each].title} INT8" for each in targets]
 
 
 def export_int8(
@@ -84,7 +79,6 @@ def export_int8(
     """
     name, network = find_network(name)
     input_shape = (network.channels, *checkpoint.input_hw)
-    described = describe(name, network, checkpoint.width, "int8", input_shape, versions())
     candidates: dict[str, Candidate] = {}
     notes: list[str] = []
     for target, label in zip(targets, labels_of(targets), strict=True):
@@ -93,35 +87,29 @@ def export_int8(
         floats = in_float(rewritten, row)
         share = min(min_equal_pixels, row.equal_pixels)
         check = _check_against(_reference(int8, rewritten, row), network, compared, share)
-        file = (PTE_FILE if target == PTE else ONNX_FILE).format(file_stem(name))
-        path, outputs = folder / file, list(network.outputs or ())
+        path = folder / FILE.format(file_stem(name), row.suffix)
         logger.info("exporting %s", path)
-        if target == PTE:
-            agreements = export_pte(rewritten, path, input_shape, described, check, options.threads)
-        else:
-            agreements = export_onnx(
-                rewritten,
-                path,
-                input_shape,
-                outputs,
-                as_metadata(
-                    described | of_target(target) | of_camera(options.camera, network) | {"in_float": counts(floats)}
-                ),
-                check,
-                options.threads,
-                options.batch,
-                options.opset,
-                input_names_of(network),
-                target,
-                options.half,
-                options.optimized,
-                camera_file(name, network, checkpoint.input_hw, options),
-            )
+        agreements = write_file(
+            rewritten,
+            path,
+            name,
+            network,
+            checkpoint.width,
+            "int8",
+            input_shape,
+            check,
+            options,
+            target,
+            counts(floats),
+        )
+        takes_onnx = row.opsets is not None
+        if takes_onnx:
             notes.append(summary(floats))
-        predictor, camera = (PtePredictor, PLAIN) if target == PTE else (OnnxPredictor, options.camera)
-        candidates[label] = Candidate(path, partial(predictor, path), "int8", checkpoint.input_hw, camera=camera)
-        runtime = "ExecuTorch" if target == PTE else "ONNX Runtime"
-        notes += _notes(runtime, outputs, agreements, len(compared))
+        camera = options.camera if takes_onnx else PLAIN
+        opener = partial(PREDICTORS[path.suffix], path)
+        candidates[label] = Candidate(path, opener, "int8", checkpoint.input_hw, camera=camera)
+        runtime = "ONNX Runtime" if takes_onnx else row.title
+        notes += _notes(runtime, list(network.outputs or ()), agreements, len(compared))
     return candidates, notes
 
 

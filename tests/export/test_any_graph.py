@@ -14,6 +14,7 @@ from torch import nn
 from common.export.in_float import in_float, in_float_when_converted
 from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx
+from common.export.options import ExportOptions
 from common.networks.registry import build_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.pt2e import (
@@ -319,7 +320,8 @@ def require_equal_file(int8, path, target):
     tests = [images(1, seed=9), images(3, seed=10)]  # any batch
     names = [f"output_{index}" for index in range(len(reference.outputs(tests[0])))]
     check = partial(compare, reference, batches=tests)
-    for agreement in export_onnx(rewritten, path, (3, *HW), names, {}, check, 1, target=target):
+    options = ExportOptions(1)
+    for agreement in export_onnx(rewritten, path, (3, *HW), {}, check, options, target, output_names=names):
         assert agreement.sqnr_db > NEAR_FILE[target], str(agreement)
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert not {kind for kind in kinds if "Random" in kind or kind == "BatchNormalization"}

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from common.export.channelwise import use_channelwise_forms
-from common.export.conversion import ExportOptions, convert_int8
+from common.export.conversion import convert_int8
 from common.export.in_float import counts, in_float
 from common.export.int8_graph import for_target, use_unsigned_activations
+from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.pt2e import QUANTIZE, QuantizationSettings, quantize_after_training

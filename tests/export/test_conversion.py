@@ -15,7 +15,6 @@ from PIL import Image
 
 from common.export.calibration import image_preparer
 from common.export.conversion import (
-    ExportOptions,
     calibration_inputs,
     compare_with_fp32,
     convert_fp32,
@@ -24,6 +23,7 @@ from common.export.conversion import (
 )
 from common.export.onnx_passes import separate_weights
 from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET
+from common.export.options import ExportOptions
 from common.networks.checkpoints import published_state
 from common.networks.opening import OpenedNetwork, network_table, open_network
 from common.quantization.pt2e import QuantizationSettings

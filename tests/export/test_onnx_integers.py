@@ -16,9 +16,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from common.export import onnx_writer
-from common.export.conversion import ExportOptions, convert_fp32, convert_int8
+from common.export.conversion import convert_fp32, convert_int8
 from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
 from common.export.onnx_passes import store_zero_points
+from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.predictors import EXACT_INT8

@@ -8,8 +8,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from common.export.conversion import ExportOptions, convert_int8
+from common.export.conversion import convert_int8
 from common.export.optimized import use_integer_operators
+from common.export.options import ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import QuantizationSettings

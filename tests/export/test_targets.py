@@ -9,8 +9,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from common.export.conversion import ExportOptions, convert_int8
+from common.export.conversion import convert_int8
 from common.export.onnx_passes import lower_to_17
+from common.export.options import ExportOptions
 from common.export.qat_export import labels_of, targets_to_write
 from common.networks.opening import OpenedNetwork
 from common.quantization.pt2e import (

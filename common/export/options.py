@@ -1,0 +1,25 @@
+"""How files are written and checked."""
+
+from dataclasses import dataclass, replace
+
+from common.data.camera import PLAIN, CameraFormat
+
+OPSET = 20  # the first with Gelu as one node
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Of a file; what a flag says is named like it."""
+
+    threads: int  # of the runtime in the check and in the timing
+    seed: int = 0  # of the example inputs, and of the choice of calibration images
+    batch: int | None = None  # None: a dynamic batch axis
+    opset: int = OPSET
+    fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
+    half: bool = False  # of INT8: what is not in int8 in FP16
+    optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs
+    camera: CameraFormat = PLAIN  # of ONNX files: the form of their image and of their map of classes
+
+    def of(self, precision: str) -> "ExportOptions":
+        """Without what is of INT8, where the file is of another precision."""
+        return self if precision == "int8" else replace(self, half=False, optimized=False)
