@@ -9,7 +9,6 @@ from multiprocessing.context import BaseContext
 
 import psutil
 import torch
-from torch import Tensor
 
 from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.predictors import Predictor
@@ -46,7 +45,7 @@ def peak_memory(
     """
     with ProcessPoolExecutor(1, mp_context=_start_method()) as pool:
         try:
-            return pool.submit(_measure, open_model, torch.zeros(*input_shape, dtype=dtype), threads, runs).result()
+            return pool.submit(_measure, open_model, input_shape, threads, runs, dtype).result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "the process that measures a model's memory died; where the system killed it, memory was short: "
@@ -64,13 +63,20 @@ def _start_method() -> BaseContext:
     return context
 
 
-def _measure(open_model: Callable[[], Predictor], images: Tensor, threads: int, runs: int) -> ModelMemory:
+def _measure(
+    open_model: Callable[[], Predictor],
+    input_shape: Sequence[int],
+    threads: int,
+    runs: int,
+    dtype: torch.dtype = torch.float32,
+) -> ModelMemory:
     use_full_float32()
     torch.set_num_threads(threads)
     sums_saturate()  # asked once in a process, not for each model: outside of its memory and its cold start
     reset_peak()
     before = psutil.Process().memory_info().rss
     predict, load_seconds = timed(open_model)
+    images = torch.zeros(*input_shape, dtype=dtype)
     _, first_seconds = timed(lambda: predict(images))
     for _ in range(runs - 1):
         predict(images)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from common.data.classes import Classes, classes_of
 from common.data.decoding import read_rgb
@@ -70,8 +71,8 @@ def _warm(candidates: Mapping[str, Candidate], network: Network, threads: int) -
         label: (candidate.open(threads), ImageFormat.of(network, *candidate.form))
         for label, candidate in candidates.items()
     }
-    for predict, image_format in models.values():
-        predict(image_format.to_tensor(np.zeros((*image_format.hw, 3), np.uint8))[None])
+    for label, (predict, _) in models.items():
+        predict(torch.zeros(candidates[label].input_shape(3), dtype=candidates[label].camera.dtype))
     return models
 
 

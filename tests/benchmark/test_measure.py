@@ -74,7 +74,7 @@ def test_end_to_end_holds_the_reading_of_the_file_the_call_and_the_largest_logit
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(measure_module, "load_image", takes("read", measure_module.load_image))
-    monkeypatch.setattr(measure_module, "_class_map", takes("largest", measure_module._class_map))
+    monkeypatch.setattr(measure_module, "class_map", takes("largest", measure_module.class_map))
     models = {label: replace(one, open=partial(Slow, 0.0)) for label, one in candidates(tmp_path, a=0).items()}
     recording = measure(models, samples(tmp_path)[:2], NETWORK, QUICK).recordings["a"]
     assert recording.seconds == [[10.0], [10.0]]
