@@ -73,6 +73,15 @@ def own_config(
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
 
 
+def _behind_weights(model: GraphModule) -> set[Node]:
+    """The operators of which only outputs are made, and no operator with weights takes anything."""
+    found = set[Node]()
+    for node in reversed(model.graph.nodes):
+        if node.op == "output" or (node.target not in WEIGHTED and node.users and set(node.users) <= found):
+            found.add(node)
+    return found
+
+
 def _stays_in_float(user: Node) -> bool:
     """Whether what takes a sum has no int8 form: PReLU, or a batch norm, which behind a sum is no convolution's."""
     return user.target in (BATCH_NORM, aten.prelu.default) or IN_FLOAT in user.meta
@@ -118,7 +127,8 @@ class SaturatingHistogramObserver(HistogramObserver):
 class NetworkQuantizer(XNNPACKQuantizer):
     """XNNPACK's symmetric int8 weights and affine int8 activations, with two ranges of their own.
 
-    A concatenation that is an output joins in float: boxes in pixels beside scores of 0..1 leave these one code.
+    Sums, products and concatenations behind the last weights are not rounded: boxes in pixels beside scores of 0..1
+    would leave these one code, and have steps of 2.5 pixels themselves.
 
     A sum that only operators in float take, as batch norm behind a residual sum, is not rounded: rounding there brings
     no int8 arithmetic. On ESPNet these sums made most of the noise.
@@ -160,11 +170,12 @@ class NetworkQuantizer(XNNPACKQuantizer):
                 known = ", ".join(sorted({name.split(".")[0] for name in names}))
                 raise ValueError(f"--keep_float {pattern}: matches no module; the network's largest are {known}")
         super().annotate(model)
+        for node in _behind_weights(model):
+            if node.target in {*SUMS, *PRODUCTS, aten.cat.default}:
+                node.meta.pop(Q_ANNOTATION_KEY, None)
         for node in model.graph.nodes:
             if node.target in SUMS and Q_ANNOTATION_KEY in node.meta and all(map(_stays_in_float, node.users)):
                 node.meta[Q_ANNOTATION_KEY].output_qspec = None
-            if _is_joined(node) and all(user.op == "output" for user in node.users):
-                node.meta.pop(Q_ANNOTATION_KEY, None)
             if node.target in SATURATION and not self.target.fuses_activations:
                 self._saturate(node.args[0], SATURATION[node.target])
             if node.target == TRANSPOSED and not self._stays_float(node):

@@ -234,3 +234,20 @@ def test_parts_of_an_output_keep_scales_of_their_own(trained):
     for part in (slice(0, 4), slice(4, 6)):
         noise = (found - expected)[:, part].square().mean()
         assert 10 * torch.log10(expected[:, part].var() / noise) > 30
+
+
+def test_a_sum_that_is_an_output_and_goes_on_stays_in_int8():
+    """One that is an output alone is not rounded."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x):
+            features = self.a(x) + self.b(x)
+            return features, self.last(features) + features
+
+    int8 = quantized(Two().eval(), False, images(2))
+    sums = [node for node in int8.graph.nodes if node.target == torch.ops.aten.add.Tensor]
+    assert [QUANTIZE in {user.target for user in node.users} for node in sums] == [True, False]
