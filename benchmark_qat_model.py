@@ -2,22 +2,18 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from common.benchmark.gate import open_gate
 from common.benchmark.ptq import LABELS as PTQ_LABELS
-from common.benchmark.ptq import fp32_candidate, open_untrained, without_training
+from common.benchmark.ptq import fp32_candidate, without_training
 from common.benchmark.run import keep_to_processors
 from common.benchmark.sensitivity_analysis import analyse
-from common.benchmark.settings import GateSettings
 from common.cli.benchmark import (
     add_benchmark_arguments,
     add_gate_arguments,
     benchmark_settings,
-    gate_settings,
     leave_by_gate,
 )
 from common.cli.camera import add_camera_arguments, camera_of
@@ -34,32 +30,33 @@ from common.cli.flags import (
     score_against_labels,
 )
 from common.cli.main import resolve_device, run, seed_everything
+from common.cli.qat_benchmark import (
+    FILE_EQUAL_PIXELS,
+    equal_pixels,
+    examples_of,
+    open_folder,
+    open_reference,
+    targets_of,
+)
 from common.cli.qat_images import labelled_images, output_images, samples_with_masks
-from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument, require_writable
+from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
-from common.data.datasets import evenly_spaced
-from common.data.loading import Example, SampleDataset
-from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.export.options import ExportOptions
-from common.export.qat_export import export_int8, labels_of, targets_to_write
-from common.networks.checkpoints import Description, read_checkpoint, require_choice
-from common.networks.opening import OpenedNetwork, open_network
+from common.export.qat_export import export_int8, labels_of
+from common.networks.checkpoints import require_choice
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
 from common.quantization.pt2e import calibrate, convert
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
-from common.system.lock import hold_folder
 from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
 from models import DEFAULT_NETWORK
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "onnx_models"  # beside the checkpoint
 CALIBRATION_BATCH = 8  # images, where a checkpoint does not say how many its observers saw at a time
 SENSITIVITY_IMAGES = 8  # enough for a ratio of sums over all their pixels
-FILE_EQUAL_PIXELS = 0.995  # two right INT8 kernels may round a value in other directions
 PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
 
@@ -150,7 +147,7 @@ def main(args: argparse.Namespace) -> None:
     elif args.sensitivity:
         get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
-    targets = targets_of(args)
+    targets = targets_of(args, get_args_parser())
     camera = camera_of(args, name, network, targets[0], get_args_parser())
     if outputs and camera.output == "classes":
         get_args_parser().error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
@@ -206,56 +203,6 @@ def main(args: argparse.Namespace) -> None:
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)
-
-
-def targets_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """What files are written for; exit code 2 where flags ask for what these cannot be."""
-    stored = read_checkpoint(args.qat_checkpoint_path, args.name, args.weights).description
-    trained = (stored.quantization or {}).get("target") if stored else None
-    targets = targets_to_write(trained if trained in TARGETS else DEFAULT_TARGET, args.target, args.pte)
-    require_writable(args, targets[0], get_args_parser())
-    return targets
-
-
-def equal_pixels(args: argparse.Namespace, outputs: bool) -> tuple[float, GateSettings]:
-    """On which share of pixels files have to agree with PyTorch INT8, and the gate, for which `--min_equal_pixels` is a
-    limit against FP32 where `outputs` are compared."""
-    given, gate = args.min_equal_pixels, gate_settings(args)
-    if outputs:
-        return min(FILE_EQUAL_PIXELS, FILE_EQUAL_PIXELS if given is None else given), gate
-    return FILE_EQUAL_PIXELS if given is None else given, replace(
-        gate, limits=replace(gate.limits, min_equal_pixels=None)
-    )
-
-
-def open_reference(args: argparse.Namespace, name: str, trained: Description, outputs: bool) -> OpenedNetwork | None:
-    """The FP32 network to compare with, if any; one that cannot be had fails here, before the work."""
-    if args.compare_ptq:
-        return open_untrained(name, trained, args.compare_ptq, args.weights, args.num_calibration_samples)
-    if not outputs:
-        return None
-    path = args.fp32_model or Path(str(trained.arguments.get("fp32_model") or ""))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: the FP32 weights of the training are not there, with whose outputs INT8 is compared: give "
-            "--fp32_model CKPT"
-        )
-    weights = args.weights or trained.arguments.get("weights")
-    return open_network(name, path, trained.input_hw, weights)
-
-
-def open_folder(checkpoint: Path) -> Path:
-    """The folder of the results beside a checkpoint, which no other run writes to."""
-    folder = checkpoint.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    hold_folder(folder, "wait for its end")
-    return folder
-
-
-def examples_of(samples: Sequence[Sample], count: int, image_format: ImageFormat) -> list[Example]:
-    """As many of the samples, evenly spaced, as networks take them."""
-    dataset = SampleDataset(evenly_spaced(samples, count), image_format)
-    return [dataset[index] for index in range(len(dataset))]
 
 
 if __name__ == "__main__":
