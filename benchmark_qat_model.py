@@ -30,6 +30,7 @@ from common.cli.flags import (
     score_against_labels,
 )
 from common.cli.main import resolve_device, run, seed_everything
+from common.cli.ptq import add_ptq_arguments, methods_of_comparison
 from common.cli.qat_benchmark import (
     FILE_EQUAL_PIXELS,
     equal_pixels,
@@ -109,6 +110,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="FP32 weights: benchmark them, and them quantized without training, beside the trained INT8",
     )
+    add_ptq_arguments(parser, "--compare_ptq with these ")
     add_weights_argument(parser)
     add_target_argument(
         parser, "the file is for", "default: the checkpoint's own; one whose quantization is another is refused"
@@ -147,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
     elif args.sensitivity:
         get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
-    targets = targets_of(args, get_args_parser())
+    targets, methods = targets_of(args, get_args_parser()), methods_of_comparison(args, get_args_parser())
     camera = camera_of(args, name, network, targets[0], get_args_parser())
     if outputs and camera.output == "classes":
         get_args_parser().error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
@@ -195,7 +197,8 @@ def main(args: argparse.Namespace) -> None:
             calibration = list(images.draw(count, 1))
             target = targets[0] if TARGETS[targets[0]].opsets else DEFAULT_TARGET  # the PTQ file is ONNX
             candidates = (
-                without_training(description, untrained, folder, calibration, compared, options, target) | candidates
+                without_training(description, untrained, folder, calibration, compared, options, target, methods)
+                | candidates
             )
         else:
             candidates = fp32_candidate(untrained, folder, options) | candidates

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.cli.camera import add_camera_arguments, camera_of
 from common.cli.flags import add_egolanes_argument, add_image_bits_argument, add_network_arguments, make_parser
 from common.cli.main import run, seed_everything
+from common.cli.ptq import add_ptq_arguments, ptq_methods
 from common.cli.targets import (
     add_check_argument,
     add_codes_arguments,
@@ -59,6 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_image_bits_argument(parser)
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="images for the calibration")
     add_codes_arguments(parser, "--int8 with ")
+    add_ptq_arguments(parser, "--int8 with these ")
     add_egolanes_argument(parser, "with --int8")
     add_optimized_argument(parser, "--int8 with ")
     add_camera_arguments(parser)
@@ -94,11 +96,12 @@ def require_usage(args: argparse.Namespace) -> str:
     parser, target = get_args_parser(), args.target or DEFAULT_TARGET
     if args.device == "cuda":
         parser.error("argument --device: a conversion computes on the CPU; leave it out")
-    for name in () if args.int8 else ("target", "per_channel", "reduced_range", "optimized"):
+    for name in () if args.int8 else ("target", "per_channel", "reduced_range", "optimized", "ptq", "ptq_seconds"):
         if getattr(args, name) not in (None, False):
             parser.error(f"argument --{name}: is for --int8")
     if args.int8:
         require_writable(args, target, parser)
+        ptq_methods(args, parser)
     return target
 
 
@@ -112,9 +115,10 @@ def quantize(
     calibration, held_out = calibration_inputs(
         source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits, args.weights
     )
+    methods = ptq_methods(args, get_args_parser())
     per_channel = TARGETS[target].per_channel if args.per_channel is None else args.per_channel
     settings = QuantizationSettings(per_channel, args.fuse, target=target, reduced_range=args.reduced_range)
-    agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out)
+    agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out, methods)
     print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))
     print(f"calibrated on {len(calibration)} images, judged on {len(held_out)} others")
     return agreements

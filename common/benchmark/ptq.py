@@ -13,6 +13,7 @@ from common.export.options import ExportOptions
 from common.networks.checkpoints import Description
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import file_stem
+from common.quantization.methods import USUAL, PtqMethods
 from common.quantization.pt2e import QuantizationSettings
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import OnnxPredictor
@@ -52,6 +53,7 @@ def without_training(
     held_out: Sequence[Tensor],
     options: ExportOptions,
     target: str = DEFAULT_TARGET,
+    methods: PtqMethods = USUAL,
 ) -> dict[str, Candidate]:
     """Write the network `source` to `folder` in FP32 and in INT8 by post-training quantization.
 
@@ -59,6 +61,7 @@ def without_training(
         trained: what the QAT checkpoint says of itself: its input size and settings are taken.
         calibration, held_out: images (1, 3, H, W); the former give the ranges, the latter judge the file.
         target: that the ONNX file is for.
+        methods: of the quantization.
 
     Raises:
         ValueError: an INT8 file that lost the network.
@@ -66,6 +69,6 @@ def without_training(
     settings = replace(QuantizationSettings(**trained.quantization or {}), target=target)
     path = folder / PTQ_FILE.format(file_stem(source.name))
     fp32 = fp32_candidate(source, folder, options)
-    convert_int8(source, path, options, settings, calibration, held_out)
+    convert_int8(source, path, options, settings, calibration, held_out, methods)
     int8 = Candidate(path, partial(OnnxPredictor, path), "int8", trained.input_hw, camera=options.camera)
     return fp32 | {LABELS[1]: int8}

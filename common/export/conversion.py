@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from common.export.subpixel import with_subpixel_convolutions
 from common.export.writing import PREDICTORS, write_file
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork
+from common.quantization.methods import USUAL, PtqMethods
 from common.quantization.pt2e import QuantizationSettings, quantize_after_training
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
@@ -57,8 +59,9 @@ def convert_int8(
     settings: QuantizationSettings,
     calibration: Sequence[Tensor],
     held_out: Sequence[Tensor],
+    methods: PtqMethods = USUAL,
 ) -> Sequence[Agreement]:
-    """Write INT8 with ranges from `calibration`; the agreement of each output with FP32 on `held_out`.
+    """Write INT8 by `methods` from `calibration`; the agreement of each output with FP32 on `held_out`.
 
     The file is of the kind that `settings.target` takes.
 
@@ -67,7 +70,7 @@ def convert_int8(
     """
     model = copy.deepcopy(source.model)
     target = TARGETS[settings.target]
-    int8 = for_target(quantize_after_training(model, source.input_shape, settings, calibration), target)
+    int8 = for_target(quantize_after_training(model, source.input_shape, settings, calibration, methods), target)
     floats = in_float(int8, target)
     tell(floats)
 
@@ -78,7 +81,8 @@ def convert_int8(
             raise ValueError(f"INT8 lost the network: {bad[0]}; wanted an SQNR of at least {SMALLEST_SQNR} dB")
         return agreements
 
-    return _export(source, int8, path, "int8", check, options, settings.target, in_float=counts(floats))
+    said = {"in_float": counts(floats), "ptq": methods.names}
+    return _export(source, int8, path, "int8", check, options, settings.target, said)
 
 
 def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
@@ -101,12 +105,12 @@ def _export(
     check: Check,
     options: ExportOptions,
     target: str = DEFAULT_TARGET,
-    in_float: Mapping[str, int] | None = None,
+    said: Mapping[str, object] = MappingProxyType({}),
 ) -> Sequence[Agreement]:
     logger.info("exporting %s (width %g) as %s with input %s", source.name, source.width, precision, source.input_shape)
     network, width = source.network, source.width
     return write_file(
-        model, path, source.name, network, width, precision, source.input_shape, check, options, target, in_float
+        model, path, source.name, network, width, precision, source.input_shape, check, options, target, said
     )
 
 

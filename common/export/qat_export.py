@@ -100,7 +100,7 @@ def export_int8(
             check,
             options,
             target,
-            counts(floats),
+            {"in_float": counts(floats)},
         )
         takes_onnx = row.opsets is not None
         if takes_onnx:

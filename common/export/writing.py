@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 from torch.fx import GraphModule
@@ -35,7 +36,7 @@ def write_file(
     check: Check,
     options: ExportOptions,
     target: str = DEFAULT_TARGET,
-    in_float: Mapping[str, int] | None = None,
+    said: Mapping[str, object] = MappingProxyType({}),
 ) -> Sequence[Agreement]:
     """Write `model`, the form of the network `name` for a target; whole or not at all.
 
@@ -43,7 +44,7 @@ def write_file(
         precision: fp32, fp16 or int8.
         input_shape: (C, H, W), of all inputs in one tensor.
         check: takes the file as a predictor, and raises ValueError where it is not to be kept.
-        in_float: operator -> how many are computed in float, of INT8.
+        said: what the file says of itself beside the usual.
 
     Returns what `check` found of each output.
 
@@ -51,11 +52,11 @@ def write_file(
         ValueError: the network cannot be written so, or the file breaks rules of its target.
     """
     require_camera(options.camera, name, network)
-    described = describe(name, network, width, precision, input_shape, versions()) | of_target(target)
+    described = describe(name, network, width, precision, input_shape, versions()) | of_target(target) | dict(said)
     if TARGETS[target].opsets is None:
         assert isinstance(model, GraphModule)
         return export_pte(model, path, input_shape, described, check, options.threads)
-    described |= of_camera(options.camera, network) | ({} if in_float is None else {"in_float": in_float})
+    described |= of_camera(options.camera, network)
     camera = None if options.camera == PLAIN else CameraFile(network, input_shape[1:], options.camera)
     return export_onnx(
         model,

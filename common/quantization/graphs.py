@@ -4,6 +4,7 @@ from itertools import count
 from operator import attrgetter
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators of pairs
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -17,6 +18,11 @@ TRANSPOSED = aten.conv_transpose2d.input
 # operators with weights: (input, weight, bias, ...)
 WEIGHTED = {aten.conv1d.default, aten.conv2d.default, aten.linear.default, TRANSPOSED}
 PRELU = aten.prelu.default  # (input, slopes)
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
+DEQUANTIZE_PER_CHANNEL = (
+    torch.ops.quantized_decomposed.dequantize_per_channel.default
+)  # (codes, scales, zero points, ...)
 RELU = {aten.relu.default, aten.relu_.default}
 LARGEST_BATCH = 65536  # the bound of the exported batch axis; any number that no machine reaches
 

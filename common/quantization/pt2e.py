@@ -6,7 +6,7 @@ operator).
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
+from common.quantization.adaptive_rounding import learn_rounding
 from common.quantization.batch_norm import (
     batch_norm_attributes,
     fold_batch_norm,
@@ -23,8 +24,14 @@ from common.quantization.batch_norm import (
     restore_batch_norm,
     set_apart,
 )
+from common.quantization.bias_correction import correct_biases
+from common.quantization.equalization import equalize
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
+from common.quantization.graphs import DEQUANTIZE as DEQUANTIZE
+from common.quantization.graphs import DEQUANTIZE_PER_CHANNEL as DEQUANTIZE_PER_CHANNEL
+from common.quantization.graphs import QUANTIZE as QUANTIZE
 from common.quantization.graphs import drop_unused_values, export_graph
+from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, USUAL, PtqMethods
 from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import without_random_factors
@@ -32,12 +39,10 @@ from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
-QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default  # (x, scale, zero point, min, max, dtype)
-DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default  # the same with codes for x
-DEQUANTIZE_PER_CHANNEL = (
-    torch.ops.quantized_decomposed.dequantize_per_channel.default
-)  # (codes, scales, zero points, ...)
 DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (input, p, train)
+
+
+IMAGES_SIDE_BY_SIDE = 32  # at most, of the methods that change weights
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class QuantizationSettings:
         if not isinstance(self.keep_float, tuple | list) or not all(isinstance(each, str) for each in self.keep_float):
             raise ValueError(f"keep_float is {self.keep_float!r:.60}, wanted patterns for names")
 
-    def quantizer(self, is_qat: bool) -> NetworkQuantizer:
-        """What marks a graph by them, for training or for calibration alone."""
+    def quantizer(self, is_qat: bool, methods: PtqMethods = USUAL) -> NetworkQuantizer:
+        """What marks a graph by them, for training or for calibration alone, where `methods` find the ranges."""
         target = TARGETS[self.target]
-        return NetworkQuantizer(self.per_channel, is_qat, self.keep_float, target, self.reduced_range)
+        return NetworkQuantizer(self.per_channel, is_qat, self.keep_float, target, self.reduced_range, methods)
 
 
 @dataclass(frozen=True)
@@ -103,20 +108,43 @@ def prepare_qat(
 
 
 def quantize_after_training(
-    model: nn.Module, input_shape: tuple[int, int, int], settings: QuantizationSettings, batches: Iterable[Tensor]
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    settings: QuantizationSettings,
+    batches: Iterable[Tensor],
+    methods: PtqMethods = USUAL,
 ) -> GraphModule:
-    """Post-training quantization: the INT8 network with ranges from histograms of what `batches` (N, C, H, W) cause.
+    """Post-training quantization: the INT8 network with ranges of what `batches` (N, C, H, W) cause.
 
-    Works for every network of the family; `model` is in eval mode and is changed in place.
+    Works for every network of the family; `model` is in eval mode and is changed in place. Methods that change weights
+    see the first of the batches, as many as there is memory for at a time.
     """
     if settings.fused:
         fuse_upsampling(model)
-    quantizer = settings.quantizer(is_qat=False)
     graph = export_graph(model, input_shape)
     fold_exported_batch_norm(graph)
-    prepared = prepare_pt2e(graph, quantizer)
+    seen: list[Tensor] = []
+    if methods.on_weights:
+        batches = list(batches)
+        seen = _side_by_side(graph, batches)
+    if EQUALIZE in methods.on_weights:
+        equalize(graph, seen, settings.per_channel)
+    prepared = prepare_pt2e(copy.deepcopy(graph), settings.quantizer(is_qat=False, methods=methods))
     calibrate(prepared, batches)
-    return convert(prepared)
+    int8 = convert(prepared)
+    if ADAROUND in methods.on_weights:
+        learn_rounding(graph, int8, seen, methods.time_limit)
+    if CORRECT_BIASES in methods.on_weights:
+        correct_biases(graph, int8, seen)
+    return int8
+
+
+def _side_by_side(graph: GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
+    """The first images of `batches`, one by one, for all of which there is memory: two graphs hold values of each."""
+    images = [image for batch in batches for image in batch.split(1)][:IMAGES_SIDE_BY_SIDE]
+    if not images:
+        raise ValueError("methods that change weights need an image; without one leave them out")
+    return images[: max(1, images_at_once(graph, torch.cat([*images, *images])) // 2)]
 
 
 def set_mode(prepared: GraphModule, *, dropout: bool, batch_norm: bool, observers: bool) -> None:

@@ -3,7 +3,6 @@
 import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -11,20 +10,17 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
     get_symmetric_quantization_config,
 )
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils import QuantizationConfig
-from torch import Tensor
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import (
-    HistogramObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-)
+from torchao.quantization.pt2e import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from common.quantization.folding import BATCH_NORM, IN_FLOAT, is_grouped_transposed
 from common.quantization.graphs import TRANSPOSED, WEIGHTED
+from common.quantization.methods import MSE_WEIGHTS, USUAL, PtqMethods
 from common.quantization.nodes import input_of, setting_of
+from common.quantization.ranges import ActivationObserver, SquaredErrorObserver, SquaredErrorPerChannelObserver
 from common.runtimes.targets import ONNX_RUNTIME, Target
 
 aten = torch.ops.aten
@@ -50,13 +46,18 @@ def module_names(node: Node) -> list[str]:
 
 
 def own_config(
-    per_channel: bool, is_qat: bool, symmetric: bool = False, reduced_range: bool = False
+    per_channel: bool,
+    is_qat: bool,
+    symmetric: bool = False,
+    reduced_range: bool = False,
+    methods: PtqMethods = USUAL,
 ) -> QuantizationConfig:
     """XNNPACK's settings with this project's smallest scales and, for QAT, its fake quantization.
 
     Args:
         symmetric: activations have the zero point 0, too.
         reduced_range: codes of weights are -64..63, not -127..127.
+        methods: how ranges are found without QAT.
     """
     smallest, largest = REDUCED_CODES if reduced_range else CODES
     config = get_symmetric_quantization_config(per_channel, is_qat, weight_qmin=smallest, weight_qmax=largest)
@@ -64,8 +65,11 @@ def own_config(
         of_activations = FakeQuantize.with_args(eps=SMALLEST_SCALE)
         of_weights = _of_weights(per_channel)
     else:
-        of_activations = HistogramObserver.with_args(eps=SMALLEST_SCALE)
+        of_activations = ActivationObserver.with_args(ranges=methods.ranges, eps=SMALLEST_SCALE)
         of_weights = config.weight.observer_or_fake_quant_ctr
+        if MSE_WEIGHTS in methods.on_weights:
+            observer = SquaredErrorPerChannelObserver if per_channel else SquaredErrorObserver
+            of_weights = observer.with_args(eps=SMALLEST_WEIGHT_SCALE)
     activation = replace(config.input_activation, observer_or_fake_quant_ctr=of_activations)
     if symmetric:
         activation = replace(activation, qscheme=torch.per_tensor_symmetric)
@@ -112,18 +116,6 @@ def _of_weights(per_channel: bool) -> Callable:
     return FakeQuantize.with_args(eps=SMALLEST_WEIGHT_SCALE, observer=MovingAverageMinMaxObserver, of_weights=True)
 
 
-class SaturatingHistogramObserver(HistogramObserver):
-    """A histogram of inputs that counts those below `lower` as `lower`; hands the input on as it is."""
-
-    def __init__(self, lower: float, **options: Any):
-        super().__init__(**options)
-        self.lower = lower
-
-    def forward(self, x: Tensor) -> Tensor:
-        super().forward(x.clamp(min=self.lower))
-        return x
-
-
 class NetworkQuantizer(XNNPACKQuantizer):
     """XNNPACK's symmetric int8 weights and affine int8 activations, with two ranges of their own.
 
@@ -148,14 +140,15 @@ class NetworkQuantizer(XNNPACKQuantizer):
         keep_float: Sequence[str] = (),
         target: Target = ONNX_RUNTIME,
         reduced_range: bool = False,
+        methods: PtqMethods = USUAL,
     ):
         """`keep_float`: modules that stay in float, by patterns for their names as in `fnmatch`."""
         super().__init__()
-        self.is_qat, self.target = is_qat, target
+        self.is_qat, self.target, self.methods = is_qat, target, methods
         self.keep_float = keep_float
         self.set_filter_function(lambda node: IN_FLOAT not in node.meta and not self._stays_float(node))
-        self.config = own_config(per_channel, is_qat, target.symmetric, reduced_range)
-        self.by_tensor = own_config(False, is_qat, target.symmetric, reduced_range)
+        self.config = own_config(per_channel, is_qat, target.symmetric, reduced_range, methods)
+        self.by_tensor = own_config(False, is_qat, target.symmetric, reduced_range, methods)
         self.set_global(self.config)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -227,6 +220,8 @@ class NetworkQuantizer(XNNPACKQuantizer):
             return
         spec = annotation.output_qspec
         if isinstance(spec, QuantizationSpec) and all(user.target in SATURATION for user in source.users):
-            observer = FakeQuantize if self.is_qat else SaturatingHistogramObserver
-            observer = observer.with_args(lower=lower, eps=SMALLEST_SCALE)
+            if self.is_qat:
+                observer = FakeQuantize.with_args(lower=lower, eps=SMALLEST_SCALE)
+            else:
+                observer = ActivationObserver.with_args(ranges=self.methods.ranges, lower=lower, eps=SMALLEST_SCALE)
             annotation.output_qspec = replace(spec, observer_or_fake_quant_ctr=observer)
