@@ -1,0 +1,137 @@
+"""Measure what each method of post-training quantization, and some together, do to INT8: SQNR, mIoU, time to quantize.
+
+Images for the calibration are of the training split, images that are scored of the validation split. Outputs are those
+of the graph that the ONNX file is written from.
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.cli.flags import (
+    add_dataset_arguments,
+    add_images_argument,
+    add_name_argument,
+    add_weights_argument,
+    make_parser,
+    sample_source,
+)
+from common.cli.main import run, seed_everything
+from common.cli.types import positive_float, positive_int
+from common.data.classes import classes_of
+from common.data.datasets import evenly_spaced, find_samples
+from common.data.loading import SampleDataset
+from common.data.shots import ShotDataset, find_shots, split_shots
+from common.data.transforms import ImageFormat
+from common.export.int8_graph import for_target
+from common.networks.image_inputs import image_inputs
+from common.networks.opening import OpenedNetwork, open_network
+from common.quantization.methods import TIME_LIMIT, methods_of
+from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.report.text import table
+from common.runtimes.parity import compare
+from common.runtimes.predictors import TorchPredictor
+from common.runtimes.targets import ONNX_RUNTIME
+from common.scoring.metrics import IoUMeter
+from common.system.csv_text import csv_text
+from common.system.files import write_text
+from models import DEFAULT_NETWORK
+
+CPU = torch.device("cpu")
+ROWS = ("", "percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
+TOGETHER = ("equalize adaround", "equalize adaround correct_biases", "equalize mse_weights adaround", "best")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        __doc__, "python -m benchmarks.ptq_methods -fp32 fp32/best_model.pth -r data --datasets CamVid --csv ptq.csv"
+    )
+    add_name_argument(parser, default=DEFAULT_NETWORK)
+    parser.add_argument("-fp32", "--fp32_model", type=Path, required=True, metavar="CKPT", help="FP32 weights")
+    add_weights_argument(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("-r", "--root", type=Path, metavar="DIR", help="data root, of images with masks of classes")
+    add_images_argument(source, "SQNR alone")
+    parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="training images")
+    parser.add_argument("--num_val_samples", type=positive_int, default=46, help="validation images")
+    parser.add_argument("--seconds", type=positive_float, default=TIME_LIMIT, help="longest time of adaround")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*ROWS[1:], "plain", "together"], help="methods to measure; default: all"
+    )
+    parser.add_argument("--csv", type=Path, required=True, metavar="OUT.csv", help="the table")
+    add_dataset_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    source = open_network(args.name, args.fp32_model, None, args.weights)
+    calibration, validation, masks = images_of(args, source)
+    rows = []
+    for methods in methods_to_measure(args.only):
+        for per_channel in (False, True):
+            seed_everything(args.seed)
+            settings, start = QuantizationSettings(per_channel), time.perf_counter()
+            chosen = methods_of(methods.split(), args.seconds)
+            network = copy.deepcopy(source.model)
+            int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
+            seconds = time.perf_counter() - start
+            predict = TorchPredictor(for_target(int8, ONNX_RUNTIME), CPU)
+            found = compare(TorchPredictor(source.model, CPU), predict, validation)
+            row = {"methods": " ".join(chosen.names), "weights": "per channel" if per_channel else "per tensor"}
+            row |= {"SQNR dB": " ".join(f"{each.sqnr_db:.2f}" for each in found), "seconds": f"{seconds:.0f}"}
+            rows.append(row | ({"mIoU": f"{miou(predict, validation, masks, args):.4f}"} if masks else {}))
+            write_text(args.csv, csv_text(rows))
+    print(table(rows))
+    print(f"wrote {args.csv}")
+
+
+def methods_to_measure(only: list[str] | None) -> list[str]:
+    """Names of methods, those of a row with spaces between them."""
+    if not only:
+        return [*ROWS, *TOGETHER]
+    return [each for name in only for each in (TOGETHER if name == "together" else ("" if name == "plain" else name,))]
+
+
+def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Images (1, C, H, W) for the calibration and for the score, and masks of the latter, none with `--images`."""
+    counts = args.num_calibration_samples, args.num_val_samples
+    hw = source.input_shape[1:]
+    if args.images:
+        inputs = image_inputs(source.name, source.network, hw, CPU, None, args.weights)
+        shots = split_shots(find_shots(args.images, inputs.shots.count, args.image_bits))
+        drawn = [
+            ShotDataset(evenly_spaced(each, count), inputs.shots) for each, count in zip(shots, counts, strict=True)
+        ]
+        first, second = ([inputs(each[index][None]) for index in range(len(each))] for each in drawn)
+        return first, second, []
+    kept = [
+        SampleDataset(
+            evenly_spaced(find_samples(sample_source(args, source.network, args.root), split), count),
+            ImageFormat.of(source.network, hw),
+        )
+        for split, count in zip(("train", "val"), counts, strict=True)
+    ]
+    training, validation = ([each[index] for index in range(len(each))] for each in kept)
+    return (
+        [each.image[None] for each in training],
+        [each.image[None] for each in validation],
+        [each.mask[None] for each in validation],
+    )
+
+
+def miou(predict: TorchPredictor, images: list[Tensor], masks: list[Tensor], args: argparse.Namespace) -> float:
+    """Of all images together."""
+    source = open_network(args.name, args.fp32_model, None, args.weights)
+    samples = find_samples(sample_source(args, source.network, args.root), "val")
+    meter = IoUMeter(classes_of(source.network, samples))
+    for image, mask in zip(images, masks, strict=True):
+        meter.update(predict(image).argmax(dim=1), mask)
+    return meter.miou()
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
