@@ -42,8 +42,9 @@ from common.system.files import write_text
 from models import DEFAULT_NETWORK
 
 CPU = torch.device("cpu")
-ROWS = ("", "percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
-TOGETHER = ("equalize adaround", "equalize adaround correct_biases", "equalize mse_weights adaround", "best")
+ROWS = ("percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
+PLAIN = "plain"
+TOGETHER = ("best", "equalize correct_biases", "equalize adaround correct_biases", "equalize mse_weights adaround")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -59,9 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="training images")
     parser.add_argument("--num_val_samples", type=positive_int, default=46, help="validation images")
     parser.add_argument("--seconds", type=positive_float, default=TIME_LIMIT, help="longest time of adaround")
-    parser.add_argument(
-        "--only", nargs="+", choices=[*ROWS[1:], "plain", "together"], help="methods to measure; default: all"
-    )
+    parser.add_argument("--only", nargs="+", choices=[PLAIN, *ROWS, *TOGETHER], help="rows to make; default: all")
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT.csv", help="the table")
     add_dataset_arguments(parser)
     return parser
@@ -71,11 +70,11 @@ def main(args: argparse.Namespace) -> None:
     source = open_network(args.name, args.fp32_model, None, args.weights)
     calibration, validation, masks = images_of(args, source)
     rows = []
-    for methods in methods_to_measure(args.only):
+    for row_name in args.only or (PLAIN, *ROWS, *TOGETHER):
         for per_channel in (False, True):
             seed_everything(args.seed)
             settings, start = QuantizationSettings(per_channel), time.perf_counter()
-            chosen = methods_of(methods.split(), args.seconds)
+            chosen = methods_of([name for name in row_name.split() if name != PLAIN], args.seconds)
             network = copy.deepcopy(source.model)
             int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
             seconds = time.perf_counter() - start
@@ -87,13 +86,6 @@ def main(args: argparse.Namespace) -> None:
             write_text(args.csv, csv_text(rows))
     print(table(rows))
     print(f"wrote {args.csv}")
-
-
-def methods_to_measure(only: list[str] | None) -> list[str]:
-    """Names of methods, those of a row with spaces between them."""
-    if not only:
-        return [*ROWS, *TOGETHER]
-    return [each for name in only for each in (TOGETHER if name == "together" else ("" if name == "plain" else name,))]
 
 
 def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -65,11 +65,12 @@ class _Seen(Interpreter):
         self.largest: dict[Node, Tensor] = {}
         self.gains: dict[Node, Tensor] = {}  # of channels, or of pairs of channels of weights, added up over images
         self.probes: dict[Node, Tensor] = {}
+        self.nonzero: dict[Node, Tensor] = {}  # of the batch at hand
         self.generator = torch.Generator().manual_seed(0)
 
     def see(self, images: Tensor) -> None:
         """Add what one batch shows."""
-        self.probes = {}
+        self.probes, self.nonzero = {}, {}
         with torch.enable_grad():
             outputs = self.run(images)
             outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
@@ -81,7 +82,10 @@ class _Seen(Interpreter):
             if gradient is not None:
                 axes = 2 if node in self.weights else 1
                 squares = gradient if node in self.weights else gradient.transpose(0, 1)
-                squares = squares.square().reshape(*squares.shape[:axes], -1).sum(dim=-1)
+                squares = squares.square().reshape(*squares.shape[:axes], -1)
+                if node in self.nonzero:  # 0 is a code
+                    squares = squares * self.nonzero[node]
+                squares = squares.sum(dim=-1)
                 self.gains[node] = self.gains.get(node, torch.zeros_like(squares)) + squares
 
     def run_node(self, n: Node) -> Any:
@@ -95,6 +99,7 @@ class _Seen(Interpreter):
         zero = values.new_zeros(len(values))  # a range holds 0
         self.smallest[n] = torch.minimum(self.smallest.get(n, zero), values.amin(dim=1))
         self.largest[n] = torch.maximum(self.largest.get(n, zero), values.amax(dim=1))
+        self.nonzero[n] = values != 0
         self.probes[n] = torch.zeros_like(result, requires_grad=True)
         return result + self.probes[n]
 

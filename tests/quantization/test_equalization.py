@@ -139,8 +139,9 @@ def decibels(network, methods):
     return 10 * math.log10(sum(one.square().sum() for one in expected) / noise)
 
 
-def test_per_tensor_int8_of_a_network_scaled_1000_fold_is_that_of_the_unscaled_one():
-    plain = Chain(nn.PReLU(6)).eval()
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(6)], ids=["relu", "prelu"])
+def test_per_tensor_int8_of_a_network_scaled_1000_fold_is_that_of_the_unscaled_one(activation):
+    plain = Chain(activation).eval()
     apart = scaled(copy.deepcopy(plain), 1000.0)
     torch.testing.assert_close(apart(images(1)[0]), plain(images(1)[0]), rtol=1e-3, atol=1e-4)
     before = decibels(plain, [])
