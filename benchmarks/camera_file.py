@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.tables import write_csv
+from benchmarks.tables import add_file_arguments, tell
 from common.cli.flags import make_parser
 from common.cli.main import run
-from common.cli.types import positive_int
 from common.data.camera import CameraFormat
 from common.export.camera import CameraFile
 from common.networks.registry import find_network
-from common.report.text import table
 from common.runtimes.onnx_files import fixed_hw, read_graph
 from common.runtimes.predictors import OnnxPredictor
 from common.scoring.latency import Latency, latency, no_garbage_collection
@@ -25,6 +23,8 @@ from common.system.files import require_parent
 
 PLAIN, CAMERA = "plain file and NumPy", "file for a camera"
 FORM = CameraFormat("nhwc", "uint8", "bgr", "classes")
+
+HEADINGS = {"file": "file", "form": "form", "p50_ms": "p50 ms", "least_ms": "min ms", "of_plain": "of plain"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,7 @@ class Row:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m benchmarks.camera_file SceneSeg_int8.onnx --threads 1")
-    parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE.onnx", help="plain ones of networks of this toolkit"
-    )
-    parser.add_argument("--runs", type=positive_int, default=15, help="timed runs of each")
-    parser.add_argument("--csv", type=Path, help="also write the table, with the machine, as CSV")
-    parser.set_defaults(threads=1)
+    add_file_arguments(parser, "plain ones of networks of this toolkit")
     return parser
 
 
@@ -53,20 +48,7 @@ def main(args: argparse.Namespace) -> None:
     if args.csv:
         require_parent(args.csv)
     rows = [row for path in args.files for row in measure(path, args.threads, args.runs)]
-    shown = [
-        {
-            "file": row.file,
-            "form": row.form,
-            "p50 ms": f"{row.p50_ms:.2f}",
-            "min ms": f"{row.least_ms:.2f}",
-            "of plain": f"{row.of_plain:.3f}",
-        }
-        for row in rows
-    ]
-    print(table(shown))
-    print(f"{args.runs} runs, threads: {args.threads}; the classes are equal in every pixel")
-    if args.csv:
-        write_csv(args.csv, rows, {"threads": args.threads, "runs": args.runs})
+    tell(rows, HEADINGS, "the classes are equal in every pixel", args)
 
 
 def measure(path: Path, threads: int, runs: int) -> list[Row]:

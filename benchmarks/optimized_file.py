@@ -9,13 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.tables import write_csv
+from benchmarks.tables import add_file_arguments, tell
 from common.cli.flags import make_parser
 from common.cli.main import run
-from common.cli.types import positive_int
 from common.export.optimized import use_integer_operators
 from common.export.same_outputs import SameOutputs
-from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
 from common.scoring.latency import interleaved_latency
 from common.system.files import require_parent
@@ -24,6 +22,15 @@ logger = logging.getLogger(__name__)
 
 PAIRS, OPTIMIZED, FLOAT = "pairs, full optimisation", "optimized, none", "pairs, none"
 GOAL = 1.1  # of the time of PAIRS
+
+HEADINGS = {
+    "file": "file",
+    "session": "session",
+    "p50_ms": "p50 ms",
+    "least_ms": "min ms",
+    "of_pairs": "of pairs",
+    "size_mb": "MB",
+}
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,7 @@ class Row:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m benchmarks.optimized_file SceneSeg_int8.onnx --threads 1")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.onnx", help="INT8, written without --optimized")
-    parser.add_argument("--runs", type=positive_int, default=15, help="timed runs of each")
-    parser.add_argument("--csv", type=Path, help="also write the table, with the machine, as CSV")
-    parser.set_defaults(threads=1)
+    add_file_arguments(parser, "INT8, written without --optimized")
     return parser
 
 
@@ -51,21 +55,7 @@ def main(args: argparse.Namespace) -> None:
     if args.csv:
         require_parent(args.csv)
     rows = [row for path in args.files for row in measure(path, args.threads, args.runs)]
-    shown = [
-        {
-            "file": row.file,
-            "session": row.session,
-            "p50 ms": f"{row.p50_ms:.2f}",
-            "min ms": f"{row.least_ms:.2f}",
-            "of pairs": f"{row.of_pairs:.3f}",
-            "MB": f"{row.size_mb:.2f}",
-        }
-        for row in rows
-    ]
-    print(table(shown))
-    print(f"{args.runs} runs, threads: {args.threads}; goal {GOAL}; outputs of the first two equal in every bit")
-    if args.csv:
-        write_csv(args.csv, rows, {"threads": args.threads, "runs": args.runs})
+    tell(rows, HEADINGS, f"goal {GOAL}; outputs of the first two equal in every bit", args)
 
 
 def measure(path: Path, threads: int, runs: int) -> list[Row]:
