@@ -20,6 +20,7 @@ from common.quantization.nodes import input_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 
 aten = torch.ops.aten
+IMAGE_RANK = 4
 LARGEST_CODE = 127  # of a factor, in a scale of its own
 LARGEST_BIAS = 2**30  # steps of an integer sum
 SMALLEST_SCALE = 2**-60  # of factors: those of channels that died in training are smaller than float32 divides by
@@ -43,7 +44,8 @@ def use_channelwise_forms(int8: GraphModule) -> int:
     for node in [*(each for each in nodes if each.target == PRELU), *filter(_is_batch_norm, nodes)]:
         affine = _affine(int8, input_of(node) if node.target == PRELU else node, _channels(node))
         slopes = _slopes(int8, node)
-        if affine.source.target == DEQUANTIZE and [user.target for user in node.users] == [QUANTIZE]:
+        between_codes = affine.source.target == DEQUANTIZE and [user.target for user in node.users] == [QUANTIZE]
+        if between_codes and is_image(node):
             _use_codes(int8, node, affine, slopes)
         elif slopes is not None:
             _use_vectors(int8, node, slopes)
@@ -57,7 +59,12 @@ def use_channelwise_forms(int8: GraphModule) -> int:
 
 def _is_batch_norm(node: Node) -> bool:
     """Whether it is the sum of the multiply-add that a lone batch norm became."""
-    return node.target == aten.add.Tensor and IN_FLOAT in node.meta and node.meta["val"].dim() == 4
+    return node.target == aten.add.Tensor and IN_FLOAT in node.meta and is_image(node)
+
+
+def is_image(node: Node) -> bool:
+    """Whether it gives (N, C, H, W), which a convolution takes; behind a linear layer there is no place to be at."""
+    return node.meta["val"].dim() == IMAGE_RANK
 
 
 def _channels(node: Node) -> int:

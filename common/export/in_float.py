@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from common.export.channelwise import is_image
 from common.export.int8_graph import GATES, MOVES
 from common.export.subpixel import is_subpixel
 from common.quantization.batch_norm import fold_batch_norm
@@ -117,7 +118,7 @@ def _is_by_channel(node: Node, pairs: set[Node]) -> bool:
         first = input_of(first)
     while len(last.users) == 1 and _multiplies_channels(next(iter(last.users))):
         (last,) = last.users
-    return _multiplies_channels(node) and first in pairs and set(last.users) <= pairs
+    return _multiplies_channels(node) and is_image(node) and first in pairs and set(last.users) <= pairs
 
 
 def _multiplies_channels(node: Node) -> bool:

@@ -140,6 +140,19 @@ def test_in_float_a_prelu_is_what_it_was(slopes):
     assert counts(in_float(rewritten)) == {"add": 1, "batch_norm": 1, "prelu": 1}
 
 
+def test_behind_a_linear_layer_a_prelu_is_in_float():
+    """There is no image, and so no convolution that could multiply its channels."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, CHANNELS, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network += nn.Sequential(nn.Linear(CHANNELS, CHANNELS), prelu(*STEEP), nn.Linear(CHANNELS, 2))
+    plain = quantized(network.eval())
+    assert counts(in_float(plain)) == {"prelu": 1}
+    rewritten = copy.deepcopy(plain)
+    assert use_channelwise_forms(rewritten) == 1
+    torch.testing.assert_close(rewritten(IMAGES), plain(IMAGES))
+    assert counts(in_float(rewritten)) == {"prelu": 1}
+
+
 def test_what_is_told_before_and_after_is_the_same():
     plain = quantized(opened("batch norm and PReLU").model)
     assert counts(in_float(plain)) == {}
