@@ -1,6 +1,5 @@
 """A camera's bytes in and a map of classes out: the arithmetic around a network as nodes of its ONNX file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +88,7 @@ def take_camera_images(proto: onnx.ModelProto, image: ImageFormat) -> None:
     if camera.type == "uint8":
         steps.add("Cast", to=TensorProto.FLOAT)
         folded = _fold(proto, steps, image)
-        mean, std = _columns(image)
-        for operator, value in (("Div", np.float32(255)), ("Sub", mean), ("Div", std)):
-            steps.add(operator, value)
+        _normalise(steps, image)
     steps.finish(f"{name}_planes")
     proto.graph.initializer.extend(steps.stored)
     replace_nodes(proto, [*steps.nodes, *folded, *proto.graph.node])
@@ -165,6 +162,13 @@ def _columns(image: ImageFormat) -> tuple[np.ndarray, np.ndarray]:
     return mean, std
 
 
+def _normalise(steps: _Steps, image: ImageFormat) -> None:
+    """Add the arithmetic of `ImageFormat.of_pixels`, in its order."""
+    mean, std = _columns(image)
+    for operator, value in (("Div", np.float32(255)), ("Sub", mean), ("Div", std)):
+        steps.add(operator, value)
+
+
 def _fold(proto: onnx.ModelProto, steps: _Steps, image: ImageFormat) -> list[NodeProto]:
     """Nodes that give the quantizes of the planes one factor and one summand, where that gives the same codes.
 
@@ -174,8 +178,7 @@ def _fold(proto: onnx.ModelProto, steps: _Steps, image: ImageFormat) -> list[Nod
     takers = [node for node in graph.takers[planes] if node.op_type == QUANTIZE]
     mean, std = _columns(image)
     exact, short = steps.branch(), steps.branch()
-    for operator, value in (("Div", np.float32(255)), ("Sub", mean), ("Div", std)):
-        exact.add(operator, value)
+    _normalise(exact, image)
     factor = 1 / (255 * std.astype(np.float64))
     short.add("Mul", factor.astype(np.float32))
     short.add("Add", (-mean.astype(np.float64) / std).astype(np.float32))
@@ -189,21 +192,19 @@ def _fold(proto: onnx.ModelProto, steps: _Steps, image: ImageFormat) -> list[Nod
 
 def _same_codes(graph: QuantizedGraph, quantize: NodeProto, one: _Steps, other: _Steps) -> bool:
     """Whether a quantize of stored scale and zero point gives the same codes behind two chains, for all bytes."""
-    parameters = [graph.constant(quantize, place) for place in (SCALE, ZERO_POINT)]
-    if any(each is None for each in parameters):
+    scale, zero_point = (graph.constant(quantize, place) for place in (SCALE, ZERO_POINT))
+    if scale is None or zero_point is None:
         return False
-    codes = [_codes(steps, [each for each in parameters if each is not None]) for steps in (one, other)]
-    return bool(np.array_equal(codes[0], codes[1]))
+    return np.array_equal(_codes(one, scale, zero_point), _codes(other, scale, zero_point))
 
 
-def _codes(steps: _Steps, parameters: Sequence[np.ndarray]) -> np.ndarray:
+def _codes(steps: _Steps, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     """What ONNX Runtime computes of all bytes in every channel."""
     source = steps.nodes[0].input[0]
-    names = ["scale", "zero_point"]
-    nodes = [*steps.nodes, helper.make_node(QUANTIZE, [steps.last, *names], ["codes"])]
-    kind = helper.np_dtype_to_tensor_dtype(parameters[1].dtype)
+    nodes = [*steps.nodes, helper.make_node(QUANTIZE, [steps.last, "scale", "zero_point"], ["codes"])]
+    kind = helper.np_dtype_to_tensor_dtype(zero_point.dtype)
     shape = [1, 3, 1, len(BYTES)]
-    stored = [numpy_helper.from_array(value, name) for value, name in zip(parameters, names, strict=True)]
+    stored = [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(zero_point, "zero_point")]
     ports = [helper.make_tensor_value_info(source, TensorProto.FLOAT, shape)]
     results = [helper.make_tensor_value_info("codes", kind, shape)]
     graph = helper.make_graph(nodes, "codes", ports, results, [*steps.stored, *stored])

@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 
 from common.export.channelwise import use_channelwise_forms
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
+from common.quantization.folding import GROUPS
 from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
 from common.quantization.nodes import input_of, is_output_of, operator_of, setting_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
@@ -152,7 +153,7 @@ def _is_narrow(int8: GraphModule, node: Node) -> bool:
     """Of fewer output channels, on a map of more than one pixel, between codes."""
     if not _computes_on_codes(node) or [user.target for user in node.users] != [QUANTIZE]:
         return False
-    grouped = len(node.args) > 6 and node.args[6] != 1
+    grouped = len(node.args) > GROUPS and node.args[GROUPS] != 1
     few = stored(int8, input_of(input_of(node, 1))).shape[0] < SMALLEST_OUTPUT
     return few and not grouped and "val" in node.meta and tuple(node.meta["val"].shape[2:]) != (1, 1)
 

@@ -26,7 +26,6 @@ STEPS, RATE = 150, 0.1  # of each block
 AT_ONCE = 2  # batches of one step
 WARM_UP = 0.2  # share of the steps before weights are drawn to one side
 FEW, MANY = 3, 8  # layers with weights of a block, where the graph is narrow; at most
-PULL = 0.01  # weight of that term, as a share of the block's error for each value
 STRETCH = 1.2, -0.1  # of the sigmoid, so that it reaches 0 and 1
 SHARPEST, FLATTEST = 20.0, 2.0  # beta
 
@@ -165,12 +164,10 @@ def _rounding(floats: GraphModule, int8: GraphModule, node: Node, originals: dic
     if pair.target == DEQUANTIZE_PER_CHANNEL:
         shape = [1] * weights.dim()
         shape[setting_of(pair, 3)] = -1
-        scale, ends = (
-            stored(int8, input_of(pair, 1)).reshape(shape).to(weights),
-            (setting_of(pair, 4), setting_of(pair, 5)),
-        )
+        scale, first = stored(int8, input_of(pair, 1)).reshape(shape).to(weights), 4
     else:
-        scale, ends = torch.tensor(setting_of(pair, 1)).to(weights), (setting_of(pair, 3), setting_of(pair, 4))
+        scale, first = torch.tensor(setting_of(pair, 1)).to(weights), 3
+    ends = setting_of(pair, first), setting_of(pair, first + 1)
     floor = (weights / scale).floor()
     rest = ((weights / scale - floor - STRETCH[1]) / STRETCH[0]).clamp(1e-4, 1 - 1e-4)
     return _Rounding(codes, scale, floor, torch.logit(rest).requires_grad_(), ends)
@@ -235,9 +232,7 @@ def _learn(block: _Block, before: NodeByNode, goals: dict[Node, list[Tensor]], s
         if done > WARM_UP:
             beta = FLATTEST + (SHARPEST - FLATTEST) * (1 - (done - WARM_UP) / (1 - WARM_UP))
             pull = torch.stack([each.pull(beta) for each in block.roundings.values()]).sum()
-            error = error + 100 * PULL * first * pull / size
+            error = error + first * pull / size  # choices of which none is made cost what the start did
         error.backward()
         optimizer.step()
-    else:
-        return sum(each.settle() for each in block.roundings.values())
-    return sum(each.settle() for each in block.roundings.values()) if first is not None else 0
+    return 0 if first is None else sum(each.settle() for each in block.roundings.values())

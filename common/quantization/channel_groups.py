@@ -208,8 +208,7 @@ def _weighted(node: Node, sets: _Sets, found: Channels, size: int) -> None:
     weight = input_of(node, 1).meta["val"]
     first, second = weight.shape[:2]
     transposed = node.target == TRANSPOSED
-    place = GROUPS if transposed else 6
-    groups = int(setting_of(node, place)) if node.target != LINEAR and len(node.args) > place else 1
+    groups = int(setting_of(node, GROUPS)) if node.target != LINEAR and len(node.args) > GROUPS else 1
     rows = np.arange(first)[:, None]
     columns = np.arange(second) + rows // (first // groups) * second  # the second axis counts within a group
     rows = np.broadcast_to(rows, columns.shape)

@@ -23,7 +23,7 @@ NO_STATISTICS = (
     "GroupNorm or InstanceNorm, which stay in float"
 )
 EPS = 7  # the place of eps in a batch norm's arguments
-GROUPS = 6  # the place of the groups in a transposed convolution's arguments
+GROUPS = 6  # the place of the groups in a convolution's arguments, transposed or not
 IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized; what it is called, "" where another one is
 
 

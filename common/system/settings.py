@@ -3,7 +3,6 @@
 import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -63,8 +62,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         origin, inner = get_origin(option), get_args(option)
         if origin is tuple and isinstance(value, list | tuple) and (inner[-1] is ... or len(inner) == len(value)):
-            kinds = inner if len(inner) == len(value) and inner[-1] is not ... else repeat(inner[0])
-            return tuple(_typed(name, item, kind) for item, kind in zip(value, kinds, strict=False))
+            kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+            return tuple(_typed(name, item, kind) for item, kind in zip(value, kinds, strict=True))
         if origin is Literal and value in inner:
             return value
         if option is Path and isinstance(value, str | Path):

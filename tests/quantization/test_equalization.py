@@ -129,13 +129,14 @@ def scaled(network, factor):
 
 def decibels(network, methods):
     inputs = images(24)
+    scored, calibration = inputs[:8], inputs[8:]
     with torch.no_grad():
-        expected = [network(image) for image in inputs[:8]]
+        expected = [network(image) for image in scored]
     int8 = quantize_after_training(
-        copy.deepcopy(network), (3, *HW), QuantizationSettings(), inputs[8:], methods_of(methods)
+        copy.deepcopy(network), (3, *HW), QuantizationSettings(), calibration, methods_of(methods)
     )
     with torch.no_grad():
-        noise = sum((int8(image) - one).square().sum() for image, one in zip(inputs, expected, strict=False))
+        noise = sum((int8(image) - one).square().sum() for image, one in zip(scored, expected, strict=True))
     return 10 * math.log10(sum(one.square().sum() for one in expected) / noise)
 
 
