@@ -1,64 +1,28 @@
 """Turn a QAT checkpoint into an INT8 ONNX file: calibrate, convert, export, check, and measure accuracy and time."""
 
 import argparse
-import logging
-from functools import partial
 from pathlib import Path
 
-from common.benchmark.gate import open_gate
-from common.benchmark.ptq import LABELS as PTQ_LABELS
-from common.benchmark.ptq import fp32_candidate, without_training
-from common.benchmark.run import keep_to_processors
-from common.benchmark.sensitivity_analysis import analyse
-from common.cli.benchmark import (
-    add_benchmark_arguments,
-    add_gate_arguments,
-    benchmark_settings,
-    leave_by_gate,
-)
-from common.cli.camera import add_camera_arguments, camera_of
+from common.cli.benchmark import add_benchmark_arguments, add_gate_arguments
+from common.cli.camera import add_camera_arguments
 from common.cli.flags import (
     add_dataset_arguments,
     add_egolanes_argument,
     add_images_argument,
     add_name_argument,
     add_weights_argument,
-    compares_outputs,
     make_parser,
-    refuse_with_class_maps,
     refuse_with_images,
-    score_against_labels,
 )
-from common.cli.main import resolve_device, run, seed_everything
+from common.cli.main import run
 from common.cli.ptq import add_ptq_arguments, methods_of_comparison
-from common.cli.qat_benchmark import (
-    FILE_EQUAL_PIXELS,
-    equal_pixels,
-    examples_of,
-    open_folder,
-    open_reference,
-    targets_of,
-)
-from common.cli.qat_images import labelled_images, output_images, samples_with_masks
-from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument
+from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument, batch_size
 from common.cli.types import fraction, non_negative_int, positive_int
-from common.data.classes import classes_of
-from common.data.transforms import ImageFormat
-from common.export.options import ExportOptions
-from common.export.qat_export import export_int8, labels_of
-from common.networks.checkpoints import require_choice
-from common.networks.registry import find_network
-from common.quantization.checkpoints import load_qat
-from common.quantization.pt2e import calibrate, convert
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS
-from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
+from common.export.options import FILE_EQUAL_PIXELS
+from common.training.settings import QatSettings
 from models import DEFAULT_NETWORK
 
-logger = logging.getLogger(__name__)
-
-CALIBRATION_BATCH = 8  # images, where a checkpoint does not say how many its observers saw at a time
 SENSITIVITY_IMAGES = 8  # enough for a ratio of sums over all their pixels
-PARITY_IMAGES = 8  # validation images on which each file is compared with PyTorch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -66,7 +30,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "python benchmark_qat_model.py --qat_checkpoint_path checkpoints/qat_model_final_calibrated.pth "
         "--dataset_root data"
     )
-    parser = make_parser(__doc__, example)
+    parser = make_parser(__doc__, example, check_usage)
     parser.set_defaults(device="cpu")
     add_name_argument(parser, default=DEFAULT_NETWORK)
     parser.add_argument(
@@ -118,7 +82,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_opset_argument(parser)
     parser.add_argument(
         "--batch",
-        choices=("dynamic", "1"),
+        type=batch_size,
+        choices=("dynamic", 1),
         default="dynamic",
         help="batch axis of the ONNX file; images come one by one",
     )
@@ -140,72 +105,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_usage(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Leave with exit code 2 where flags do not go together."""
+    refuse_with_images(args, parser, ("datasets", "labels", "sensitivity"))
+    methods_of_comparison(args, parser)
+
+
 def main(args: argparse.Namespace) -> None:
-    refuse_with_images(args, get_args_parser(), ("datasets", "labels", "sensitivity"))
-    name, network = find_network(args.name)
-    outputs, score = compares_outputs(args, network), score_against_labels(args, name, network)
-    if not outputs:
-        refuse_with_class_maps(args, get_args_parser(), ("fp32_model", "egolanes_checkpoint"))
-    elif args.sensitivity:
-        get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
-    references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
-    targets, methods = targets_of(args, get_args_parser()), methods_of_comparison(args, get_args_parser())
-    camera = camera_of(args, name, network, targets[0], get_args_parser())
-    if outputs and camera.output == "classes":
-        get_args_parser().error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
-    labels = [*references, *labels_of(targets)]
-    least_equal, limits = equal_pixels(args, outputs)
-    settings, gate = benchmark_settings(args), open_gate(limits, labels, outputs=outputs, score=score)
-    seed_everything(args.seed)
-    keep_to_processors(settings)
-    device = resolve_device(args.device)
-    prepared, description, checkpoint = load_qat(args.qat_checkpoint_path, name, device, args.weights)
-    require_choice(checkpoint, args.weights)
-    untrained = open_reference(args, name, description, outputs)
-    if outputs:
-        images = output_images(args, network, description.input_hw, score)
-    else:
-        images = labelled_images(args, network, description.input_hw)
-    gate.require_calls(len(images.validation), args.timed_runs)
-    folder = open_folder(args.qat_checkpoint_path)
+    from common.commands.benchmark_qat import benchmark_trained
 
-    asked, usual = args.num_calibration_samples, QatSettings.num_calibration_samples
-    count = min(usual if asked is None else asked, images.training)
-    if asked == 0 or (asked is None and keeps_ranges(description.arguments)):
-        logger.info("the ranges are those of the training")
-    else:
-        logger.info("calibrating on %d of %d training images", count, images.training)
-        batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
-        calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
-    sensitivity = None
-    if args.sensitivity:
-        samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)
-        examples = examples_of(samples, args.sensitivity, image_format)
-        retraining = partial(retraining_command, description.arguments)
-        sensitivity = analyse(prepared, examples, classes_of(network, samples), device, retraining)
-    int8 = convert(prepared.cpu())
-
-    compared = images.inputs(PARITY_IMAGES)
-    batch = None if args.batch == "dynamic" else int(args.batch)
-    options = ExportOptions(
-        args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized, camera=camera
-    )
-    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
-    print(*notes, sep="\n")
-    if untrained:  # FP32 is the reference
-        if args.compare_ptq:
-            calibration = list(images.draw(count, 1))
-            target = targets[0] if TARGETS[targets[0]].opsets else DEFAULT_TARGET  # the PTQ file is ONNX
-            candidates = (
-                without_training(description, untrained, folder, calibration, compared, options, target, methods)
-                | candidates
-            )
-        else:
-            candidates = fp32_candidate(untrained, folder, options) | candidates
-    document = images.run(folder, candidates, gate, notes=notes, sensitivity=sensitivity)
-    for candidate in candidates.values():
-        print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
-    leave_by_gate(document)
+    parser = get_args_parser()
+    benchmark_trained(args, methods_of_comparison(args, parser), parser)
 
 
 if __name__ == "__main__":

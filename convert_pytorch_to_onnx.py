@@ -1,12 +1,11 @@
 """Convert a network and its checkpoint to an ONNX file, FP32, FP16 or INT8, that is checked against PyTorch."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli.camera import add_camera_arguments, camera_of
+from common.cli.camera import add_camera_arguments
 from common.cli.flags import add_egolanes_argument, add_image_bits_argument, add_network_arguments, make_parser
-from common.cli.main import run, seed_everything
+from common.cli.main import run
 from common.cli.ptq import add_ptq_arguments, ptq_methods
 from common.cli.targets import (
     add_check_argument,
@@ -15,29 +14,17 @@ from common.cli.targets import (
     add_optimized_argument,
     add_target_argument,
     batch_size,
-    check,
+    refuse_beside_check,
     require_writable,
 )
 from common.cli.types import positive_int
-from common.export.conversion import (
-    calibration_inputs,
-    compare_with_fp32,
-    convert_fp32,
-    convert_half,
-    convert_int8,
-)
-from common.export.options import ExportOptions
-from common.networks.opening import OpenedNetwork, open_network
-from common.networks.registry import find_network
-from common.quantization.pt2e import QuantizationSettings
-from common.runtimes.agreement import Agreement
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS
-from common.system.files import require_output
-from common.system.markdown import table
+from common.runtimes.targets import DEFAULT_TARGET
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx")
+    parser = make_parser(
+        __doc__, "python convert_pytorch_to_onnx.py -n SceneSeg -p SceneSeg.pth -o SceneSeg.onnx", check_usage
+    )
     add_network_arguments(parser)
     parser.add_argument(
         "-o",
@@ -68,60 +55,28 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def check_usage(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Leave with exit code 2 where flags do not go together."""
     if args.check:
-        check(args, get_args_parser())
+        refuse_beside_check(args, parser)
         return
-    target = require_usage(args)
-    seed_everything(args.seed)
-    require_output(args.onnx_model_path, TARGETS[target].suffix, args.model_checkpoint_path)
-    if args.calibration_data and not args.int8:
-        raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
-    camera = camera_of(args, *find_network(args.name), target, get_args_parser())
-    source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
-    batch = None if args.batch == "dynamic" else args.batch
-    options = ExportOptions(args.threads, args.seed, batch, args.opset, args.fuse, args.half, args.optimized, camera)
-    if args.int8:
-        agreements = quantize(source, args, options, target)
-    else:
-        agreements = (convert_half if args.half else convert_fp32)(source, args.onnx_model_path, options)
-    for name, agreement in zip(source.network.outputs or (), agreements, strict=True):
-        runtime = "ONNX Runtime" if TARGETS[target].opsets else TARGETS[target].title
-        print(f"{name}: {runtime} against PyTorch FP32: {agreement}")
-    print(f"wrote {args.onnx_model_path} ({args.onnx_model_path.stat().st_size / 1e6:.2f} MB)")
-
-
-def require_usage(args: argparse.Namespace) -> str:
-    """The target; exit code 2 where flags do not go together."""
-    parser, target = get_args_parser(), args.target or DEFAULT_TARGET
     if args.device == "cuda":
         parser.error("argument --device: a conversion computes on the CPU; leave it out")
     for name in () if args.int8 else ("target", "per_channel", "reduced_range", "optimized", "ptq", "ptq_seconds"):
         if getattr(args, name) not in (None, False):
             parser.error(f"argument --{name}: is for --int8")
     if args.int8:
-        require_writable(args, target, parser)
-        ptq_methods(args, parser)
-    return target
+        require_writable(args, args.target or DEFAULT_TARGET, parser)
+    ptq_methods(args, parser)
 
 
-def quantize(
-    source: OpenedNetwork, args: argparse.Namespace, options: ExportOptions, target: str
-) -> Sequence[Agreement]:
-    """Calibrate on a part of the images, write the INT8 file, judge and time it on the others."""
-    if args.calibration_data is None:
-        raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
-    folder, count = args.calibration_data, args.num_calibration_samples
-    calibration, held_out = calibration_inputs(
-        source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits, args.weights
-    )
-    methods = ptq_methods(args, get_args_parser())
-    per_channel = TARGETS[target].per_channel if args.per_channel is None else args.per_channel
-    settings = QuantizationSettings(per_channel, args.fuse, target=target, reduced_range=args.reduced_range)
-    agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out, methods)
-    print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))
-    print(f"calibrated on {len(calibration)} images, judged on {len(held_out)} others")
-    return agreements
+def main(args: argparse.Namespace) -> None:
+    from common.commands.convert import check, convert
+
+    if args.check:
+        check(args.check, args.target or DEFAULT_TARGET)
+    else:
+        convert(args, ptq_methods(args, get_args_parser()))
 
 
 if __name__ == "__main__":

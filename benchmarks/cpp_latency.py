@@ -19,7 +19,7 @@ from common.runtimes.onnx_files import fixed_hw, read_graph
 from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.traced import read_torchscript, torchscript_hw
 from common.scoring.latency import latency, timed
-from models import NETWORKS
+from models.family import NETWORKS
 
 CPU = torch.device("cpu")
 GOAL = 1.02  # of Python's median

@@ -14,11 +14,12 @@ from benchmarks import gpu_accuracy, gpu_correctness, gpu_speed
 from benchmarks.gpu_context import FULL, TINY, Context, scale_figures
 from benchmarks.parts import NOT_STARTED, PASSED, Outcome, Part, Record, run_parts
 from common.cli.flags import make_parser
-from common.cli.main import resolve_device, run
+from common.cli.main import run
 from common.cli.types import non_negative_int, positive_float, positive_int
 from common.report.text import table
 from common.system.allocator import keep_freed_memory
 from common.system.environment import environment, usable_processors
+from common.system.process import resolve_device
 
 FUNCTIONS: dict[str, Callable[[Context], None]] = {
     "quantization": gpu_correctness.quantization,

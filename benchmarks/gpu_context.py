@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from benchmarks.parts import Record
-from common.data.datasets import find_samples
+from common.data.datasets import SampleSource, find_samples
 from common.data.loading import Example
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
 from common.networks.checkpoints import Description, published_state, save_checkpoint
-from common.quantization.pt2e import QuantizationSettings, prepare_qat
-from common.training.settings import DataSettings
+from common.quantization.pt2e import prepare_qat
+from common.quantization.settings import QuantizationSettings
 from examples.make_scenes import write_dataset
 from examples.train_sceneseg import initialise_decoder
-from models import find_network
+from models.family import find_network
 from models.scene_seg import SceneSegNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +87,7 @@ def scenes(context: Context) -> Path:
 
 def samples_of(root: Path, dataset: str, split: str) -> list[Sample]:
     """The samples of one dataset below a data root, as the scripts find them."""
-    return find_samples(DataSettings(root, (dataset,)).source(NETWORK, find_network(NETWORK)[1]), split)
+    return find_samples(SampleSource.of(NETWORK, find_network(NETWORK)[1], root, names=(dataset,)), split)
 
 
 def image_format(input_hw: tuple[int, int]) -> ImageFormat:

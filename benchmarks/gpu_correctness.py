@@ -38,7 +38,8 @@ from common.data.loading import AugmentedDataset, Example
 from common.networks.checkpoints import read_checkpoint
 from common.quantization.checkpoints import load_qat
 from common.quantization.fake_quantize import FakeQuantize
-from common.quantization.pt2e import QuantizationSettings, convert, set_evaluation_mode, set_mode
+from common.quantization.pt2e import convert, set_evaluation_mode, set_mode
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.parity import TOLERANCE, compare, example_inputs
 from common.runtimes.predictors import TorchPredictor
 from common.training.labelled import labelled_loss
@@ -47,7 +48,7 @@ from common.training.settings import TrainingSettings
 from common.training.stepper import Learner, Stepper, make_optimizer
 from common.training.steps import LoadedSteps, Plan, Position
 from common.training.validation import validate
-from models import NETWORKS
+from models.family import NETWORKS
 
 CHAOS = 20.0  # CUDA may be off by so many times what a change of the images by PERTURBATION does on the CPU
 PERTURBATION = 1e-6

@@ -31,10 +31,10 @@ from common.runtimes.predictors import TorchPredictor
 from common.scoring.latency import latency, no_garbage_collection, timed
 from common.training.labelled import labelled_loss
 from common.training.loop import train
-from common.training.precision import PRECISIONS, keep_fake_quantization_in_float32, set_precision
-from common.training.settings import TrainingSettings
+from common.training.precision import keep_fake_quantization_in_float32, set_precision
+from common.training.settings import PRECISIONS, TrainingSettings
 from common.training.stepper import Learner, make_optimizer
-from models import find_network
+from models.family import find_network
 
 MOST_OVER_FP32 = 1.5  # a QAT step against an FP32 step
 MOST_DATA_WAIT = 0.05

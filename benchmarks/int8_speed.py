@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
 from common.cli.flags import add_name_argument, make_parser
-from common.cli.main import run, seed_everything
+from common.cli.main import run
 from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_target
 from common.export.onnx_writer import export_onnx
@@ -34,7 +34,8 @@ from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
 from common.networks.metadata import as_metadata, describe
 from common.networks.registry import build_network, find_network
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.pte import PtePredictor
@@ -42,6 +43,7 @@ from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
+from common.system.process import seed_everything
 from models import DEFAULT_NETWORK, check_input_hw
 from models.fuse import fuse_upsampling
 

@@ -27,7 +27,7 @@ from common.report.text import table
 from common.scoring.latency import latency, timed
 from common.system.files import require_parent
 from examples.make_scenes import SCENE_SETS, draw_at, write_image
-from models import NETWORKS
+from models.family import NETWORKS
 
 DATASET, HEIGHT_WIDTH = "ACDC", (1080, 1920)
 NAME = "SceneSeg"  # the network that the pairs are for

@@ -18,10 +18,10 @@ from common.cli.flags import (
     add_name_argument,
     add_weights_argument,
     make_parser,
-    sample_source,
 )
-from common.cli.main import run, seed_everything
+from common.cli.main import run
 from common.cli.types import positive_float, positive_int
+from common.commands.inputs import sample_source
 from common.data.classes import classes_of
 from common.data.datasets import evenly_spaced, find_samples
 from common.data.loading import SampleDataset
@@ -31,7 +31,8 @@ from common.export.int8_graph import for_target
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.methods import TIME_LIMIT, methods_of
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
@@ -39,6 +40,7 @@ from common.runtimes.targets import ONNX_RUNTIME
 from common.scoring.metrics import IoUMeter
 from common.system.csv_text import csv_text
 from common.system.files import write_text
+from common.system.process import seed_everything
 from models import DEFAULT_NETWORK
 
 CPU = torch.device("cpu")

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.cli.flags import add_dataset_arguments, add_name_argument, make_parser, sample_source
-from common.cli.main import resolve_device, run
+from common.cli.flags import add_dataset_arguments, add_name_argument, make_parser
+from common.cli.main import run
 from common.cli.types import positive_float, positive_int
+from common.commands.inputs import sample_source
 from common.data.classes import classes_of
 from common.data.datasets import find_samples
 from common.data.pairs import Sample
@@ -24,12 +25,14 @@ from common.data.transforms import ImageFormat
 from common.networks.checkpoints import load_network
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
-from common.quantization.pt2e import QuantizationSettings, convert, quantize_after_training
+from common.quantization.pt2e import convert, quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import calibration_batches, evaluate_datasets, together
 from common.system.csv_text import csv_text
 from common.system.files import write_text
+from common.system.process import resolve_device
 from models import DEFAULT_NETWORK
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,19 +11,22 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from common.cli.flags import make_parser
-from common.cli.main import resolve_device, run, seed_everything
+from common.cli.main import run
 from common.cli.types import height_width, positive_float, positive_int
 from common.quantization.codes import codes_for_backward
-from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.quantization.pt2e import prepare_qat, set_mode
+from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.system.allocator import keep_freed_memory
+from common.system.process import resolve_device, seed_everything
 from common.training.losses import weighted_cross_entropy
-from common.training.precision import PRECISIONS, arithmetic, keep_fake_quantization_in_float32, set_precision
-from models import find_network
+from common.training.precision import arithmetic, keep_fake_quantization_in_float32, set_precision
+from common.training.settings import PRECISIONS
+from models.family import find_network
 
 TimedStep = Callable[[], float]
 
-# the phases of a QAT run, see common.quantization.pt2e.QatSchedule
+# the phases of a QAT run, see common.quantization.settings.QatSchedule
 PHASES = {
     "QAT, all is updated": {"batch_norm": True, "observers": True},
     "QAT, batch norm frozen": {"batch_norm": False, "observers": True},

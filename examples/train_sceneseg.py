@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.cli.flags import add_weights_argument, make_parser
-from common.cli.main import resolve_device, run, seed_everything
+from common.cli.main import run
 from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width, positive_float
 from common.data.pairs import BadSample
@@ -25,8 +25,9 @@ from common.networks.checkpoints import (
 )
 from common.networks.registry import find_network
 from common.scoring.tables import score_table
-from common.system.distributed import is_writer, join_ranks
+from common.system.distributed import is_writer, join_ranks, world_size
 from common.system.files import require_other
+from common.system.process import resolve_device, seed_everything
 from common.training.fit import Trainee, fit, open_folder
 from common.training.labelled import LabelledTask, labelled_samples
 from common.training.settings import RunSettings, TrainingSettings
@@ -76,7 +77,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    settings = settings_of(Fp32RunSettings, args)
+    settings = settings_of(Fp32RunSettings, args, processes=world_size())
     records = settings.records
     bad: list[BadSample] = []
     network = find_network(NETWORK)[1]

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:  # a row is known without PyTorch, of which --help has no need
+    from torch import nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +30,7 @@ class Network:
         ValueError: a field that cannot be meant so; the message names it.
     """
 
-    build: Callable[..., nn.Module]  # build() or build(width=1.0): random weights, nothing is downloaded
+    build: Callable[..., "nn.Module"]  # build() or build(width=1.0): random weights, nothing is downloaded
     input_shape: tuple[int, int, int]  # native channels, height, width
     # name -> meaning; several are consecutive images in the order of time, each of `input_shape`
     inputs: Mapping[str, str] = field(default_factory=lambda: {"input": "image, (pixel / 255 - mean) / std"})
@@ -49,7 +51,8 @@ class Network:
         tuple[str, str], ...
     ] = ()  # (published, ours) prefixes of the weights' names, where they differ
     width_key: tuple[str, int] | None = None  # a published key and its first axis at width 1: their ratio is the width
-    build_for: Callable[..., nn.Module] | None = None  # build_for(state): of these weights' shapes, where several exist
+    # build_for(state): of these weights' shapes, where several exist
+    build_for: Callable[..., "nn.Module"] | None = None
     made_by: tuple[str, int] | None = None  # the network whose outputs on so many consecutive images are the input
 
     def __post_init__(self) -> None:

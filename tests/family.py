@@ -8,7 +8,7 @@ from common.data.datasets import SampleSource, find_samples
 from common.data.labels import palette_labels
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
-from models import NETWORKS
+from models.family import NETWORKS
 
 NAME = "SceneSeg"
 NETWORK = NETWORKS[NAME]

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from common.cli.flags import make_parser
-from common.cli.main import resolve_device, run, seed_everything
+from common.cli.main import run
 from common.cli.training import add_training_arguments, settings_of, use_defaults
 from common.cli.types import height_width
 from common.data.bad_samples import usable_samples
 from common.data.pairs import BadSample
 from common.networks.checkpoints import Description, read_checkpoint
-from common.system.distributed import is_writer, join_ranks
+from common.system.distributed import is_writer, join_ranks, world_size
+from common.system.process import resolve_device, seed_everything
 from common.training.fit import Trainee, fit, open_folder, save_trainee
-from common.training.labelled import LabelledTask
+from common.training.labelled import LabelledTask, sample_source
 from common.training.settings import RunSettings, TrainingSettings
 from tests.family import NAME, NETWORK, format_of
 
@@ -53,10 +54,10 @@ def make_model(dropout: float) -> nn.Module:
 def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    settings = settings_of(TinyRunSettings, args)
+    settings = settings_of(TinyRunSettings, args, processes=world_size())
     data, tiny = settings.data, settings.tiny
     bad: list[BadSample] = []
-    find = partial(usable_samples, data.source(NAME, NETWORK), bad=bad)
+    find = partial(usable_samples, sample_source(data, NAME, NETWORK), bad=bad)
     training, validation = find("train"), find("val")
     folder = open_folder(settings.records.model_save_root_path, "checkpoint", bad)
     resume = folder.resumed(settings.records.resume)

@@ -9,7 +9,7 @@ from common.benchmark.baseline import compare_with_baselines, read_baselines
 from common.benchmark.results import Document
 from common.benchmark.settings import GateSettings
 from common.scoring.figures import Score
-from common.scoring.latency import CALLS_FOR_P99
+from common.scoring.percentiles import CALLS_FOR_P99
 
 CLASSES, OUTPUTS, LABELS = "masks of classes", "outputs that are compared", "labels of another kind"
 PASSED, FAILED, UNDECIDED = "passed", "failed", "not decided"

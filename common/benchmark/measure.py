@@ -241,9 +241,7 @@ def _score(maps: Sequence[Tensor], inputs: Sequence[Input], recording: Recording
 def measure_memory(candidates: Mapping[str, Candidate], threads: int, channels: int = 3) -> dict[str, ModelMemory]:
     """Memory and cold start of every model, each in a process of its own."""
     return {
-        label: peak_memory(
-            partial(candidate.open, threads), candidate.input_shape(channels), threads, candidate.camera.dtype
-        )
+        label: peak_memory(partial(candidate.open, threads), candidate.input_shape(channels), threads, candidate.dtype)
         for label, candidate in progress(candidates.items(), "memory", unit="model")
     }
 

@@ -14,7 +14,7 @@ from common.networks.checkpoints import Description
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import file_stem
 from common.quantization.methods import USUAL, PtqMethods
-from common.quantization.pt2e import QuantizationSettings
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.candidates import Candidate
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.targets import DEFAULT_TARGET

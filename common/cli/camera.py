@@ -2,12 +2,9 @@
 
 import argparse
 
-from common.data.camera import CHANNELS, LAYOUTS, OUTPUTS, PLAIN, TYPES, CameraFormat
-from common.export.camera import require_camera
-from common.runtimes.targets import TARGETS
-from models import Network
+from common.data.camera import CHANNELS, LAYOUTS, OUTPUTS, PLAIN, TYPES
 
-FLAGS = {"layout": "input_layout", "type": "input_type", "channels": "channels", "output": "output"}  # field -> flag
+CAMERA_FLAGS = ("input_layout", "input_type", "channels", "output")  # in the order of the fields of CameraFormat
 
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,23 +24,3 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
         default=PLAIN.output,
         help="classes: of each map of logits the largest, as uint8 (N, H, W)",
     )
-
-
-def camera_of(
-    args: argparse.Namespace, name: str, network: Network, target: str, parser: argparse.ArgumentParser
-) -> CameraFormat:
-    """What the flags say of the files of the network `name`; exit code 2 where a target's files have no such form.
-
-    Raises:
-        ValueError: the network has none.
-    """
-    given = [flag for flag in FLAGS.values() if getattr(args, flag) != parser.get_default(flag)]
-    if given and not TARGETS[target].opsets:
-        parser.error(
-            f"argument --{given[0]}: is for ONNX files; --target {target} takes {TARGETS[target].suffix} files"
-        )
-    own = network.channel_order.lower()
-    channels = None if args.channels == own else args.channels
-    camera = CameraFormat(args.input_layout, args.input_type, channels, args.output)
-    require_camera(camera, name, network)
-    return camera

@@ -1,22 +1,15 @@
 """The flags that several scripts share."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from common.cli.types import height_width, non_negative_int, thread_count
-from common.data.bad_samples import usable_labelled_shots, usable_shots
-from common.data.datasets import SampleSource
-from common.data.decoding import IMAGE_BITS
-from common.data.labelled_shots import labelled_source
-from common.data.pairs import BadSample
-from common.data.shots import Shot, find_shots
-from common.networks.opening import network_table
-from common.scoring.figures import Score
-from common.scoring.tasks import score_of
 from common.system.processors import physical_processors
-from models import Network
+
+IMAGE_BITS = range(8, 17)  # of data that a 16-bit image may hold
+Check = Callable[[argparse.Namespace, argparse.ArgumentParser], None]
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -34,15 +27,35 @@ class ListNetworks(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="list the networks and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from common.networks.opening import network_table  # here, as common/cli/main.py says
+
         print(network_table())
         parser.exit()
 
 
-def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the script's docstring, an example to copy, and the flags that every script has."""
-    parser = argparse.ArgumentParser(
+class CheckedParser(argparse.ArgumentParser):
+    """A parser that also knows which flags do not go together: `check` leaves by its `error`, with exit code 2."""
+
+    check: Check | None = None
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As that of argparse."""
+        parsed = super().parse_args(args, namespace)
+        if self.check:
+            self.check(parsed, self)
+        return parsed
+
+
+def make_parser(description: str, example: str, check: Check | None = None) -> argparse.ArgumentParser:
+    """A parser with the script's docstring, an example to copy, and the flags that every script has.
+
+    Args:
+        check: of the flags that were parsed, takes them and the parser; ends by `parser.error` where they are wrong.
+    """
+    parser = CheckedParser(
         description=description, epilog=f"example:\n  {example}", formatter_class=HelpFormatter, allow_abbrev=False
     )
+    parser.check = check
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PyTorch computes")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random choice")
     parser.add_argument(
@@ -129,16 +142,6 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sample_source(args: argparse.Namespace, network: Network, root: Path) -> SampleSource:
-    """What the flags of `add_dataset_arguments` say of the samples below `root` for the network of `--name`."""
-    return SampleSource.of(args.name, network, root, **_options(args))
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    named = {name: getattr(args, name) for name in ("labels", "skip_bad", "workers", "image_bits")}
-    return {"names": args.datasets, **named}
-
-
 def add_images_argument(parser: argparse._ActionsContainer, what: str) -> None:
     """`--images`, in the place of a data root."""
     parser.add_argument(
@@ -171,30 +174,6 @@ def refuse_with_class_maps(args: argparse.Namespace, parser: argparse.ArgumentPa
             parser.error(f"argument --{name}: is for --images, or for labels that are no masks of classes")
 
 
-def compares_outputs(args: argparse.Namespace, network: Network) -> bool:
-    """Whether a benchmark compares outputs: it has no labels, or others than masks of classes."""
-    return bool(args.images) or not network.maps_classes
-
-
-def score_against_labels(args: argparse.Namespace, name: str, network: Network) -> Score | None:
-    """By what the models of such a benchmark are judged; None without labels."""
-    labelled = args.dataset_root and not args.images and not network.maps_classes
-    return score_of(name, network) if labelled else None
-
-
-def shots_of(args: argparse.Namespace, network: Network, bad: list[BadSample]) -> list[Shot]:
-    """The images of `--images` for a network; with `--skip_bad` those that can be read, the others go to `bad`."""
-    shots = find_shots(args.images, network.images, args.image_bits)
-    return usable_shots(shots, bad, args.workers) if args.skip_bad else shots
-
-
-def labelled_shots_of(args: argparse.Namespace, network: Network, split: str, bad: list[BadSample]) -> list[Shot]:
-    """Those of `--dataset_root` for a network that gives no map of classes; with `--skip_bad` others go to `bad`."""
-    return usable_labelled_shots(
-        labelled_source(args.name, network, args.dataset_root, **_options(args)), network, split, bad
-    )
-
-
 def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:
     """`--image_bits`, which images of 16 bits a value do not say of themselves."""
     parser.add_argument(
@@ -204,14 +183,3 @@ def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bits of data in images stored with 16, 8 to 16; default: 16, where the images show it",
     )
-
-
-def plain_arguments(args: argparse.Namespace) -> dict[str, object]:
-    """The flags as JSON and a checkpoint can hold them: paths become strings."""
-    return {key: _plain(value) for key, value in vars(args).items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
-    return str(value) if isinstance(value, Path) else value

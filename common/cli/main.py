@@ -1,53 +1,27 @@
-"""Running a script: from the command line to an exit code, with one line for an error."""
+"""Running a script: from the command line to an exit code, with one line for an error.
+
+PyTorch and the other libraries take seconds to import, which `--help` and a wrong flag should not wait for. So nothing
+of this package imports them, and a script imports its work, a module of `common.commands`, in `main`: when the flags
+are known to be right.
+"""
 
 import argparse
 import logging
 import multiprocessing
 import os
-import random
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import FrameType
 
-import cv2
-import numpy as np
-import torch
-
-from common.system.arithmetic import use_full_float32
 from common.system.failures import explain
-from common.system.gpus import gpus_hidden
 from common.system.signals import EXIT_CODES
-from common.training.precision import set_precision
 
 EXIT_FAILURE = 1
 EXIT_GATE = 3  # the work is done, and its result misses a limit that the command line sets
 EXIT_INTERRUPTED = EXIT_CODES[signal.SIGINT]
 EXIT_STOPPED = {number: code for number, code in EXIT_CODES.items() if number != signal.SIGINT}
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` takes CUDA when there is one. It computes in full float32 unless a training asks for less.
-
-    Raises:
-        ValueError: `cuda` was asked for and is not there; nothing falls back in silence.
-    """
-    available = name != "cpu" and torch.cuda.is_available()  # asked for the CPU, a GPU is not even looked for
-    if name == "cuda" and not available:
-        raise ValueError("--device cuda: PyTorch finds no CUDA device on this machine; use --device cpu or auto")
-    device = torch.device("cuda" if available else "cpu")
-    set_precision("fp32", device)  # PyTorch's own default for convolutions on CUDA is TF32
-    return device
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -90,10 +64,11 @@ def _exit_code(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     try:
         args = parser.parse_args()
         setup_logging(args.debug)
-        use_full_float32()
-        torch.set_num_threads(args.threads)
-        cv2.setNumThreads(args.threads)
-        with gpus_hidden() if args.device == "cpu" else nullcontext():
+        from common.system.process import computing, silence_libraries
+
+        if not args.debug:
+            silence_libraries()
+        with computing(args.device, args.threads):
             main(args)
         _flush()
     except KeyboardInterrupt:
@@ -126,17 +101,12 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 def setup_logging(debug: bool) -> None:
-    """Our progress goes to stderr; the notices of the libraries below are for their developers, shown with --debug."""
+    """Our progress goes to stderr; what libraries log below a warning is for their developers, shown with --debug."""
     level = logging.DEBUG if debug else logging.WARNING
-    # force: executorch sets up a handler of its own when it is imported
+    # force: executorch sets up a handler of its own where it has been imported
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("common", "examples", "benchmarks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal's encoding cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if not debug:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what it warns of is raised, too
-        warnings.simplefilter("ignore")
-        for package in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export"):
-            logging.getLogger(package).setLevel(logging.ERROR)

@@ -1,14 +1,13 @@
-"""The flags that say which runtime a file is for, and the check of a file that is there."""
+"""The flags that say which runtime a file is for, how it is written, and that a file is checked."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from common.cli.camera import CAMERA_FLAGS
 from common.cli.types import positive_int
-from common.export.half_precision import OLDEST_OPSET as OLDEST_HALF
-from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET
-from common.export.options import OPSET
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS, check_file, optimized_note
+from common.export.options import NEWEST_OPSET, OLDEST_HALF, OLDEST_OPSET, OPSET
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 
 BESIDE_CHECK = ("help", "list", "check", "target", "device", "seed", "threads", "debug")
 
@@ -73,10 +72,10 @@ def batch_size(text: str) -> int | str:
 
 
 def require_writable(args: argparse.Namespace, target: str, parser: argparse.ArgumentParser) -> None:
-    """Leave with exit code 2 where `--opset`, `--batch`, `--half` or `--optimized` ask for no file of a target."""
+    """Leave with exit code 2 where flags of a file, of `add_camera_arguments` too, ask for no file of a target."""
     row = TARGETS[target]
     if row.opsets is None:
-        for name in ("opset", "batch"):
+        for name in ("opset", "batch", *CAMERA_FLAGS):
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"argument --{name}: is for ONNX files; --target {target} takes {row.suffix} files")
     elif not row.opsets[0] <= args.opset <= row.opsets[1]:
@@ -100,15 +99,8 @@ def add_check_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """List what `--check` finds; ValueError, and with it exit code 1, where there is anything."""
+def refuse_beside_check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Leave with exit code 2 where flags of a conversion stand beside `--check`."""
     for action in parser._actions:
         if action.dest not in BESIDE_CHECK and getattr(args, action.dest) != action.default:
             parser.error(f"argument {'/'.join(action.option_strings)}: not allowed with argument --check")
-    target = args.target or DEFAULT_TARGET
-    wrong, title = check_file(args.check, target), TARGETS[target].title
-    print(*wrong, sep="\n") if wrong else print(f"{args.check}: keeps all rules of {title}")
-    if note := optimized_note(args.check):
-        print(f"{args.check}: {note}; no file of pairs, for ONNX Runtime alone")
-    if wrong:
-        raise ValueError(f"{args.check}: breaks {len(wrong)} rules of {title}; they are listed above")

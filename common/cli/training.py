@@ -16,10 +16,8 @@ from common.cli.types import (
     positive_int,
     positive_int_or_auto,
 )
-from common.system.distributed import world_size
 from common.system.settings import from_flat, values_of
-from common.training.precision import PRECISIONS
-from common.training.settings import RECIPES, SCHEDULES, RunSettings
+from common.training.settings import PRECISIONS, RECIPES, SCHEDULES, RunSettings
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
@@ -99,15 +97,19 @@ def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(
-    kind: type[Settings], args: argparse.Namespace, defaults: Mapping[str, Any] = MappingProxyType({})
+    kind: type[Settings],
+    args: argparse.Namespace,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    processes: int = 1,
 ) -> Settings:
     """The settings of a run by its flags, which have the names of the fields; `defaults` come before a recipe's.
 
-    To be called when the process has joined the others of the run: their number is a setting, too.
+    Args:
+        processes: that share the run, of which the command line says nothing.
 
     Raises:
         ValueError: flags that contradict each other.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     recipe = RECIPES.get(getattr(args, "recipe", ""), {})
-    return from_flat(kind, {**recipe, **defaults, **given, "processes": world_size()})
+    return from_flat(kind, {**recipe, **defaults, **given, "processes": processes})

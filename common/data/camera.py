@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 LAYOUTS = ("nchw", "nhwc")
 TYPES = ("float32", "uint8")
 CHANNELS = ("rgb", "bgr")
@@ -40,11 +37,6 @@ class CameraFormat:
         """Whether a file takes something else than the network."""
         return (self.layout, self.type, self.channels) != (PLAIN.layout, PLAIN.type, PLAIN.channels)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the input."""
-        return torch.uint8 if self.type == "uint8" else torch.float32
-
     def axes(self, nchw: Sequence[T]) -> list[T]:
         """What stands for batch, channels, height and width, in the order of the file."""
         batch, channels, height, width = nchw
@@ -54,12 +46,6 @@ class CameraFormat:
         """The inverse of `axes`."""
         first, second, third, fourth = axes
         return [first, fourth, second, third] if self.layout == "nhwc" else [first, second, third, fourth]
-
-    def arranged(self, planes: Tensor, order: str) -> Tensor:
-        """Planes (..., 3, H, W) of channels in the order `order` ("RGB" or "BGR") as the file takes them."""
-        if self.channels and self.channels != order.lower():
-            planes = planes.flip(-3)
-        return (planes.movedim(-3, -1) if self.layout == "nhwc" else planes).contiguous()
 
     def described(self, order: str) -> dict[str, str]:
         """What a file says of it; `order` is the network's own."""

@@ -12,7 +12,6 @@ from common.data.image_header import DAMAGED, UPRIGHT, ImageHeader, read_header,
 from common.data.png import GREY, GREY_ALPHA, PALETTE, RGB_ALPHA, PngKind, has_whole_pixels
 from common.system.files import require_ordinary
 
-IMAGE_BITS = range(8, 17)  # of data that a 16-bit image may hold
 EVIDENT_BITS = 14  # sensors give 8, 10, 12 or 14: an image of 16 bits of data reaches beyond, unless it is very dark
 REPEATED = 257  # 16-bit values whose upper byte repeats the lower are multiples of it: 8 bits, widened without a loss
 LISTED_VALUES = 8  # that an error message spells out

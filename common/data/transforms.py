@@ -15,6 +15,13 @@ from common.data.camera import PLAIN, CameraFormat
 from models import Network
 
 
+def arranged(planes: Tensor, camera: CameraFormat, order: str) -> Tensor:
+    """Planes (..., 3, H, W) of channels in the order `order` ("RGB" or "BGR") as a file of that form takes them."""
+    if camera.channels and camera.channels != order.lower():
+        planes = planes.flip(-3)
+    return (planes.movedim(-3, -1) if camera.layout == "nhwc" else planes).contiguous()
+
+
 @dataclass(frozen=True)
 class ImageFormat:
     """How a network takes its images: their size, and what becomes of their bytes."""
@@ -36,8 +43,9 @@ class ImageFormat:
         """uint8 RGB (H, W, 3) -> normalised float32 (3, H, W), or what `camera` says."""
         planes = torch.from_numpy(rgb).permute(2, 0, 1)
         if self.camera.type == "uint8":
-            return self.camera.arranged(planes if self.channel_order == "RGB" else planes.flip(0), self.channel_order)
-        return self.camera.arranged(self.normalise(planes), self.channel_order)
+            planes = planes if self.channel_order == "RGB" else planes.flip(0)
+            return arranged(planes, self.camera, self.channel_order)
+        return arranged(self.normalise(planes), self.camera, self.channel_order)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 RGB (3, H, W) -> (pixel / 255 - mean) / std in the network's order of channels, float32."""

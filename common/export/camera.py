@@ -11,9 +11,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from common.data.camera import CameraFormat
-from common.data.transforms import ImageFormat
+from common.data.transforms import ImageFormat, arranged
 from common.export.onnx_passes import drop_dead_nodes, replace_nodes
-from common.runtimes.predictors import CPU, PROVIDERS, session_options
+from common.runtimes.predictors import session_options
+from common.runtimes.providers import CPU, PROVIDERS
 from common.runtimes.quantized_graphs import QUANTIZE, SCALE, ZERO_POINT, QuantizedGraph
 from models import Network
 
@@ -60,7 +61,7 @@ class CameraFile:
         if not self.camera.changes_input:
             return images
         planes = self.image.to_pixels(images) if self.camera.type == "uint8" else images
-        return self.camera.arranged(planes, self.network.channel_order)
+        return arranged(planes, self.camera, self.network.channel_order)
 
     def same(self, plain: Tensor, actual: Tensor) -> bool:
         """Whether an output is that of the plain file, or its map of classes."""

@@ -24,7 +24,8 @@ from common.export.writing import PREDICTORS, write_file
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork
 from common.quantization.methods import USUAL, PtqMethods
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
 from common.runtimes.predictors import Predictor, TorchPredictor

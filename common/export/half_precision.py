@@ -7,7 +7,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from common.export.onnx_passes import replace_nodes
 
 IN_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}  # operator -> inputs that ONNX wants in float32
-OLDEST_OPSET = 19  # whose QuantizeLinear takes FP16
 
 
 def to_half(proto: onnx.ModelProto) -> None:

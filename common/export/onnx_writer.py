@@ -22,13 +22,13 @@ from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS, require_rules
+from common.runtimes.target_check import require_rules
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.files import atomic_path
 from common.system.user_code import one_line
 
 INPUT = "input"  # the name of the one input of most networks
 OLDEST_WRITTEN = 18  # by the exporter; 17 is made of it
-OLDEST_OPSET, NEWEST_OPSET = 17, 25  # onnx itself knows newer ones
 
 
 class HalfPrecision(nn.Module):

@@ -13,7 +13,8 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper
 
 from common.runtimes.optimized import OptimizedNote
-from common.runtimes.predictors import CPU, PROVIDERS, session_options
+from common.runtimes.predictors import session_options
+from common.runtimes.providers import CPU, PROVIDERS
 from common.runtimes.quantized_graphs import QuantizedGraph, label
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from common.data.camera import PLAIN, CameraFormat
 
 OPSET = 20  # the first with Gelu as one node
+OLDEST_OPSET, NEWEST_OPSET = 17, 25  # that are written; onnx itself knows newer ones
+OLDEST_HALF = 19  # whose QuantizeLinear takes FP16
+FILE_EQUAL_PIXELS = 0.995  # of a file and PyTorch INT8; two right INT8 kernels may round a value in other directions
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Description:
     width: float
     input_hw: tuple[int, int]
     classes: tuple[str, ...] = ()
-    quantization: dict[str, Any] | None = None  # fields of common.quantization.pt2e.QuantizationSettings
+    quantization: dict[str, Any] | None = None  # fields of common.quantization.settings.QuantizationSettings
     metrics: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

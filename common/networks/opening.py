@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.networks.checkpoints import load_network
 from common.networks.registry import find_network
 from common.system.markdown import table
-from models import NETWORKS, Network, check_input_hw
+from models import Network, check_input_hw
+from models.family import NETWORKS
 
 
 @dataclass(frozen=True)

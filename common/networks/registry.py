@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models
 from common.data.classes import distinct_colours
 from common.system.user_code import one_line
-from models import Network
+from models import Network, family
 
 OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
 ONE = "foreground"  # what a map of one logit tells from the rest
@@ -38,7 +37,7 @@ def find_network(name: str) -> tuple[str, Network]:
     Raises:
         ValueError: there is no such network, or its module cannot be imported.
     """
-    return (name, _resolved(name, _own_network(name))) if ":" in name else models.find_network(name)
+    return (name, _resolved(name, _own_network(name))) if ":" in name else family.find_network(name)
 
 
 def _own_network(name: str) -> Network:

@@ -17,7 +17,8 @@ from common.networks.checkpoints import (
     require_network,
 )
 from common.networks.registry import build_network, find_network, of_weights
-from common.quantization.pt2e import QuantizationSettings, prepare_qat
+from common.quantization.pt2e import prepare_qat
+from common.quantization.settings import QuantizationSettings
 from models import check_input_hw
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ operator).
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -35,7 +34,8 @@ from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, USUA
 from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import without_random_factors
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS
+from common.quantization.settings import QatSchedule, QuantizationSettings
+from common.runtimes.targets import TARGETS
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
 
@@ -43,43 +43,6 @@ DROPOUT = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)  # (
 
 
 IMAGES_SIDE_BY_SIDE = 32  # at most, of the methods that change weights
-
-
-@dataclass(frozen=True)
-class QuantizationSettings:
-    """Choices that shape the prepared graph; a checkpoint can be rebuilt only with the ones it was trained with."""
-
-    per_channel: bool = False  # one weight scale per output channel, instead of one per tensor (the original's)
-    fused: bool = True  # upsampling stages in their fused form, models/fuse.py
-    keep_float: tuple[str, ...] = ()  # modules that are not quantized, by patterns for their names
-    target: str = DEFAULT_TARGET  # the runtime that it is for, one of TARGETS
-    reduced_range: bool = False  # codes of weights are -64..63, whose sums fit into 16 bits by twos
-
-    def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise ValueError(f"target is {self.target!r:.60}, wanted one of {', '.join(TARGETS)}")
-        if not isinstance(self.keep_float, tuple | list) or not all(isinstance(each, str) for each in self.keep_float):
-            raise ValueError(f"keep_float is {self.keep_float!r:.60}, wanted patterns for names")
-
-    def quantizer(self, is_qat: bool, methods: PtqMethods = USUAL) -> NetworkQuantizer:
-        """What marks a graph by them, for training or for calibration alone, where `methods` find the ranges."""
-        target = TARGETS[self.target]
-        return NetworkQuantizer(self.per_channel, is_qat, self.keep_float, target, self.reduced_range, methods)
-
-
-@dataclass(frozen=True)
-class QatSchedule:
-    """When QAT stops updating its statistics: from these epochs on, counted from 0, they stay as they are."""
-
-    freeze_batch_norm: int = 1
-    freeze_observers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.freeze_observers < self.freeze_batch_norm:
-            raise ValueError(
-                f"observers freeze after {self.freeze_observers} epochs, before batch norm after "
-                f"{self.freeze_batch_norm}; they would keep ranges that later statistics change"
-            )
 
 
 def prepare_qat(
@@ -95,7 +58,7 @@ def prepare_qat(
     if settings.fused:
         fuse_upsampling(model)
     model = model.train().to(memory_format=torch.channels_last)  # faster; here, so that a resumed run has it too
-    quantizer = settings.quantizer(is_qat=True)
+    quantizer = _quantizer(settings, is_qat=True)
     graph = export_graph(model, (channels, *input_hw))
     without_random_factors(graph)
     attributes = batch_norm_attributes(graph)
@@ -105,6 +68,12 @@ def prepare_qat(
     restore_batch_norm(prepared, attributes)
     hold_ranges_of_several(prepared)
     return prepared
+
+
+def _quantizer(settings: QuantizationSettings, is_qat: bool, methods: PtqMethods = USUAL) -> NetworkQuantizer:
+    """What marks a graph by the settings, for training or for calibration alone, where `methods` find the ranges."""
+    row = TARGETS[settings.target]
+    return NetworkQuantizer(settings.per_channel, is_qat, settings.keep_float, row, settings.reduced_range, methods)
 
 
 def quantize_after_training(
@@ -129,7 +98,7 @@ def quantize_after_training(
         seen = _side_by_side(graph, batches)
     if EQUALIZE in methods.on_weights:
         equalize(graph, seen, settings.per_channel)
-    prepared = prepare_pt2e(copy.deepcopy(graph), settings.quantizer(is_qat=False, methods=methods))
+    prepared = prepare_pt2e(copy.deepcopy(graph), _quantizer(settings, is_qat=False, methods=methods))
     calibrate(prepared, batches)
     int8 = convert(prepared)
     if ADAROUND in methods.on_weights:

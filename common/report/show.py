@@ -72,7 +72,7 @@ def _warm(candidates: Mapping[str, Candidate], network: Network, threads: int) -
         for label, candidate in candidates.items()
     }
     for label, (predict, _) in models.items():
-        predict(torch.zeros(candidates[label].input_shape(3), dtype=candidates[label].camera.dtype))
+        predict(torch.zeros(candidates[label].input_shape(3), dtype=candidates[label].dtype))
     return models
 
 

@@ -1,7 +1,7 @@
 """What the figures of the reports mean, in words; docs/results.md has more."""
 
 from common.benchmark.results import Document
-from common.scoring.latency import CALLS_FOR_P90, CALLS_FOR_P99
+from common.scoring.percentiles import CALLS_FOR_P90, CALLS_FOR_P99
 from common.scoring.statistics import FEWEST_IMAGES, RESAMPLES
 
 TERMS = {

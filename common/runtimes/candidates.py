@@ -11,6 +11,7 @@ from torch import Tensor
 from common.data.camera import PLAIN, CameraFormat
 from common.networks.checkpoints import load_network
 from common.networks.registry import find_network
+from common.runtimes.kinds import KINDS
 from common.runtimes.onnx_files import (
     data_files,
     fixed_hw,
@@ -19,7 +20,8 @@ from common.runtimes.onnx_files import (
     stored_camera,
     stored_precision,
 )
-from common.runtimes.predictors import CPU, OnnxPredictor, Predictor, TorchPredictor, require_provider
+from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor, require_provider
+from common.runtimes.providers import CPU
 from common.runtimes.pte import PtePredictor
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
 from models import check_input_hw
@@ -29,7 +31,7 @@ SHORT_FORMS = {
     "ONNX FP32": ".onnx",
     "ONNX INT8": ".onnx",
     "ExecuTorch": ".pte",
-}  # label of a short flag -> kind
+}  # label of a short flag -> suffix of its files
 
 
 Form = tuple[tuple[int, int], CameraFormat]  # height and width, and all of the camera's form but for the output
@@ -55,6 +57,11 @@ class Candidate:
     def form(self) -> Form:
         """What an image has to be: models of one form take the same tensor."""
         return self.input_hw, replace(self.camera, output=PLAIN.output)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its input."""
+        return torch.uint8 if self.camera.type == "uint8" else torch.float32
 
     def input_shape(self, channels: int) -> list[int]:
         """Of one input, whose images have `channels` together."""
@@ -82,7 +89,7 @@ class OpenOptions:
 def open_candidates(
     models: Sequence[tuple[str, Path, str]], options: OpenOptions, providers: Sequence[str] = (CPU,)
 ) -> dict[str, Candidate]:
-    """Label -> candidate for (label, path, kind), in that order; a wrong file fails here, before any timing.
+    """Label -> candidate for (label, path, suffix), in that order; a wrong file fails here, before any timing.
 
     Each ONNX file is opened with each of ONNX Runtime's `providers`; with several, its labels name them.
 
@@ -98,17 +105,17 @@ def open_candidates(
             "--int8_model_path"
         )
     candidates: dict[str, Candidate] = {}
-    for label, path, kind in models:
-        if kind not in KINDS:
-            raise ValueError(f"{path}: no kind of model file ends in {kind!r}; known: {', '.join(KINDS)}")
-        several = kind == ".onnx" and len(providers) > 1
+    for label, path, suffix in models:
+        if suffix not in KINDS:
+            raise ValueError(f"{path}: no kind of model file ends in {suffix!r}; known: {', '.join(KINDS)}")
+        several, opener = suffix == ".onnx" and len(providers) > 1, OPENERS[KINDS[suffix]]
         named = {f"{label}, {each}": each for each in providers} if several else {label: providers[0]}
         if named.keys() & candidates.keys():
             raise ValueError(f"two models are named {label!r}; give each a name of its own with --model NAME=PATH")
-        opened = {name: KINDS[kind](path, replace(options, provider=provider)) for name, provider in named.items()}
+        opened = {name: opener(path, replace(options, provider=provider)) for name, provider in named.items()}
         candidates |= opened
         precision = next(iter(opened.values())).precision
-        if kind == ".onnx" and label in SHORT_FORMS and (precision == "int8") != (label == "ONNX INT8"):
+        if suffix == ".onnx" and label in SHORT_FORMS and (precision == "int8") != (label == "ONNX INT8"):
             raise ValueError(f"{path}: an {precision} file given as {label}; use the other flag")
     return candidates
 
@@ -195,13 +202,11 @@ def _precision(tensors: Iterable[Tensor]) -> str:
     return "fp16" if torch.float16 in types else "fp32"
 
 
-# file suffix -> how such a file becomes a candidate; a new kind of file is one function and one row
-KINDS: dict[str, Callable[[Path, OpenOptions], Candidate]] = {
-    ".pth": _checkpoint,
-    ".ckpt": _checkpoint,
-    ".safetensors": _checkpoint,
-    ".pt": _torchscript,
-    ".pt2": _exported,
-    ".onnx": _onnx,
-    ".pte": _program,
+# kind of file -> how such a file becomes a candidate; a new one is one function and one row
+OPENERS: dict[str, Callable[[Path, OpenOptions], Candidate]] = {
+    "checkpoint": _checkpoint,
+    "torchscript": _torchscript,
+    "exported": _exported,
+    "onnx": _onnx,
+    "program": _program,
 }

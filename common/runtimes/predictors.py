@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.runtimes.int8_kernels import sums_saturate
 from common.runtimes.onnx_files import SHAPES_OF_IMAGES, free_sizes, read_graph, shape_nodes
 from common.runtimes.optimized import OptimizedNote
+from common.runtimes.providers import CPU, PROVIDERS
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +23,6 @@ EXACT_INT8 = "session.x64quantprecision"
 EXACT_INT8_FAILURE = "Attempt to replace the existing tensor"  # when a file cannot be prepared for it
 MAP_RANK = 3  # of a map of ids
 NUMBERS = re.compile(r"tensor\((float|float16|double|bool|u?int(8|16|32|64))\)")  # of an output
-CPU = "CPU"
-PROVIDERS = {
-    CPU: "CPUExecutionProvider",
-    "CUDA": "CUDAExecutionProvider",
-    "TensorRT": "TensorrtExecutionProvider",
-    "OpenVINO": "OpenVINOExecutionProvider",
-}  # as a command line names them
 
 
 class Predictor(Protocol):

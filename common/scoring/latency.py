@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from common.scoring.percentiles import CALLS_FOR_P90, CALLS_FOR_P99
+
 T = TypeVar("T")
 
 STEADY = 0.05  # a block of warm-up whose median is not faster by this share than the one before: the model is warm
 WARMUP_BLOCK = 0.2  # seconds, and at least one run: scatter of short runs averages out, long runs have little
 MOST_BLOCKS = 8  # of warm-up beyond the asked-for runs; a machine that is not steady by then is measured as it is
-CALLS_FOR_P90, CALLS_FOR_P99 = 10, 100
 OUTLIER_DEVIATIONS = 5  # standard deviations, estimated from the median absolute deviation
 DEVIATION_OF_MAD = 1.4826  # standard deviation / median absolute deviation of a normal distribution
 

@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 OUT_OF_MEMORY = (
     *("DefaultCPUAllocator", "bad_alloc", "Failed to allocate memory", "Insufficient"),
     *("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
@@ -71,8 +69,13 @@ def _message(error: BaseException, flags: Mapping[str, Any]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was refused, on the CPU or a device."""
-    refused = isinstance(error, MemoryError | torch.OutOfMemoryError) or _has(error, OUT_OF_MEMORY)
+    refused = isinstance(error, MemoryError) or _is_pytorchs(error) or _has(error, OUT_OF_MEMORY)
     return refused or (isinstance(error, RuntimeError) and str(error) in (NO_PRIMITIVE, *NO_THREAD))
+
+
+def _is_pytorchs(error: BaseException) -> bool:
+    """By its name: errors are explained without PyTorch, too, as one of the command line."""
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def _has(error: BaseException, texts: tuple[str, ...]) -> bool:

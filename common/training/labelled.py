@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.data.bad_samples import usable_samples
 from common.data.cache import sample_loader
 from common.data.classes import classes_of
-from common.data.datasets import spread
+from common.data.datasets import SampleSource, spread
 from common.data.drawing import save_prediction
 from common.data.loading import AugmentedDataset, load_sample
 from common.data.pairs import BadSample, Sample
@@ -28,7 +28,7 @@ from common.system.files import sha256
 from common.training.fit import MakeTask, Trainee
 from common.training.losses import distillation, unweighted_cross_entropy, weighted_cross_entropy
 from common.training.precision import arithmetic
-from common.training.settings import QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import DataSettings, QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
 from common.training.task import TOGETHER, Batch, LossOf, Scores
 from common.training.validation import validate
 from models import Network
@@ -143,10 +143,24 @@ def labelled_samples(
     settings: RunSettings, name: str, network: Network, bad: list[BadSample]
 ) -> tuple[list[Sample], list[Sample]]:
     """Training and validation images with their masks; with `skip_bad` those that cannot be used go to `bad`."""
-    find = partial(usable_samples, settings.data.source(name, network), bad=bad)
+    find = partial(usable_samples, sample_source(settings.data, name, network), bad=bad)
     training, validation = find("train"), spread(find("val"), settings.records.num_val_samples)
     logger.info("%d training and %d validation images", len(training), len(validation))
     return training, validation
+
+
+def sample_source(data: DataSettings, name: str, network: Network) -> SampleSource:
+    """Where the samples of the network `name` are, and how they are read."""
+    return SampleSource.of(
+        name,
+        network,
+        data.root,
+        names=data.datasets,
+        labels=data.labels,
+        skip_bad=data.skip_bad,
+        workers=data.workers,
+        image_bits=data.image_bits,
+    )
 
 
 def labelled_loss(

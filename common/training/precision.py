@@ -7,8 +7,6 @@ from torch import nn
 
 from common.quantization.fake_quantize import FakeQuantize
 
-PRECISIONS = ("fp32", "tf32", "bf16")
-
 
 def set_precision(precision: str, device: torch.device) -> None:
     """Allow TF32, or rule it out.

@@ -10,15 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from common.data.datasets import SampleSource
-from common.quantization.pt2e import QatSchedule, QuantizationSettings
+from common.quantization.settings import QatSchedule, QuantizationSettings
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
-from common.training.precision import PRECISIONS
-from models import DEFAULT_NETWORK, Network
+from models import DEFAULT_NETWORK
 
 AUTO: Final = "auto"
 SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("fp32", "tf32", "bf16")
 QAT_SCRIPT = "quantize_model_sceneseg.py"
 PLACES = {"model_save_root_path", "root"}  # the flags that the script asks for
 
@@ -59,19 +58,6 @@ class DataSettings:
     cache_dir: Path | None = None  # keeps decoded and resized images, 0.8 MB each at 320,640; None: no cache
     reduced_decode: bool = False  # decode large JPEG training images at half their size
     image_bits: int | None = None  # bits of data in images stored with 16; None: as the images show
-
-    def source(self, name: str, network: Network) -> SampleSource:
-        """Where the samples of the network `name` are, and how they are read."""
-        return SampleSource.of(
-            name,
-            network,
-            self.root,
-            names=self.datasets,
-            labels=self.labels,
-            skip_bad=self.skip_bad,
-            workers=self.workers,
-            image_bits=self.image_bits,
-        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 
 from common.benchmark.sensitivity_analysis import analyse, layer_errors
 from common.data.loading import Example
-from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat
+from common.quantization.pt2e import calibrate, prepare_qat
+from common.quantization.settings import QuantizationSettings
 from common.quantization.simulation import Simulation, blocks_of, fake_quantizations, inside, quantized_layers
 from common.report.sensitivity import sensitivity_tables
 from common.report.writer import write_report

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from common.cli.flags import make_parser
-from common.cli.main import resolve_device, run
+from common.cli.main import run
 from common.system.files import atomic_path
+from common.system.process import resolve_device
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -27,11 +27,12 @@ from common.export.camera import CameraFile
 from common.export.pte_writer import export_pte
 from common.networks.checkpoints import published_state
 from common.networks.metadata import TORCH_FILE, as_metadata, describe, of_camera
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.runtimes.pte import PtePredictor
 from examples.make_scenes import write_dataset, write_image
-from models import NETWORKS
+from models.family import NETWORKS
 from tests.family import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from common.data.labelled_shots import find_labelled_shots, labelled_source
 from common.data.labels import IGNORED
 from common.data.shots import Shot, ShotFormat, find_images, letterbox_place
 from common.data.transforms import ImageFormat
-from models import NETWORKS
+from models.family import NETWORKS
 from tests.labelled import write_labels, write_small_drive
 
 HW = (12, 20)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.data.transforms import ImageFormat, augment, augmentation, resize_image, resize_mask
-from models import NETWORKS, Network
+from models import Network
+from models.family import NETWORKS
 from tests.family import NATIVE
 from tests.pixels import denormalise
 

@@ -18,8 +18,6 @@ from common.export.options import ExportOptions
 from common.networks.registry import build_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.pt2e import (
-    QatSchedule,
-    QuantizationSettings,
     calibrate,
     convert,
     prepare_qat,
@@ -27,6 +25,7 @@ from common.quantization.pt2e import (
     set_evaluation_mode,
     set_training_mode,
 )
+from common.quantization.settings import QatSchedule, QuantizationSettings
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
 from common.runtimes.targets import TARGETS

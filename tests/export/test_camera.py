@@ -18,7 +18,8 @@ from common.export.same_outputs import SameOutputs
 from common.networks.metadata import CAMERA, as_metadata, camera_of, of_camera
 from common.runtimes.onnx_files import fixed_hw, require_image_input, stored_camera
 from common.runtimes.predictors import OnnxPredictor, class_map, require_class_map
-from models import NETWORKS, Network
+from models import Network
+from models.family import NETWORKS
 
 HW = (16, 16)
 BYTES = np.arange(256, dtype=np.uint8).reshape(HW)

@@ -15,7 +15,8 @@ from common.export.int8_graph import for_target, use_unsigned_activations
 from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
 from common.quantization.integer_reference import as_integer_kernels
-from common.quantization.pt2e import QUANTIZE, QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import QUANTIZE, quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from models import Network
 

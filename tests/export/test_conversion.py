@@ -22,13 +22,12 @@ from common.export.conversion import (
     convert_int8,
 )
 from common.export.onnx_passes import separate_weights
-from common.export.onnx_writer import NEWEST_OPSET, OLDEST_OPSET
-from common.export.options import ExportOptions
+from common.export.options import NEWEST_OPSET, OLDEST_OPSET, ExportOptions
 from common.networks.checkpoints import published_state
 from common.networks.opening import OpenedNetwork, network_table, open_network
-from common.quantization.pt2e import QuantizationSettings
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.onnx_files import read_graph, stored_precision
-from models import NETWORKS, find_network
+from models.family import NETWORKS, find_network
 
 SHAPE = (3, 64, 64)
 

@@ -21,7 +21,8 @@ from common.export.int8_graph import (
     widen_outputs,
 )
 from common.export.subpixel import shuffle_rows, use_subpixel_convolutions
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from models.ego_lanes import EgoLanesNetwork
 

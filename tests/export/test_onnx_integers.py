@@ -21,11 +21,11 @@ from common.export.onnx_integers import pad_constant_channels, share_no_zero_poi
 from common.export.onnx_passes import store_zero_points
 from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
-from common.quantization.pt2e import QuantizationSettings
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.predictors import EXACT_INT8
 from common.runtimes.quantized_graphs import QuantizedGraph
-from models import find_network
 from models.blocks import UpsampleStage
+from models.family import find_network
 
 SHAPE = (3, 16, 32)
 IMAGES = [torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]

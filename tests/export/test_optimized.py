@@ -13,13 +13,14 @@ from common.export.optimized import use_integer_operators
 from common.export.options import ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.networks.opening import OpenedNetwork
-from common.quantization.pt2e import QuantizationSettings
+from common.quantization.settings import QuantizationSettings
 from common.runtimes import predictors
 from common.runtimes.onnx_files import stored_precision
 from common.runtimes.optimized import OptimizedNote
 from common.runtimes.predictors import OnnxPredictor
-from common.runtimes.targets import TARGETS, broken_rules, optimized_note
-from models import find_network
+from common.runtimes.target_check import broken_rules, optimized_note
+from common.runtimes.targets import TARGETS
+from models.family import find_network
 from tests.conftest import TinyNetwork
 
 SHAPE = (3, 16, 32)

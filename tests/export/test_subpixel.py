@@ -14,7 +14,8 @@ from common.export.subpixel import (
     with_subpixel_convolutions,
 )
 from common.quantization.graphs import export_graph
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from models.fuse import fuse_upsampling
 from models.scene_seg import SceneSegNetwork
 

@@ -14,19 +14,13 @@ from common.export.onnx_passes import lower_to_17
 from common.export.options import ExportOptions
 from common.export.qat_export import labels_of, targets_to_write
 from common.networks.opening import OpenedNetwork
-from common.quantization.pt2e import (
-    DEQUANTIZE,
-    QUANTIZE,
-    QuantizationSettings,
-    calibrate,
-    convert,
-    prepare_qat,
-    quantize_after_training,
-)
+from common.quantization.pt2e import DEQUANTIZE, QUANTIZE, calibrate, convert, prepare_qat, quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.onnx_files import stored_precision
 from common.runtimes.quantized_graphs import QuantizedGraph
-from common.runtimes.targets import TARGETS, broken_rules
-from models import find_network
+from common.runtimes.target_check import broken_rules
+from common.runtimes.targets import TARGETS
+from models.family import find_network
 
 SHAPE = (3, 32, 32)
 IMAGES = [torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]

@@ -10,7 +10,7 @@ from common.export.traced_writer import write_exported, write_torchscript
 from common.networks.metadata import TORCH_FILE
 from common.networks.registry import build_network
 from common.runtimes.traced import exported_hw, read_exported, read_torchscript, torchscript_hw
-from models import NETWORKS
+from models.family import NETWORKS
 
 WRITERS = {".pt": write_torchscript, ".pt2": write_exported}
 READERS = {".pt": read_torchscript, ".pt2": read_exported}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from common.networks.checkpoints import load_network
-from models import NETWORKS
 from models.checkpoint_keys import to_published
+from models.family import NETWORKS
 from models.lite import deeplab
 
 KINDS = {"published": ("timm-efficientnet-b0", 64, 3), "of the evaluation": ("timm-efficientnet-b1", 64, 1)}

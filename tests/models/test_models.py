@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import NETWORKS, check_input_hw, find_network
+from models import check_input_hw
 from models.backbone import remove_stochastic_depth
 from models.checkpoint_keys import from_published, infer_width, to_published
 from models.domain_seg import DomainSegNetwork
+from models.family import NETWORKS, find_network
 from models.scene_3d import Scene3DNetwork
 from models.scene_seg import SceneSegNetwork
 

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from models import NETWORKS
+from models.family import NETWORKS
 from models.network import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES, Network, check_input_hw
 
 ROW = Network(build=object, input_shape=(3, 36, 52))

@@ -13,7 +13,8 @@ from common.networks.checkpoints import Description, load_network, published_sta
 from common.networks.registry import build_network, file_stem, find_network
 from common.quantization.checkpoints import load_qat
 from common.runtimes.candidates import OpenOptions, open_candidates
-from models import NETWORKS, Network
+from models import Network
+from models.family import NETWORKS
 
 CPU = torch.device("cpu")
 HEAD = """

@@ -20,7 +20,7 @@ from common.networks.checkpoints import (
 )
 from common.networks.opening import open_network
 from common.runtimes.candidates import OpenOptions, open_candidates
-from models import NETWORKS
+from models.family import NETWORKS
 
 KEY = "SceneContext.context_layer_0.weight"
 

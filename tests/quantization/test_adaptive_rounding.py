@@ -10,7 +10,8 @@ from torch import nn
 from common.quantization.adaptive_rounding import learn_rounding
 from common.quantization.folding import fold_exported_batch_norm
 from common.quantization.graphs import export_graph
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 
 SHAPE = (4, 6, 8)
 

@@ -12,7 +12,6 @@ from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
 from common.quantization.pt2e import (
-    QuantizationSettings,
     calibrate,
     convert,
     prepare_qat,
@@ -20,6 +19,7 @@ from common.quantization.pt2e import (
     set_evaluation_mode,
     set_mode,
 )
+from common.quantization.settings import QuantizationSettings
 
 
 @pytest.fixture(params=[False, True], ids=["per tensor", "per channel"])

@@ -9,7 +9,8 @@ from torch import nn
 from common.quantization.bias_correction import correct_biases
 from common.quantization.folding import fold_exported_batch_norm
 from common.quantization.graphs import WEIGHTED, export_graph
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 
 SHAPE = (3, 8, 12)
 

@@ -10,7 +10,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from common.quantization import codes
 from common.quantization.codes import Grid, RoundToGrid, codes_for_backward, round_to_grid
-from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.quantization.pt2e import prepare_qat, set_mode
+from common.quantization.settings import QuantizationSettings
 from models.scene_seg import SceneSegNetwork
 
 HALVES = Grid(scale=0.5, inverse=2.0, first=-3, last=2)  # codes -2 to 3, zero point 1: values from -1.5 to 1.0

@@ -13,7 +13,8 @@ from common.quantization.equalization import equalize
 from common.quantization.folding import fold_exported_batch_norm
 from common.quantization.graphs import export_graph
 from common.quantization.methods import methods_of
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 
 HW = (8, 12)
 

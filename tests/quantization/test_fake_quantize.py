@@ -9,7 +9,8 @@ from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, MovingAvera
 
 from common.quantization import fake_quantize
 from common.quantization.fake_quantize import FakeQuantize
-from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat
+from common.quantization.pt2e import calibrate, prepare_qat
+from common.quantization.settings import QuantizationSettings
 
 AFFINE = {"quant_min": -128, "quant_max": 127, "dtype": torch.int8, "qscheme": torch.per_tensor_affine, "eps": 2**-12}
 SYMMETRIC = {**AFFINE, "quant_min": -127, "qscheme": torch.per_tensor_symmetric}

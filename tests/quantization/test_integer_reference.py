@@ -17,7 +17,8 @@ from common.quantization.integer_reference import (
     multiplication,
 )
 from common.quantization.nodes import input_of
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.targets import ONNX_RUNTIME
 
 HW = (64, 64)

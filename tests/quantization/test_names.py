@@ -4,7 +4,8 @@ import pytest
 
 from common.networks.checkpoints import observer_keys
 from common.quantization.fake_quantize import FakeQuantize
-from common.quantization.pt2e import QuantizationSettings, prepare_qat
+from common.quantization.pt2e import prepare_qat
+from common.quantization.settings import QuantizationSettings
 from common.quantization.simulation import fake_quantizations
 from common.system.distributed import AVERAGED
 

@@ -7,7 +7,8 @@ from torchao.quantization.pt2e import MovingAverageMinMaxObserver
 from common.quantization import observing, pt2e
 from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.observing import images_at_once
-from common.quantization.pt2e import QuantizationSettings, calibrate, prepare_qat, set_evaluation_mode
+from common.quantization.pt2e import calibrate, prepare_qat, set_evaluation_mode
+from common.quantization.settings import QuantizationSettings
 
 HW = (32, 64)
 

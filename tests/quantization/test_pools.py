@@ -6,7 +6,8 @@ from executorch.backends.xnnpack.quantizer import xnnpack_quantizer_utils
 from torch import nn
 
 from common.quantization.graphs import export_graph
-from common.quantization.pt2e import QuantizationSettings, prepare_qat
+from common.quantization.pt2e import prepare_qat
+from common.quantization.settings import QuantizationSettings
 
 
 class Squeeze(nn.Module):

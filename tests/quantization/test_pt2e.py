@@ -9,8 +9,6 @@ from common.quantization.pt2e import (
     DEQUANTIZE_PER_CHANNEL,
     DROPOUT,
     QUANTIZE,
-    QatSchedule,
-    QuantizationSettings,
     calibrate,
     convert,
     prepare_qat,
@@ -20,6 +18,7 @@ from common.quantization.pt2e import (
     set_training_mode,
 )
 from common.quantization.quantizer import SMALLEST_SCALE
+from common.quantization.settings import QatSchedule, QuantizationSettings
 from common.runtimes.targets import ONNX_RUNTIME
 from models.fuse import fuse_upsampling
 from models.scene_seg import SceneSegNetwork

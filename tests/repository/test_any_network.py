@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models import DEFAULT_NETWORK, NETWORKS
+from models import DEFAULT_NETWORK
+from models.family import NETWORKS
 from models.scene_seg import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]

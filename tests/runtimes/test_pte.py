@@ -8,7 +8,8 @@ import torch
 from common.export.int8_graph import for_target
 from common.export.pte_writer import export_pte
 from common.quantization.integer_reference import as_integer_kernels
-from common.quantization.pt2e import QuantizationSettings, quantize_after_training
+from common.quantization.pt2e import quantize_after_training
+from common.quantization.settings import QuantizationSettings
 from common.runtimes.parity import compare
 from common.runtimes.predictors import TorchPredictor
 from common.runtimes.pte import PtePredictor

@@ -17,7 +17,8 @@ from common.scoring.detection import average_precision, found_objects, in_input
 from common.scoring.figures import by_image, score_differences, score_intervals
 from common.scoring.steering import degrees_of
 from common.scoring.tasks import SCORES, score_of
-from models import NETWORKS, Network
+from models import Network
+from models.family import NETWORKS
 
 SHOTS = ShotFormat(ImageFormat((64, 64), (0.0,) * 3, (1.0,) * 3))
 LETTERBOXED = replace(SHOTS, letterboxed=True)

@@ -13,7 +13,7 @@ from common.networks.opening import open_network
 from common.quantization.methods import BEST_METHODS, ON_WEIGHTS, RANGES
 from common.runtimes.parity import compare, example_inputs
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
-from common.runtimes.targets import broken_rules
+from common.runtimes.target_check import broken_rules
 from tests.command_lines import call, refusal
 from tests.own_folder import TWO_MAPS, own_folder, write_drive
 

@@ -15,7 +15,7 @@ from common.data.labelled_shots import find_labelled_shots, labelled_source
 from common.networks.checkpoints import Description, published_state, save_checkpoint
 from common.networks.image_inputs import image_inputs
 from common.networks.registry import build_network
-from models import NETWORKS
+from models.family import NETWORKS
 from tests.command_lines import call, refusal
 from tests.labelled import iou_of, write_labels, write_small_drive
 from tests.own_folder import own_folder

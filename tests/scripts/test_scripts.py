@@ -197,7 +197,8 @@ def test_a_resumed_quantization_ends_as_the_unbroken_one(qat, data, tmp_path, ch
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits an address space")
 def test_the_default_command_ends_well_where_a_whole_step_does_not_fit(fp32, data, tmp_path):
     """1.65 GB above the libraries: a step of 32 images of 64x128 takes more, one in parts less."""
-    command = ["tests/limited_run.py", 1650, "quantize_model_sceneseg", "-r", data, "--datasets", "Town", "Country"]
+    command = ["tests/limited_run.py", 1650, "quantize_model_sceneseg", "quantize"]
+    command += ["-r", data, "--datasets", "Town", "Country"]
     command += ["-fp32", fp32 / "best_model.pth", "-e", 1, "--num_calibration_samples", 2, "--num_val_samples", 1]
     process = run(*command, "-s", tmp_path / "whole", "--gradient_accumulation", 1, check=False)
     assert process.returncode == 1

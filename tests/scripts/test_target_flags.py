@@ -9,7 +9,7 @@ import benchmark_qat_model as benchmark
 import convert_pytorch_to_onnx as convert
 import quantize_model_sceneseg as quantize
 from common.networks.checkpoints import read_checkpoint
-from common.runtimes.targets import broken_rules
+from common.runtimes.target_check import broken_rules
 from common.training.settings import QatRunSettings, retraining_command
 from tests.command_lines import call, refusal
 from tests.own_folder import TWO_MAPS, own_folder, write_drive

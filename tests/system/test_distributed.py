@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.quantization.pt2e import prepare_qat, set_mode
+from common.quantization.settings import QuantizationSettings
 from common.system import distributed
 from tests.conftest import TinyNetwork
 

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 from common.data.loading import Example
-from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.quantization.pt2e import prepare_qat, set_mode
+from common.quantization.settings import QuantizationSettings
 from common.training import accumulation
 from common.training.accumulation import Accumulation, StepState, fitting_parts
 from common.training.labelled import labelled_loss

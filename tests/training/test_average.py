@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.quantization.pt2e import QuantizationSettings, prepare_qat, set_mode
+from common.quantization.pt2e import prepare_qat, set_mode
+from common.quantization.settings import QuantizationSettings
 from common.training.average import WeightAverage
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from common.benchmark.gate import Gate
 from common.benchmark.results import Document
-from common.cli.benchmark import run_benchmark, run_output_benchmark
-from common.cli.flags import labelled_shots_of, sample_source, shots_of
+from common.commands.inputs import labelled_shots_of, sample_source, shots_of
+from common.commands.reports import run_benchmark, run_output_benchmark
 from common.data.bad_samples import usable_samples
 from common.data.datasets import SPLITS, evenly_spaced, spread
 from common.data.loading import SampleDataset

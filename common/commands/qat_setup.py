@@ -13,6 +13,7 @@ from common.data.datasets import evenly_spaced
 from common.data.loading import Example, SampleDataset
 from common.data.pairs import Sample
 from common.data.transforms import ImageFormat
+from common.export.options import FILE_EQUAL_PIXELS
 from common.export.qat_export import targets_to_write
 from common.networks.checkpoints import Description, read_checkpoint
 from common.networks.opening import OpenedNetwork, open_network
@@ -20,7 +21,6 @@ from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.lock import hold_folder
 
 FOLDER = "onnx_models"  # beside the checkpoint
-FILE_EQUAL_PIXELS = 0.995  # two right INT8 kernels may round a value in other directions
 
 
 def targets_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[str, ...]:

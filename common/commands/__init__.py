@@ -1,0 +1,1 @@
+"""The work of the scripts: from parsed flags to files and printed results."""
