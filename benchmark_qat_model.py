@@ -33,6 +33,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, example, check_usage)
     parser.set_defaults(device="cpu")
     add_name_argument(parser, default=DEFAULT_NETWORK)
+    add_input_arguments(parser)
+    add_comparison_arguments(parser)
+    add_file_arguments(parser)
+    add_benchmark_arguments(parser)
+    add_gate_arguments(parser)
+    add_dataset_arguments(parser)
+    return parser
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint, the images, and how these calibrate it."""
     parser.add_argument(
         "--qat_checkpoint_path",
         required=True,
@@ -40,17 +51,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="checkpoint of quantize_model_sceneseg.py",
     )
+    add_weights_argument(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset_root", type=Path, metavar="DIR", help="data root, of images with labels")
     add_images_argument(source, "compare the outputs with the FP32 network's")
-    parser.add_argument(
-        "-fp32",
-        "--fp32_model",
-        type=Path,
-        metavar="CKPT",
-        help="where outputs are compared (--images, labels that are no masks of classes): the FP32 weights to compare "
-        "with; default: those of the training",
-    )
     add_egolanes_argument(parser, "on images")
     parser.add_argument(
         "--num_calibration_samples",
@@ -59,14 +63,17 @@ def get_args_parser() -> argparse.ArgumentParser:
         f"{QatSettings.num_calibration_samples}); 0 keeps the ranges of the training, the default where it was without "
         "labels",
     )
+
+
+def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the trained INT8 is compared with, and what is found out of its layers."""
     parser.add_argument(
-        "--min_equal_pixels",
-        type=fraction,
-        help=f"share of pixels on which a file and PyTorch INT8 have to agree, or no file is written (default: "
-        f"{FILE_EQUAL_PIXELS}); where outputs are compared also a limit of the gate, of INT8 against FP32",
-    )
-    parser.add_argument(
-        "--pte", action="store_true", help="also write an ExecuTorch program for XNNPACK, and benchmark it"
+        "-fp32",
+        "--fp32_model",
+        type=Path,
+        metavar="CKPT",
+        help="where outputs are compared (--images, labels that are no masks of classes): the FP32 weights to compare "
+        "with; default: those of the training",
     )
     parser.add_argument(
         "--compare_ptq",
@@ -75,9 +82,24 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="FP32 weights: benchmark them, and them quantized without training, beside the trained INT8",
     )
     add_ptq_arguments(parser, "--compare_ptq with these ")
-    add_weights_argument(parser)
+    parser.add_argument(
+        "--sensitivity",
+        type=positive_int,
+        nargs="?",
+        const=SENSITIVITY_IMAGES,
+        metavar="IMAGES",
+        help="also measure what quantization costs in every layer, and what each block in float would bring, on that "
+        f"many validation images ({SENSITIVITY_IMAGES})",
+    )
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the INT8 files are for, what form they have, and how near they come to PyTorch."""
     add_target_argument(
         parser, "the file is for", "default: the checkpoint's own; one whose quantization is another is refused"
+    )
+    parser.add_argument(
+        "--pte", action="store_true", help="also write an ExecuTorch program for XNNPACK, and benchmark it"
     )
     add_opset_argument(parser)
     parser.add_argument(
@@ -89,20 +111,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--half", action="store_true", help="tensorrt: FP16 for what is not in int8")
     add_optimized_argument(parser)
-    add_camera_arguments(parser)
     parser.add_argument(
-        "--sensitivity",
-        type=positive_int,
-        nargs="?",
-        const=SENSITIVITY_IMAGES,
-        metavar="IMAGES",
-        help="also measure what quantization costs in every layer, and what each block in float would bring, on that "
-        f"many validation images ({SENSITIVITY_IMAGES})",
+        "--min_equal_pixels",
+        type=fraction,
+        help=f"share of pixels on which a file and PyTorch INT8 have to agree, or no file is written (default: "
+        f"{FILE_EQUAL_PIXELS}); where outputs are compared also a limit of the gate, of INT8 against FP32",
     )
-    add_benchmark_arguments(parser)
-    add_gate_arguments(parser)
-    add_dataset_arguments(parser)
-    return parser
+    add_camera_arguments(parser)
 
 
 def check_usage(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

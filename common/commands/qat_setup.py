@@ -1,26 +1,71 @@
-"""What the flags of benchmark_qat_model.py stand for: targets, limits, what to compare with, a folder, examples."""
+"""What benchmark_qat_model.py is asked for, and what it opens before the work: FP32 weights, a folder."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.benchmark.gate import Gate, open_gate
+from common.benchmark.ptq import LABELS as PTQ_LABELS
 from common.benchmark.ptq import open_untrained
 from common.benchmark.settings import GateSettings
 from common.cli.benchmark import gate_settings
+from common.cli.flags import refuse_with_class_maps
 from common.cli.targets import require_writable
-from common.data.datasets import evenly_spaced
-from common.data.loading import Example, SampleDataset
-from common.data.pairs import Sample
-from common.data.transforms import ImageFormat
+from common.commands.export import camera_of
+from common.commands.inputs import compares_outputs, score_against_labels
+from common.data.camera import CameraFormat
 from common.export.options import FILE_EQUAL_PIXELS
-from common.export.qat_export import targets_to_write
+from common.export.qat_export import labels_of, targets_to_write
 from common.networks.checkpoints import Description, read_checkpoint
 from common.networks.opening import OpenedNetwork, open_network
+from common.networks.registry import find_network
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
+from common.scoring.figures import Score
 from common.system.lock import hold_folder
+from models import Network
 
 FOLDER = "onnx_models"  # beside the checkpoint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, as far as it is known before the network is opened."""
+
+    name: str  # of the network, as registered
+    network: Network
+    outputs: bool  # whether outputs are compared, in the place of maps of classes
+    score: Score | None  # by which outputs are judged against labels
+    targets: tuple[str, ...]  # that files are written for, the first of them the network's own
+    camera: CameraFormat  # the form of the files
+    least_equal: float  # share of pixels on which files have to agree with PyTorch INT8, 0 to 1
+    gate: Gate
+
+    @property
+    def onnx_target(self) -> str:
+        """That of an ONNX file which is compared with the trained one."""
+        return self.targets[0] if TARGETS[self.targets[0]].opsets else DEFAULT_TARGET
+
+
+def plan_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
+    """What the flags ask for; exit code 2 where they do not go together, or not with the network.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint that cannot be read, or what it cannot be made into; a gate that
+            cannot be held.
+    """
+    name, network = find_network(args.name)
+    outputs, score = compares_outputs(args, network), score_against_labels(args, name, network)
+    if not outputs:
+        refuse_with_class_maps(args, parser, ("fp32_model", "egolanes_checkpoint"))
+    elif args.sensitivity:
+        parser.error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
+    targets, camera = targets_of(args, parser), camera_of(args, name, network)
+    if outputs and camera.output == "classes":
+        parser.error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
+    references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
+    least_equal, limits = equal_pixels(args, outputs)
+    gate = open_gate(limits, [*references, *labels_of(targets)], outputs=outputs, score=score)
+    return Plan(name, network, outputs, score, targets, camera, least_equal, gate)
 
 
 def targets_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[str, ...]:
@@ -65,9 +110,3 @@ def open_folder(checkpoint: Path) -> Path:
     folder.mkdir(exist_ok=True)
     hold_folder(folder, "wait for its end")
     return folder
-
-
-def examples_of(samples: Sequence[Sample], count: int, image_format: ImageFormat) -> list[Example]:
-    """As many of the samples, evenly spaced, as networks take them."""
-    dataset = SampleDataset(evenly_spaced(samples, count), image_format)
-    return [dataset[index] for index in range(len(dataset))]
