@@ -21,9 +21,9 @@ from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import Check
-from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.predictors import OnnxPredictor, Predictor
 from common.runtimes.target_check import require_rules
-from common.runtimes.targets import DEFAULT_TARGET, TARGETS
+from common.runtimes.targets import DEFAULT_TARGET, TARGETS, Target
 from common.system.files import atomic_path
 from common.system.user_code import one_line
 
@@ -82,6 +82,25 @@ def export_onnx(
     The file gets its name only when the ONNX checker, the rules of `target` and `check` accept it: `check` takes the
     file as a predictor and raises ValueError where it disagrees with PyTorch.
     """
+    proto = _exported(model, input_shape, options, input_names, output_names)
+    _apply_passes(proto, options, TARGETS[target])
+    onnx.helper.set_model_props(proto, metadata)
+    with atomic_path(path) as temporary:
+        return check(_saved(proto, temporary, options, target, camera))
+
+
+def _exported(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    options: ExportOptions,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> onnx.ModelProto:
+    """What PyTorch's exporter makes of a network.
+
+    Raises:
+        ValueError: it holds what ONNX has no form of.
+    """
     count = len(input_names)
     shape = (options.batch or 2, input_shape[0] // count, *input_shape[1:])
     dynamic = {0: torch.export.Dim("batch", min=1)} if options.batch is None else None
@@ -102,37 +121,50 @@ def export_onnx(
         raise ValueError(f"the network cannot be written as ONNX: {one_line(error)}; {REWRITE}") from error
     assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
-    proto = program.model_proto
+    return program.model_proto
+
+
+def _apply_passes(proto: onnx.ModelProto, options: ExportOptions, target: Target) -> None:
+    """Give an exported file the operator set, the precision and what its target wants, in place."""
     _strip_notes(proto)
     store_zero_points(proto)
     separate_weights(proto)
     if options.opset < OLDEST_WRITTEN:
         lower_to_17(proto)
     pad_constant_channels(proto)
-    if TARGETS[target].integers:
+    if target.integers:
         store_integer_biases(proto)
         share_no_zero_points(proto)
-    if TARGETS[target].float_weights:
+    if target.float_weights:
         store_weights_in_float(proto)
     if options.half:
         to_half(proto)
-    onnx.helper.set_model_props(proto, metadata)
+
+
+def _saved(
+    proto: onnx.ModelProto, path: Path, options: ExportOptions, target: str, camera: CameraFile | None
+) -> Predictor:
+    """Write the file in its form, and read it again; it gives its outputs only where they are those of the plain file.
+
+    Raises:
+        ValueError: the file breaks rules of ONNX or of its target, or cannot be brought into its form.
+    """
+    _save(proto, path, target)
+    plain = OnnxPredictor(path, options.threads)
+    if camera:
+        camera.rewrite(proto)
+        _save(proto, path, target)
+    if options.optimized:
+        use_integer_operators(path)
+    if not (camera or options.optimized):
+        return plain
+    return SameOutputs(plain, OnnxPredictor(path, options.threads, optimize=not options.optimized), camera)
+
+
+def _save(proto: onnx.ModelProto, path: Path, target: str) -> None:
     onnx.checker.check_model(proto, full_check=True)
     require_rules(proto, target)
-    with atomic_path(path) as temporary:
-        onnx.save(proto, temporary)
-        plain = OnnxPredictor(temporary, options.threads)
-        if camera:
-            camera.rewrite(proto)
-            onnx.checker.check_model(proto, full_check=True)
-            require_rules(proto, target)
-            onnx.save(proto, temporary)
-        if options.optimized:
-            use_integer_operators(temporary)
-        if not (camera or options.optimized):
-            return check(plain)
-        written = OnnxPredictor(temporary, options.threads, optimize=not options.optimized)
-        return check(SameOutputs(plain, written, camera))
+    onnx.save(proto, path)
 
 
 def adaptive_average_pool(x: Any, output_size: Sequence[int]) -> Any:
