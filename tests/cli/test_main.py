@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,20 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_with(ValueError("bad mask"), monkeypatch, "--debug")
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), False), (("--debug",), True)])
+def test_what_libraries_tell_their_developers_is_shown_with_debug(flags, shown, monkeypatch, capsys):
+    def main(args):
+        """As a library that is imported now: with a filter of its own, before those of the script."""
+        warnings.simplefilter("always", FutureWarning)
+        warnings.warn("a notice", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("sys.argv", ["script.py", *flags])
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+        run(main, make_parser("A script.", "python script.py"))
+    assert capsys.readouterr().err == "a notice\n" * shown
 
 
 def test_success_returns(monkeypatch):
