@@ -13,13 +13,7 @@ from common.benchmark.results import Document
 from common.benchmark.run import keep_to_processors
 from common.cli.benchmark import benchmark_settings, gate_settings
 from common.cli.flags import refuse_with_class_maps
-from common.commands.inputs import (
-    compares_outputs,
-    labelled_shots_of,
-    sample_source,
-    score_against_labels,
-    shots_of,
-)
+from common.commands.inputs import compares_outputs, labelled_shots_of, sample_source, score_against_labels, shots_of
 from common.commands.reports import leave_by_gate, run_benchmark, run_output_benchmark
 from common.data.bad_samples import usable_samples
 from common.data.datasets import spread

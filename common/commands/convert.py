@@ -5,13 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.commands.export import camera_of, export_options
-from common.export.conversion import (
-    calibration_inputs,
-    compare_with_fp32,
-    convert_fp32,
-    convert_half,
-    convert_int8,
-)
+from common.export.conversion import calibration_inputs, compare_with_fp32, convert_fp32, convert_half, convert_int8
 from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import find_network
