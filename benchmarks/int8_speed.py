@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from benchmarks.int8_limit import float_share, giga_operations, int8_rate
 from benchmarks.ort_profile import operator_profile
 from benchmarks.tables import write_csv
 from common.cli.flags import add_name_argument, make_parser
 from common.cli.main import run
 from common.cli.types import fraction, height_width, positive_int
 from common.export.int8_graph import for_target
-from common.export.onnx_writer import export_onnx
+from common.export.onnx_writer import INPUT, export_onnx
 from common.export.options import ExportOptions
 from common.export.pte_writer import export_pte
 from common.export.subpixel import with_subpixel_convolutions
@@ -80,6 +81,25 @@ class Row:
     nodes: int | None
 
 
+@dataclass(frozen=True)
+class Limit:
+    """How near the INT8 file comes to what the processor can do."""
+
+    giga_operations: float  # of one input
+    giga_operations_per_s: float  # of int8, measured in the same run
+    float_share: float  # of the INT8 file's time, 0 to 1
+
+    def sentence(self, rows: Sequence[Row]) -> str:
+        """It, beside the times of the rows."""
+        milliseconds = {row.variant: row.p50_ms for row in rows}
+        least = 1000 * self.giga_operations / self.giga_operations_per_s
+        return (
+            f"{self.giga_operations:.1f} GOP at the {self.giga_operations_per_s:.0f} GOP/s of a large int8 convolution "
+            f"take {least:.1f} ms, {milliseconds[BASE] / least:.1f} times as fast as {BASE}: {INT8} needs "
+            f"{milliseconds[INT8] / least:.2f} times that; {self.float_share:.0%} of its time are in float"
+        )
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, "python -m benchmarks.int8_speed --threads 1 --csv int8_speed.csv")
     parser.set_defaults(threads=1)
@@ -105,11 +125,15 @@ def main(args: argparse.Namespace) -> None:
         variants = write_variants(name, args.width, input_shape, Path(folder), args.threads)
         rows = measure(variants, input_shape, args.runs)
         print(table([formatted(row) for row in rows]))
+        profile = operator_profile(variants[INT8].path, torch.randn(1, *input_shape).numpy(), args.threads)
         print(f"\n{INT8} by operator, milliseconds of one run, {args.threads} threads:")
-        print(table(operator_profile(variants[INT8].path, torch.randn(1, *input_shape).numpy(), args.threads)))
+        print(table(profile))
+        operations = giga_operations(fuse_upsampling(build_network(name, network, args.width).eval()), input_shape)
+    limit = Limit(operations, int8_rate(args.threads), float_share(profile))
+    print(limit.sentence(rows))
     if args.csv:
-        settings = {"network": name, "width": args.width, "hw": hw, "threads": args.threads}
-        write_csv(args.csv, rows, settings | {"runs": args.runs})
+        settings = {"network": name, "width": args.width, "hw": hw, "threads": args.threads, "runs": args.runs}
+        write_csv(args.csv, rows, settings | asdict(limit))
         print(f"wrote {args.csv}")
 
 
@@ -127,8 +151,13 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     def onnx_variant(label: str, variant: nn.Module, precision: str) -> Variant:
         logger.info("exporting %s", label)
         path = folder / f"{len(variants)}.onnx"
-        metadata = as_metadata(described(precision, versions=versions()))
-        export_onnx(variant, path, input_shape, metadata, lambda _: [], ExportOptions(threads), output_names=outputs)
+        if label == STRAIGHT:  # which keeps no target's rules
+            torch.onnx.export(variant, (images,), path, dynamo=True, input_names=[INPUT], verbose=False)
+        else:
+            metadata = as_metadata(described(precision, versions=versions()))
+            export_onnx(
+                variant, path, input_shape, metadata, lambda _: [], ExportOptions(threads), output_names=outputs
+            )
         return Variant(path, partial(OnnxPredictor, threads=threads))
 
     variants: dict[str, Variant] = {}
