@@ -10,6 +10,7 @@ from common.benchmark.ptq import LABELS as PTQ_LABELS
 from common.benchmark.ptq import fp32_candidate, without_training
 from common.benchmark.run import keep_to_processors
 from common.benchmark.sensitivity_analysis import analyse
+from common.cli.auto_float import add_auto_float_arguments, float_limit
 from common.cli.benchmark import (
     add_benchmark_arguments,
     add_gate_arguments,
@@ -33,6 +34,7 @@ from common.cli.main import resolve_device, run, seed_everything
 from common.cli.ptq import add_ptq_arguments, methods_of_comparison
 from common.cli.qat_benchmark import (
     FILE_EQUAL_PIXELS,
+    choose_in_checkpoint,
     equal_pixels,
     examples_of,
     open_folder,
@@ -40,7 +42,7 @@ from common.cli.qat_benchmark import (
     targets_of,
 )
 from common.cli.qat_images import labelled_images, output_images, samples_with_masks
-from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument
+from common.cli.targets import add_keep_float_argument, add_opset_argument, add_optimized_argument, add_target_argument
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.data.classes import classes_of
 from common.data.transforms import ImageFormat
@@ -49,7 +51,8 @@ from common.export.qat_export import export_int8, labels_of
 from common.networks.checkpoints import require_choice
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
-from common.quantization.pt2e import calibrate, convert
+from common.quantization.pt2e import calibrate, convert, with_float_modules
+from common.quantization.quantizer import modules_matching
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
 from models import DEFAULT_NETWORK
@@ -134,6 +137,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="also measure what quantization costs in every layer, and what each block in float would bring, on that "
         f"many validation images ({SENSITIVITY_IMAGES})",
     )
+    add_keep_float_argument(parser, "beside those of the training ")
+    add_auto_float_arguments(parser, "the validation images")
     add_benchmark_arguments(parser)
     add_gate_arguments(parser)
     add_dataset_arguments(parser)
@@ -150,6 +155,7 @@ def main(args: argparse.Namespace) -> None:
         get_args_parser().error(f"argument --sensitivity: takes masks of classes, {name} gives no map of them")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
     targets, methods = targets_of(args, get_args_parser()), methods_of_comparison(args, get_args_parser())
+    limit = float_limit(args, network, targets[0], get_args_parser())
     camera = camera_of(args, name, network, targets[0], get_args_parser())
     if outputs and camera.output == "classes":
         get_args_parser().error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
@@ -177,19 +183,26 @@ def main(args: argparse.Namespace) -> None:
         logger.info("calibrating on %d of %d training images", count, images.training)
         batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
         calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
-    sensitivity = None
+    if args.keep_float:
+        prepared = with_float_modules(prepared, modules_matching(prepared, args.keep_float))
+    sensitivity = choice = None
     if args.sensitivity:
         samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)
         examples = examples_of(samples, args.sensitivity, image_format)
         retraining = partial(retraining_command, description.arguments)
         sensitivity = analyse(prepared, examples, classes_of(network, samples), device, retraining)
-    int8 = convert(prepared.cpu())
-
-    compared = images.inputs(PARITY_IMAGES)
     batch = None if args.batch == "dynamic" else int(args.batch)
     options = ExportOptions(
         args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized, camera=camera
     )
+    if limit:
+        int8, choice = choose_in_checkpoint(
+            args, get_args_parser(), prepared, description, images, untrained, options, targets[0], limit
+        )
+    else:
+        int8 = convert(prepared.cpu())
+
+    compared = images.inputs(PARITY_IMAGES)
     candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
@@ -202,7 +215,7 @@ def main(args: argparse.Namespace) -> None:
             )
         else:
             candidates = fp32_candidate(untrained, folder, options) | candidates
-    document = images.run(folder, candidates, gate, notes=notes, sensitivity=sensitivity)
+    document = images.run(folder, candidates, gate, notes=notes, sensitivity=sensitivity, choice=choice)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)

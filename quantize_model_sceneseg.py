@@ -20,7 +20,7 @@ from common.cli.flags import (
     refuse_with_images,
 )
 from common.cli.main import resolve_device, run, seed_everything
-from common.cli.targets import add_codes_arguments, add_target_argument
+from common.cli.targets import add_codes_arguments, add_keep_float_argument, add_target_argument
 from common.cli.training import (
     OF_LABELS,
     add_recipe_argument,
@@ -59,12 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_weights_argument(parser)
     add_target_argument(parser, "the INT8 network is for")
     add_codes_arguments(parser)
-    parser.add_argument(
-        "--keep_float",
-        action="append",
-        metavar="PATTERN",
-        help="do not quantize modules of this name, as head or 'neck.stages.*.refine'; may be repeated",
-    )
+    add_keep_float_argument(parser)
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument(

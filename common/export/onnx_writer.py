@@ -1,6 +1,6 @@
 """ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from common.export.options import ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
+from common.runtimes.layer_times import MODULE_NAMES
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS, require_rules
@@ -103,7 +104,7 @@ def export_onnx(
     assert program is not None  # of the exporter that `dynamo` chooses
     optimize_ir(program.model, num_iterations=1)  # the exporter's own goes over the graph once more and finds nothing
     proto = program.model_proto
-    _strip_notes(proto)
+    _strip_notes(proto, {MODULE_NAMES} if options.named else set())
     store_zero_points(proto)
     separate_weights(proto)
     if options.opset < OLDEST_WRITTEN:
@@ -162,10 +163,16 @@ def _means(size: int, parts: int) -> np.ndarray:
     ).astype(np.float32)
 
 
-def _strip_notes(proto: onnx.ModelProto) -> None:
-    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes."""
+def _strip_notes(proto: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes.
+
+    Those of the names in `kept` stay.
+    """
     graph = proto.graph
     del graph.value_info[:]
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        notes = [(note.key, note.value) for note in item.metadata_props if note.key in kept]
         del item.metadata_props[:]
+        for key, value in notes:
+            item.metadata_props.add(key=key, value=value)
         item.doc_string = ""
