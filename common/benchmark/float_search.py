@@ -140,7 +140,7 @@ class _Search:
     def fill(self, ranked: Sequence[RankedBlock]) -> Tried | None:
         """Put back one block after the other until the limit is kept with something to spare."""
         modules: list[str] = []
-        for block in [block for block in ranked if block.gain_db > 0]:
+        for block in ranked:
             if self.left < 1:
                 break
             modules += block.modules

@@ -149,7 +149,7 @@ def choose_in_conversion(
     choosing, checking, classes = _images_of(args, source, images, limit)
     cpu = torch.device("cpu")
     material = Material(
-        as_prepared(calibrated.floats, calibrated.finished()),
+        as_prepared(calibrated.floats, calibrated.rounded()),
         TorchPredictor(source.model, cpu).outputs,
         choosing,
         classes,

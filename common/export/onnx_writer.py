@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from common.export.camera import CameraFile
 from common.export.half_precision import to_half
-from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
+from common.export.onnx_integers import (
+    hold_float_weights,
+    pad_constant_channels,
+    share_no_zero_points,
+    store_integer_biases,
+)
 from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
 from common.export.optimized import use_integer_operators
 from common.export.options import ExportOptions
@@ -113,6 +118,7 @@ def export_onnx(
     if TARGETS[target].integers:
         store_integer_biases(proto)
         share_no_zero_points(proto)
+        hold_float_weights(proto)
     if TARGETS[target].float_weights:
         store_weights_in_float(proto)
     if options.half:

@@ -149,11 +149,16 @@ class Calibrated:
         """Whether `finished` does more than `quantized`."""
         return ADAROUND in self.methods.on_weights or CORRECT_BIASES in self.methods.on_weights
 
-    def finished(self, keep_float: Sequence[str] = ()) -> GraphModule:
-        """The INT8 network."""
+    def rounded(self, keep_float: Sequence[str] = ()) -> GraphModule:
+        """The INT8 network with learned rounding, before biases are corrected for the errors of what is in int8."""
         int8 = self.quantized(keep_float)
         if ADAROUND in self.methods.on_weights:
             learn_rounding(self.floats, int8, self.seen, self.methods.time_limit)
+        return int8
+
+    def finished(self, keep_float: Sequence[str] = ()) -> GraphModule:
+        """The INT8 network."""
+        int8 = self.rounded(keep_float)
         if CORRECT_BIASES in self.methods.on_weights:
             correct_biases(self.floats, int8, self.seen)
         return int8

@@ -43,7 +43,7 @@ class RoundedWeights(Rounding):
         super().__init__()
         self.register_buffer("rounded", rounded)
 
-    def forward(self, weights: Tensor) -> Tensor:
+    def forward(self, exact: Tensor) -> Tensor:
         return self.rounded
 
 
@@ -61,15 +61,17 @@ def as_prepared(floats: GraphModule, int8: GraphModule) -> GraphModule:
         if node.target == QUANTIZE:
             settings = [setting_of(node, place) for place in range(1, 5)]
             _replace(prepared, node, input_of(node), RoundedActivation(*settings), next(numbers))
-        elif node.target in WEIGHTED and node.name in originals:
-            pair = input_of(node, 1)
-            if is_output_of(pair, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) and input_of(pair).op == "get_attr":
-                weights = stored(floats, input_of(originals[node.name], 1)).detach().clone()
-                with prepared.graph.inserting_before(pair):
-                    exact = store_beside(prepared, input_of(pair), weights, "_float")
-                _replace(prepared, pair, exact, RoundedWeights(_values(prepared, pair)), next(numbers))
+        elif node.target in WEIGHTED and node.name in originals and _has_codes(input_of(node, 1)):
+            pair, exact = input_of(node, 1), stored(floats, input_of(originals[node.name], 1))
+            with prepared.graph.inserting_before(pair):
+                weights = store_beside(prepared, input_of(pair), exact.detach().clone(), "_float")
+            _replace(prepared, pair, weights, RoundedWeights(_values(prepared, pair)), next(numbers))
     finish(prepared)
     return prepared
+
+
+def _has_codes(weight: Node) -> bool:
+    return is_output_of(weight, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) and input_of(weight).op == "get_attr"
 
 
 def _replace(graph: GraphModule, node: Node, source: Node, module: Rounding, number: int) -> None:

@@ -139,6 +139,7 @@ def without_rounding(prepared: GraphModule, floats: Collection[str]) -> GraphMod
     for node in [node for name, node in fake_quantizations(kept).items() if name in floats]:
         node.replace_all_uses_with(input_of(node))
         kept.graph.erase_node(node)
+    kept.delete_all_unused_submodules()
     finish(kept)
     return kept
 
