@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from common.cli.auto_float import add_auto_float_arguments
 from common.cli.benchmark import add_benchmark_arguments, add_gate_arguments
 from common.cli.camera import add_camera_arguments
 from common.cli.flags import (
@@ -16,7 +17,13 @@ from common.cli.flags import (
 )
 from common.cli.main import run
 from common.cli.ptq import add_ptq_arguments, methods_of_comparison
-from common.cli.targets import add_opset_argument, add_optimized_argument, add_target_argument, batch_size
+from common.cli.targets import (
+    add_keep_float_argument,
+    add_opset_argument,
+    add_optimized_argument,
+    add_target_argument,
+    batch_size,
+)
 from common.cli.types import fraction, non_negative_int, positive_int
 from common.export.options import FILE_EQUAL_PIXELS
 from common.training.settings import QatSettings
@@ -91,6 +98,8 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure what quantization costs in every layer, and what each block in float would bring, on that "
         f"many validation images ({SENSITIVITY_IMAGES})",
     )
+    add_keep_float_argument(parser, "beside those of the training ")
+    add_auto_float_arguments(parser, "the validation images")
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:

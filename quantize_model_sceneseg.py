@@ -14,7 +14,7 @@ from common.cli.flags import (
     refuse_with_images,
 )
 from common.cli.main import run
-from common.cli.targets import add_codes_arguments, add_target_argument
+from common.cli.targets import add_codes_arguments, add_keep_float_argument, add_target_argument
 from common.cli.training import OF_LABELS, add_recipe_argument, add_training_arguments, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
 from common.training.settings import FROM_IMAGES, RECIPES, QatRunSettings, QatSettings
@@ -30,12 +30,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_weights_argument(parser)
     add_target_argument(parser, "the INT8 network is for")
     add_codes_arguments(parser)
-    parser.add_argument(
-        "--keep_float",
-        action="append",
-        metavar="PATTERN",
-        help="do not quantize modules of this name, as head or 'neck.stages.*.refine'; may be repeated",
-    )
+    add_keep_float_argument(parser)
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument(

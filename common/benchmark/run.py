@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from common.benchmark.agreement import agreement_document
+from common.benchmark.float_choice import FloatChoice
 from common.benchmark.gate import Gate
 from common.benchmark.measure import Measurement, measure, measure_memory, measure_threads
 from common.benchmark.outputs import OutputMeasurement, measure_outputs
@@ -48,6 +49,7 @@ def benchmark(
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     sensitivity: Sensitivity | None = None,
+    choice: FloatChoice | None = None,
     asked: CommandLine | None = None,
 ) -> tuple[Document, Measurement]:
     """Measure all candidates on `samples`; the first is the reference of the differences.
@@ -57,6 +59,7 @@ def benchmark(
         gate: what the result is checked against.
         notes: sentences for the report.
         bad: what was left out of the samples.
+        choice: of what stays in float, if there was one.
         asked: the command line, where there was one.
 
     Returns the document, and what the report takes its pictures from.
@@ -68,7 +71,7 @@ def benchmark(
     measurement = _measured(candidates, samples, network, settings)
     notes = [*notes, *report_bad(bad)]
     document = results_document(title, measurement, settings, notes, sensitivity, asked or CommandLine())
-    return _checked(document, bad, gate, settings), measurement
+    return _checked(document, bad, choice, gate, settings), measurement
 
 
 def benchmark_outputs(
@@ -84,6 +87,7 @@ def benchmark_outputs(
     pictures: int = 0,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
+    choice: FloatChoice | None = None,
     asked: CommandLine | None = None,
 ) -> tuple[Document, OutputMeasurement]:
     """The same without a map of classes: the outputs of all candidates are held against those of the first.
@@ -98,12 +102,20 @@ def benchmark_outputs(
     drawn = [index for index, shot in enumerate(shots) if shot in set(spread(shots, pictures or 1))] if pictures else []
     measurement = measure_outputs(candidates, shots, inputs, network, settings, drawn, score)
     document = agreement_document(title, measurement, settings, [*notes, *report_bad(bad)], asked)
-    return _checked(document, bad, gate, settings), measurement
+    return _checked(document, bad, choice, gate, settings), measurement
 
 
-def _checked(document: Document, bad: Sequence[BadSample], gate: Gate | None, settings: BenchmarkSettings) -> Document:
-    """The document with what was left out, and with what the gate says."""
+def _checked(
+    document: Document,
+    bad: Sequence[BadSample],
+    choice: FloatChoice | None,
+    gate: Gate | None,
+    settings: BenchmarkSettings,
+) -> Document:
+    """The document with what was left out, with what stays in float by choice, and with what the gate says."""
     document["skipped"] = as_records(bad)
+    if choice:
+        document["auto_float"] = plain(asdict(choice))
     if gate:
         document["settings"] |= plain(flat(gate.settings))
         document |= gate.check(document, settings.seed)

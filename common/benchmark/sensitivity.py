@@ -34,7 +34,7 @@ class BlockGain:
     layers: int  # with weights
     sqnr_db: float | None  # of the logits against FP32
     gain_db: float | None  # that, less the same with everything quantized
-    miou: float
+    miou: float | None
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Sensitivity:
 
     images: int
     sqnr_db: float | None  # of the logits with everything quantized, against FP32
-    miou_fp32: float
-    miou_int8: float
+    miou_fp32: float | None
+    miou_int8: float | None
     blocks: list[BlockGain]  # the largest gain first
     proposed: BlockGain | None  # the best blocks together; None where none gains enough
     command: str  # that trains with them in float; empty where none is proposed

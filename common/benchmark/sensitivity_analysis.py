@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.node import Target
 
+from common.benchmark.image_counts import Counts, LabelledInput, count, outputs_of, outputs_with
 from common.benchmark.sensitivity import WORST_LAYERS, BlockGain, LayerError, Sensitivity
 from common.data.classes import Classes
 from common.data.loading import Example
@@ -25,7 +26,6 @@ from common.quantization.simulation import (
     quantized_layers,
 )
 from common.runtimes.agreement import sqnr_db
-from common.scoring.metrics import IoUMeter
 from common.system.progress import progress
 
 COARSE = 10.0  # dB: the error is a third of the signal (root mean squares), so that the range does not fit
@@ -105,27 +105,6 @@ def layer_errors(prepared: GraphModule, images: Sequence[Tensor]) -> dict[Quanti
     return dict(sorted(errors.items(), key=lambda item: item[1].own))
 
 
-class _Scorer:
-    """Scores the network with some fake quantizations passed over, against itself in float and against the truth."""
-
-    def __init__(self, prepared: GraphModule, images: Sequence[Tensor], targets: Sequence[Tensor], classes: Classes):
-        self.prepared, self.images, self.targets, self.classes = prepared, images, targets, classes
-        self.exact = [self._logits(image, fake_quantizations(prepared)) for image in images]
-
-    @torch.inference_mode()
-    def _logits(self, image: Tensor, floats: Collection[str]) -> Tensor:
-        return Simulation(self.prepared, floats).run(image).cpu()
-
-    def __call__(self, floats: Collection[str]) -> tuple[float | None, float]:
-        """SQNR of the logits in dB, and mIoU."""
-        powers, meter = _Powers(), IoUMeter(self.classes)
-        for image, exact, target in zip(self.images, self.exact, self.targets, strict=True):
-            logits = self._logits(image, floats)
-            powers.add(exact, logits)
-            meter.update(logits.argmax(dim=1), target)
-        return powers.sqnr_db, meter.miou()
-
-
 def analyse(
     prepared: GraphModule,
     examples: Sequence[Example],
@@ -139,37 +118,47 @@ def analyse(
         examples: images (3, H, W) with their class ids (H, W).
         retraining: of modules, the command of a training with them in float.
     """
-    images = [example.image[None].to(device) for example in examples]
-    scorer = _Scorer(prepared, images, [example.mask[None] for example in examples], classes)
-    (_, miou_fp32), (whole, miou_int8) = scorer(fake_quantizations(prepared)), scorer(())
+    inputs = [LabelledInput(example.image[None], example.mask[None], "") for example in examples]
+    exact = list(outputs_of(outputs_with(prepared, fake_quantizations(prepared), device), inputs))
     weighted = blocks_of(prepared)
 
-    def gain(floats: Collection[str]) -> tuple[float | None, float | None, float]:
-        sqnr, miou = scorer(floats)
-        return sqnr, None if sqnr is None or whole is None else sqnr - whole, miou
+    def score(floats: Collection[str]) -> Counts:
+        return count(exact, outputs_with(prepared, floats, device), inputs, classes)
+
+    everything = score(())
+    whole = _finite(everything.sqnr_db)
+
+    def gain(floats: Collection[str]) -> tuple[float | None, float | None, float | None]:
+        counts = score(floats)
+        sqnr = _finite(counts.sqnr_db)
+        return sqnr, None if sqnr is None or whole is None else sqnr - whole, counts.miou
 
     def block_gain(modules: list[str]) -> BlockGain:
         return BlockGain(modules, sum(weighted[one] for one in modules), *gain(inside(prepared, modules)))
 
     blocks = sorted((block_gain([block]) for block in progress(weighted, "blocks", unit="block")), key=_by_gain)
     best = [block.modules[0] for block in blocks[:MOST_IN_FLOAT] if (block.gain_db or 0) >= LEAST_GAIN]
-    errors = list(layer_errors(prepared, images).items())
+    errors = list(layer_errors(prepared, [each.image.to(device) for each in inputs]).items())
     worst = [
         replace(error, gain_db=gain(of_layer(prepared, layer))[1])
         for layer, error in progress(errors[:WORST_LAYERS], "layers", unit="layer")
     ]
     layers = worst + [error for _, error in errors[WORST_LAYERS:]]
     return Sensitivity(
-        images=len(images),
+        images=len(inputs),
         sqnr_db=whole,
-        miou_fp32=miou_fp32,
-        miou_int8=miou_int8,
+        miou_fp32=everything.miou_fp32,
+        miou_int8=everything.miou,
         blocks=blocks,
         proposed=block_gain(best) if best else None,
         command=retraining(best) if best else "",
         layers=layers,
         coarse=list(dict.fromkeys(layer.module for layer in layers if layer.own < COARSE)),
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _by_gain(block: BlockGain) -> float:

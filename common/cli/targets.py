@@ -42,6 +42,16 @@ def add_codes_arguments(parser: argparse._ActionsContainer, what: str = "") -> N
     )
 
 
+def add_keep_float_argument(parser: argparse._ActionsContainer, when: str = "") -> None:
+    """`--keep_float`, None where it is not given."""
+    parser.add_argument(
+        "--keep_float",
+        action="append",
+        metavar="PATTERN",
+        help=f"{when}do not quantize modules of this name, as head or 'neck.stages.*.refine'; may be repeated",
+    )
+
+
 def add_optimized_argument(parser: argparse.ArgumentParser, when: str = "") -> None:
     """`--optimized`."""
     parser.add_argument(

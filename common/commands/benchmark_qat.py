@@ -12,6 +12,7 @@ from common.benchmark.run import keep_to_processors
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.sensitivity_analysis import analyse
 from common.cli.benchmark import benchmark_settings
+from common.commands.auto_float import choose_in_checkpoint
 from common.commands.export import export_options
 from common.commands.qat_images import Images, labelled_images, output_images, samples_with_masks
 from common.commands.qat_setup import open_folder, open_reference, plan_of
@@ -24,7 +25,8 @@ from common.export.qat_export import export_int8
 from common.networks.checkpoints import Description, require_choice
 from common.quantization.checkpoints import load_qat
 from common.quantization.methods import PtqMethods
-from common.quantization.pt2e import calibrate, convert
+from common.quantization.pt2e import calibrate, convert, with_float_modules
+from common.quantization.quantizer import modules_matching
 from common.system.process import resolve_device, seed_everything
 from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
 from models import Network
@@ -57,10 +59,18 @@ def benchmark_trained(args: argparse.Namespace, methods: PtqMethods, parser: arg
     folder = open_folder(args.qat_checkpoint_path)
 
     find_ranges(prepared, args, description, images, device)
+    if args.keep_float:
+        prepared = with_float_modules(prepared, modules_matching(prepared, args.keep_float))
     sensitivity = layers_of(prepared, args.sensitivity, network, description, images, device)
-    int8 = convert(prepared.cpu())
+    options, choice = export_options(args, plan.camera), None
+    if plan.limit:
+        int8, choice = choose_in_checkpoint(
+            args, parser, prepared, description, images, reference, options, plan.targets[0], plan.limit
+        )
+    else:
+        int8 = convert(prepared.cpu())
 
-    compared, options = images.inputs(PARITY_IMAGES), export_options(args, plan.camera)
+    compared = images.inputs(PARITY_IMAGES)
     candidates, notes = export_int8(int8, name, description, folder, compared, plan.least_equal, options, plan.targets)
     print(*notes, sep="\n")
     if reference and args.compare_ptq:  # the first model is the reference of the comparison
@@ -71,7 +81,7 @@ def benchmark_trained(args: argparse.Namespace, methods: PtqMethods, parser: arg
         candidates = files | candidates
     elif reference:
         candidates = fp32_candidate(reference, folder, options) | candidates
-    document = images.run(folder, candidates, plan.gate, notes=notes, sensitivity=sensitivity)
+    document = images.run(folder, candidates, plan.gate, notes=notes, sensitivity=sensitivity, choice=choice)
     for candidate in candidates.values():
         print(f"wrote {candidate.path} ({candidate.size_bytes / 1e6:.2f} MB)")
     leave_by_gate(document)

@@ -4,8 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli.auto_float import float_limit
+from common.commands.auto_float import choose_in_conversion, require_maps, write_choice
 from common.commands.export import camera_of, export_options
-from common.export.conversion import calibration_inputs, compare_with_fp32, convert_fp32, convert_half, convert_int8
+from common.export.calibration import folder_images
+from common.export.conversion import calibrate_source, compare_with_fp32, convert_fp32, convert_half, write_int8
 from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork, open_network
 from common.networks.registry import find_network
@@ -19,7 +22,7 @@ from common.system.markdown import table
 from common.system.process import seed_everything
 
 
-def convert(args: argparse.Namespace, methods: PtqMethods) -> None:
+def convert(args: argparse.Namespace, methods: PtqMethods, parser: argparse.ArgumentParser) -> None:
     """Write the file, and print how near it comes to the network in FP32.
 
     Args:
@@ -34,7 +37,7 @@ def convert(args: argparse.Namespace, methods: PtqMethods) -> None:
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
     options = export_options(args, camera)
     if args.int8:
-        agreements = quantize(source, args, options, target, methods)
+        agreements = quantize(source, args, options, target, methods, parser)
     else:
         agreements = (convert_half if args.half else convert_fp32)(source, args.onnx_model_path, options)
     for name, agreement in zip(source.network.outputs or (), agreements, strict=True):
@@ -44,20 +47,36 @@ def convert(args: argparse.Namespace, methods: PtqMethods) -> None:
 
 
 def quantize(
-    source: OpenedNetwork, args: argparse.Namespace, options: ExportOptions, target: str, methods: PtqMethods
+    source: OpenedNetwork,
+    args: argparse.Namespace,
+    options: ExportOptions,
+    target: str,
+    methods: PtqMethods,
+    parser: argparse.ArgumentParser,
 ) -> Sequence[Agreement]:
     """Calibrate on a part of the images, write the INT8 file, judge and time it on the others."""
     if args.calibration_data is None:
         raise ValueError("--int8 needs --calibration_data FOLDER, a folder of images like those of the car")
+    limit = float_limit(args, target, parser)
+    require_maps(limit, source.network, parser)
     folder, count = args.calibration_data, args.num_calibration_samples
-    calibration, held_out = calibration_inputs(
-        source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits, args.weights
-    )
+    images = folder_images(source, folder, count, args.seed, args.egolanes_checkpoint, args.image_bits, args.weights)
     per_channel = TARGETS[target].per_channel if args.per_channel is None else args.per_channel
-    settings = QuantizationSettings(per_channel, args.fuse, target=target, reduced_range=args.reduced_range)
-    agreements = convert_int8(source, args.onnx_model_path, options, settings, calibration, held_out, methods)
-    print(table(compare_with_fp32(source, args.onnx_model_path, held_out[0], options)))
-    print(f"calibrated on {len(calibration)} images, judged on {len(held_out)} others")
+    settings = QuantizationSettings(
+        per_channel, args.fuse, tuple(args.keep_float or ()), target=target, reduced_range=args.reduced_range
+    )
+    calibrated = calibrate_source(source, settings, images.to_calibrate(), methods)
+    choice = None
+    if limit:
+        int8, choice = choose_in_conversion(args, parser, source, calibrated, images, options, target, limit)
+    else:
+        int8 = calibrated.finished()
+    judging = images.to_judge()
+    agreements = write_int8(source, int8, args.onnx_model_path, options, target, judging, methods)
+    if choice:
+        print(f"wrote {write_choice(args.onnx_model_path, choice)}")
+    print(table(compare_with_fp32(source, args.onnx_model_path, judging[0], options)))
+    print(f"calibrated on {len(images.calibrating)} images, judged on {len(judging)} others")
     return agreements
 
 

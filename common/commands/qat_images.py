@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.benchmark.float_images import divide, labelled_inputs, shot_inputs
 from common.benchmark.gate import Gate
+from common.benchmark.image_counts import LabelledInput
 from common.benchmark.results import Document
 from common.commands.inputs import labelled_shots_of, sample_source, shots_of
 from common.commands.reports import run_benchmark, run_output_benchmark
@@ -41,13 +43,16 @@ class Images:
     draw: Callable[[int, int], Iterable[Tensor]]  # (count, batch size) -> inputs from training images
     inputs: Callable[[int], list[Tensor]]  # inputs (1, C, H, W) from so many validation images
     run: Run
+    choosing: Sequence[Any]  # with --auto_float the validation images to choose by, none of which is scored
+    read: Callable[[Sequence[Any]], list[LabelledInput]]  # such images, or those that are scored, for a choice
 
 
 def labelled_images(args: argparse.Namespace, network: Network, input_hw: tuple[int, int]) -> Images:
     """Those of `--dataset_root` for a network that gives a map of classes."""
     bad: list[BadSample] = []
     find = partial(usable_samples, sample_source(args, network, args.dataset_root), bad=bad)
-    training, validation = find("train"), spread(find("val"), args.num_samples_per_dataset)
+    training, held_out = find("train"), spread(find("val"), args.num_samples_per_dataset)
+    choosing, validation = divide(held_out) if args.auto_float else ([], held_out)
     image_format = ImageFormat.of(network, input_hw)
 
     def draw(count: int, batch_size: int) -> Iterable[Tensor]:
@@ -60,7 +65,9 @@ def labelled_images(args: argparse.Namespace, network: Network, input_hw: tuple[
     def run(folder: Path, candidates: Mapping[str, Candidate], gate: Gate, **parts: Any) -> Document:
         return run_benchmark(args, folder, TITLE, candidates, validation, network, gate, bad=bad, **parts)
 
-    return Images(len(training), validation, draw, inputs, run)
+    return Images(
+        len(training), validation, draw, inputs, run, choosing, partial(labelled_inputs, image_format=image_format)
+    )
 
 
 def output_images(args: argparse.Namespace, network: Network, input_hw: tuple[int, int], score: Score | None) -> Images:
@@ -72,7 +79,8 @@ def output_images(args: argparse.Namespace, network: Network, input_hw: tuple[in
         training, held_out = (labelled_shots_of(args, network, split, bad) for split in SPLITS)
     else:
         training, held_out = split_shots(shots_of(args, network, bad))
-    validation = spread(held_out, args.num_samples_per_dataset)
+    held_out = spread(held_out, args.num_samples_per_dataset)
+    choosing, validation = divide(held_out) if args.auto_float else ([], held_out)
 
     def draw(count: int, batch_size: int) -> Iterable[Tensor]:
         return drawn_inputs(training, made, count, batch_size, args.seed, args.workers)
@@ -87,7 +95,7 @@ def output_images(args: argparse.Namespace, network: Network, input_hw: tuple[in
             args, folder, TITLE, candidates, validation, made, network, gate, score=score, bad=bad, **parts
         )
 
-    return Images(len(training), validation, draw, inputs, run)
+    return Images(len(training), validation, draw, inputs, run, choosing, partial(shot_inputs, inputs=made))
 
 
 def samples_with_masks(images: Images) -> Sequence[Sample]:

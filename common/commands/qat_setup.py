@@ -4,13 +4,16 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.benchmark.float_choice import FloatLimit
 from common.benchmark.gate import Gate, open_gate
 from common.benchmark.ptq import LABELS as PTQ_LABELS
 from common.benchmark.ptq import open_untrained
 from common.benchmark.settings import GateSettings
+from common.cli.auto_float import float_limit
 from common.cli.benchmark import gate_settings
 from common.cli.flags import refuse_with_class_maps
 from common.cli.targets import require_writable
+from common.commands.auto_float import require_maps
 from common.commands.export import camera_of
 from common.commands.inputs import compares_outputs, score_against_labels
 from common.data.camera import CameraFormat
@@ -39,6 +42,7 @@ class Plan:
     camera: CameraFormat  # the form of the files
     least_equal: float  # share of pixels on which files have to agree with PyTorch INT8, 0 to 1
     gate: Gate
+    limit: FloatLimit | None  # by which it is chosen what stays in float
 
     @property
     def onnx_target(self) -> str:
@@ -63,9 +67,11 @@ def plan_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
     if outputs and camera.output == "classes":
         parser.error("argument --output: classes are scored on masks (--dataset_root); outputs are compared")
     references = PTQ_LABELS if args.compare_ptq else PTQ_LABELS[:1] if outputs else ()
+    limit = float_limit(args, targets[0], parser)
+    require_maps(limit, network, parser)
     least_equal, limits = equal_pixels(args, outputs)
     gate = open_gate(limits, [*references, *labels_of(targets)], outputs=outputs, score=score)
-    return Plan(name, network, outputs, score, targets, camera, least_equal, gate)
+    return Plan(name, network, outputs, score, targets, camera, least_equal, gate, limit)
 
 
 def targets_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[str, ...]:
@@ -79,8 +85,10 @@ def targets_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tup
 
 def equal_pixels(args: argparse.Namespace, outputs: bool) -> tuple[float, GateSettings]:
     """On which share of pixels files have to agree with PyTorch INT8, and the gate, for which `--min_equal_pixels` is a
-    limit against FP32 where `outputs` are compared."""
+    limit against FP32 where `outputs` are compared. The limit of a choice is none of the gate."""
     given, gate = args.min_equal_pixels, gate_settings(args)
+    if args.auto_float:
+        gate = replace(gate, limits=replace(gate.limits, max_miou_drop=None, min_sqnr_db=None))
     if outputs:
         return min(FILE_EQUAL_PIXELS, FILE_EQUAL_PIXELS if given is None else given), gate
     return FILE_EQUAL_PIXELS if given is None else given, replace(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.benchmark.float_choice import FloatChoice
 from common.benchmark.gate import Gate, has_failed
 from common.benchmark.results import Document
 from common.benchmark.run import benchmark, benchmark_outputs
@@ -16,6 +17,7 @@ from common.cli.main import EXIT_GATE
 from common.data.pairs import BadSample, Sample
 from common.data.shots import Shot
 from common.networks.image_inputs import ImageInputs
+from common.report.float_choice import float_tables
 from common.report.sensitivity import sensitivity_tables
 from common.report.text import accuracy_table, agreement_table, gate_tables, score_table, summary_table
 from common.report.writer import write_output_report, write_report
@@ -36,12 +38,23 @@ def run_benchmark(
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
     sensitivity: Sensitivity | None = None,
+    choice: FloatChoice | None = None,
     save_outputs: bool = False,
 ) -> Document:
     """`benchmark`, with its report in `folder` and its tables printed; `save_outputs`: pictures as files, too."""
     settings, asked = benchmark_settings(args), _command_line(args)
     document, measurement = benchmark(
-        title, candidates, samples, network, settings, gate, notes=notes, bad=bad, sensitivity=sensitivity, asked=asked
+        title,
+        candidates,
+        samples,
+        network,
+        settings,
+        gate,
+        notes=notes,
+        bad=bad,
+        sensitivity=sensitivity,
+        choice=choice,
+        asked=asked,
     )
     pictures = write_report(folder, document, measurement, args.visualizations_per_dataset, save_outputs)
     _print_tables(document, accuracy_table(document))
@@ -63,6 +76,7 @@ def run_output_benchmark(
     score: Score | None = None,
     notes: Sequence[str] = (),
     bad: Sequence[BadSample] = (),
+    choice: FloatChoice | None = None,
     save_outputs: bool = False,
 ) -> Document:
     """`benchmark_outputs`, with its report in `folder` and its tables printed."""
@@ -79,6 +93,7 @@ def run_output_benchmark(
         pictures=args.visualizations_per_dataset,
         notes=notes,
         bad=bad,
+        choice=choice,
         asked=asked,
     )
     pictures = write_output_report(folder, document, measurement, save_outputs)
@@ -94,6 +109,8 @@ def _print_tables(document: Document, accuracy: str) -> None:
     for note in document["notes"]:
         if "nearly constant" in note:
             print(note)
+    if "auto_float" in document:
+        print("", float_tables(document["auto_float"]), sep="\n")
     if "sensitivity" in document:
         print("", sensitivity_tables(document), sep="\n")
     if tables := gate_tables(document):

@@ -49,6 +49,7 @@ class _OfDataset(Protocol):
 
 
 Item = TypeVar("Item", bound=_OfDataset)  # a Sample, or a Shot
+Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def spread(samples: Sequence[Item], per_dataset: int | None) -> list[Item]:
     return chosen
 
 
-def evenly_spaced(samples: Sequence[Item], count: int) -> list[Item]:
+def evenly_spaced(samples: Sequence[Anything], count: int) -> list[Anything]:
     """`count` samples, or all where there are fewer, at even distances, so that every dataset has its share."""
     count = min(count, len(samples))
     return [samples[index * len(samples) // count] for index in range(count)]

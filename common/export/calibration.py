@@ -1,14 +1,16 @@
 """Inputs of any network of the family from a plain folder of images: for calibration, and for judging its result."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.data.shots import Shot, ShotDataset, ShotFormat
+from common.data.shots import Shot, ShotDataset, ShotFormat, find_shots
 from common.data.transforms import ImageFormat
-from common.networks.image_inputs import ImageInputs
+from common.networks.image_inputs import ImageInputs, image_inputs
+from common.networks.opening import OpenedNetwork
 from common.system.progress import progress
 from models import Network
 
@@ -45,3 +47,45 @@ def inputs_of(shots: Sequence[Shot], inputs: ImageInputs, what: str) -> list[Ten
     """The inputs of all `shots`, one each, on the CPU; `what` is what the progress bar says."""
     dataset = ShotDataset(shots, inputs.shots)
     return [inputs(dataset[index][None]).cpu() for index in progress(range(len(dataset)), what, unit="image")]
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder: some calibrate, some judge the file, the others are left."""
+
+    inputs: ImageInputs
+    calibrating: Sequence[Shot]
+    judging: Sequence[Shot]
+    left: Sequence[Shot]
+
+    def to_calibrate(self) -> list[Tensor]:
+        """Inputs (1, C, H, W) of those that calibrate."""
+        return inputs_of(self.calibrating, self.inputs, "read for calibration")
+
+    def to_judge(self) -> list[Tensor]:
+        """Of those that judge."""
+        return inputs_of(self.judging, self.inputs, "read for judging")
+
+
+def folder_images(
+    source: OpenedNetwork,
+    folder: Path,
+    count: int,
+    seed: int,
+    egolanes_checkpoint: Path | None,
+    image_bits: int | None = None,
+    weights: str | None = None,
+) -> FolderImages:
+    """The images below `folder`: at most `count` for the calibration.
+
+    `image_bits` as in `read_rgb`, `weights` as in `open_network`.
+
+    Raises:
+        ValueError: the network takes another network's outputs, whose checkpoint is not given.
+    """
+    cpu = torch.device("cpu")
+    inputs = image_inputs(source.name, source.network, source.input_shape[1:], cpu, egolanes_checkpoint, weights)
+    shots = find_shots([folder], inputs.shots.count, image_bits)
+    chosen, others = split_images(shots, count, seed)
+    used = {*chosen, *others}
+    return FolderImages(inputs, chosen, others, [shot for shot in shots if shot not in used])

@@ -10,10 +10,9 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from common.data.camera import PLAIN
-from common.data.shots import find_shots
-from common.export.calibration import inputs_of, split_images
 from common.export.camera import CameraFile
 from common.export.in_float import counts, in_float, tell
 from common.export.int8_graph import for_target
@@ -21,10 +20,9 @@ from common.export.onnx_writer import HalfPrecision
 from common.export.options import ExportOptions
 from common.export.subpixel import with_subpixel_convolutions
 from common.export.writing import PREDICTORS, write_file
-from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork
 from common.quantization.methods import USUAL, PtqMethods
-from common.quantization.pt2e import quantize_after_training
+from common.quantization.pt2e import Calibrated, calibrate_network
 from common.quantization.settings import QuantizationSettings
 from common.runtimes.agreement import Agreement
 from common.runtimes.parity import TOLERANCE, Check, compare, example_inputs, require_agreement
@@ -69,10 +67,29 @@ def convert_int8(
     Raises:
         ValueError: the INT8 outputs have little to do with FP32's.
     """
-    model = copy.deepcopy(source.model)
-    target = TARGETS[settings.target]
-    int8 = for_target(quantize_after_training(model, source.input_shape, settings, calibration, methods), target)
-    floats = in_float(int8, target)
+    calibrated = calibrate_source(source, settings, calibration, methods)
+    return write_int8(source, calibrated.finished(), path, options, settings.target, held_out, methods)
+
+
+def calibrate_source(
+    source: OpenedNetwork, settings: QuantizationSettings, calibration: Sequence[Tensor], methods: PtqMethods = USUAL
+) -> Calibrated:
+    """A copy of the network with ranges from images (1, C, H, W)."""
+    return calibrate_network(copy.deepcopy(source.model), source.input_shape, settings, calibration, methods)
+
+
+def write_int8(
+    source: OpenedNetwork,
+    int8: GraphModule,
+    path: Path,
+    options: ExportOptions,
+    target: str,
+    held_out: Sequence[Tensor],
+    methods: PtqMethods = USUAL,
+) -> Sequence[Agreement]:
+    """Write a network that `methods` quantized, whose graph is rewritten for `target`; else as `convert_int8`."""
+    int8 = for_target(int8, TARGETS[target])
+    floats = in_float(int8, TARGETS[target])
     tell(floats)
 
     def check(candidate: Predictor) -> list[Agreement]:
@@ -83,7 +100,7 @@ def convert_int8(
         return agreements
 
     said = {"in_float": counts(floats), "ptq": methods.names}
-    return _export(source, int8, path, "int8", check, options, settings.target, said)
+    return _export(source, int8, path, "int8", check, options, target, said)
 
 
 def _float_model(source: OpenedNetwork, options: ExportOptions) -> nn.Module:
@@ -131,27 +148,6 @@ def _parity_check(source: OpenedNetwork, options: ExportOptions, tolerance: floa
 def _as_batch(image: Tensor, options: ExportOptions) -> Tensor:
     """One image as the batch that the file takes."""
     return image.expand(options.batch or 1, -1, -1, -1).contiguous()
-
-
-def calibration_inputs(
-    source: OpenedNetwork,
-    folder: Path,
-    count: int,
-    seed: int,
-    egolanes_checkpoint: Path | None,
-    image_bits: int | None = None,
-    weights: str | None = None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs (1, C, H, W) from the images below `folder`: at most `count` for the calibration, others for judging.
-
-    `image_bits` as in `read_rgb`, `weights` as in `open_network`.
-
-    Raises:
-        ValueError: the network takes another network's outputs, whose checkpoint is not given.
-    """
-    inputs = image_inputs(source.name, source.network, source.input_shape[1:], CPU, egolanes_checkpoint, weights)
-    chosen, others = split_images(find_shots([folder], inputs.shots.count, image_bits), count, seed)
-    return inputs_of(chosen, inputs, "read for calibration"), inputs_of(others, inputs, "read for judging")
 
 
 def compare_with_fp32(source: OpenedNetwork, path: Path, image: Tensor, options: ExportOptions) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from common.export.int8_graph import GATES, MOVES
 from common.export.subpixel import is_subpixel
 from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import IN_FLOAT
-from common.quantization.graphs import PRELU, RELU, TRANSPOSED, WEIGHTED, with_relu
+from common.quantization.graphs import PRELU, RELU, TRANSPOSED, WEIGHTED, stored, with_relu
 from common.quantization.nodes import input_of
 from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
 from common.quantization.quantizer import module_names
@@ -76,6 +77,33 @@ def _in_float(graph: GraphModule, pairs: set[Node], target: Target) -> InFloat:
         if name and node not in pairs:
             found.setdefault(name, []).append(next(iter(module_names(node)), ""))
     return {name: tuple(places) for name, places in sorted(found.items(), key=lambda item: -len(item[1]))}
+
+
+def int8_share(int8: GraphModule, target: Target = ONNX_RUNTIME) -> float:
+    """The share of the multiplications of an image, 0..1, that are in int8; of a graph as `convert` leaves it.
+
+    Those of operators with weights: numbers of the output times numbers of the weights of each.
+    """
+    pairs = {node for node in int8.graph.nodes if node.target in (QUANTIZE, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL)}
+    is_int8 = _is_int8_or_fused if target.fuses_activations else _is_int8
+    total = in_codes = 0
+    for node in [node for node in int8.graph.nodes if node.target in WEIGHTED]:
+        count = _multiplications(int8, node)
+        total += count
+        in_codes += count * is_int8(int8, node, pairs)
+    return in_codes / total if total else 0.0
+
+
+def _multiplications(graph: GraphModule, node: Node) -> int:
+    """Of one image: every number of the output takes one with each weight of its channel, a transposed convolution one
+    of every number of its input with each of its weights."""
+    weight = input_of(node, 1)
+    source = input_of(weight) if weight.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) else weight
+    values = stored(graph, source) if source.op == "get_attr" else source.meta["val"]
+    counted = input_of(node) if node.target == TRANSPOSED else node
+    while "val" not in counted.meta:  # a pair has the shape of what it rounds
+        counted = input_of(counted)
+    return math.prod(counted.meta["val"].shape[1:]) * math.prod(values.shape[1:])
 
 
 def _computes(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""What every ONNX Runtime makes an int8 kernel of: how biases, zero points and constant channels are written.
+"""What every ONNX Runtime makes an int8 kernel of, and what not: biases, zero points, constant channels, float weights.
 
 ONNX Runtime before 1.21 computes a convolution between pairs in float when its bias is stored in float; later versions
 round the bias by themselves, to the same codes.
@@ -112,6 +112,26 @@ def _store(proto: onnx.ModelProto, takers: list[NodeProto], name: str, values: n
     proto.graph.initializer.append(numpy_helper.from_array(values, stored))
     for taker in takers:
         taker.input[:] = [stored if each == name else each for each in taker.input]
+
+
+def hold_float_weights(proto: onnx.ModelProto) -> int:
+    """Keep ONNX Runtime from rounding weights that are stored in float, in place; returns of how many layers.
+
+    Between a dequantize and a quantize it rounds them by itself (its WeightBiasQuantization), in one scale for all: a
+    layer that is kept in float because these cost too much loses them once more. A LeakyReLU of slope 1, which gives
+    what it takes, hides the quantize, and costs nothing: it is computed with the convolution.
+    """
+    graph = QuantizedGraph.of(proto.graph)
+    nodes: list[NodeProto] = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        held = node.op_type in ("Conv", "ConvTranspose", "Gemm") and graph.is_dequantized(node, 0)
+        if held and graph.stored_type(node, 1) == TensorProto.FLOAT and node.output[0] not in graph.outputs:
+            name, node.output[0] = node.output[0], f"{node.output[0]}_in_float"
+            nodes.append(helper.make_node("LeakyRelu", [node.output[0]], [name], f"{node.name}_in_float", alpha=1.0))
+    added = len(nodes) - len(proto.graph.node)
+    replace_nodes(proto, nodes)
+    return added
 
 
 def pad_constant_channels(proto: onnx.ModelProto) -> int:

@@ -1,6 +1,6 @@
 """ONNX: the only call of the exporter, and the check against PyTorch before a file is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 from common.export.camera import CameraFile
 from common.export.half_precision import to_half
-from common.export.onnx_integers import pad_constant_channels, share_no_zero_points, store_integer_biases
+from common.export.onnx_integers import (
+    hold_float_weights,
+    pad_constant_channels,
+    share_no_zero_points,
+    store_integer_biases,
+)
 from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
 from common.export.optimized import use_integer_operators
 from common.export.options import ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
+from common.runtimes.layer_times import MODULE_NAMES
 from common.runtimes.parity import Check
 from common.runtimes.predictors import OnnxPredictor, Predictor
 from common.runtimes.target_check import require_rules
@@ -126,7 +132,7 @@ def _exported(
 
 def _apply_passes(proto: onnx.ModelProto, options: ExportOptions, target: Target) -> None:
     """Give an exported file the operator set, the precision and what its target wants, in place."""
-    _strip_notes(proto)
+    _strip_notes(proto, {MODULE_NAMES} if options.named else set())
     store_zero_points(proto)
     separate_weights(proto)
     if options.opset < OLDEST_WRITTEN:
@@ -135,6 +141,7 @@ def _apply_passes(proto: onnx.ModelProto, options: ExportOptions, target: Target
     if target.integers:
         store_integer_biases(proto)
         share_no_zero_points(proto)
+        hold_float_weights(proto)
     if target.float_weights:
         store_weights_in_float(proto)
     if options.half:
@@ -194,10 +201,16 @@ def _means(size: int, parts: int) -> np.ndarray:
     ).astype(np.float32)
 
 
-def _strip_notes(proto: onnx.ModelProto) -> None:
-    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes."""
+def _strip_notes(proto: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Take out the exporter's notes to itself: they hold this machine's source paths and weigh more than the nodes.
+
+    Those of the names in `kept` stay.
+    """
     graph = proto.graph
     del graph.value_info[:]
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        notes = [(note.key, note.value) for note in item.metadata_props if note.key in kept]
         del item.metadata_props[:]
+        for key, value in notes:
+            item.metadata_props.add(key=key, value=value)
         item.doc_string = ""

@@ -22,6 +22,7 @@ class ExportOptions:
     half: bool = False  # of INT8: what is not in int8 in FP16
     optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs
     camera: CameraFormat = PLAIN  # of ONNX files: the form of their image and of their map of classes
+    named: bool = False  # nodes of ONNX files say what module they are of, for a profile
 
     def of(self, precision: str) -> "ExportOptions":
         """Without what is of INT8, where the file is of another precision."""

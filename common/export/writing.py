@@ -1,6 +1,7 @@
 """A network to a file of its target, ONNX or ExecuTorch, which says of itself what it is."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -9,6 +10,7 @@ from torch.fx import GraphModule
 
 from common.data.camera import PLAIN
 from common.export.camera import CameraFile, require_camera
+from common.export.int8_graph import for_target
 from common.export.onnx_writer import INPUT, export_onnx
 from common.export.options import ExportOptions
 from common.export.pte_writer import export_pte
@@ -70,3 +72,29 @@ def write_file(
         input_names=tuple(network.inputs) if len(network.inputs) > 1 else (INPUT,),
         output_names=tuple(network.outputs or ()),
     )
+
+
+def write_candidate(
+    name: str,
+    network: Network,
+    width: float,
+    input_shape: tuple[int, int, int],
+    options: ExportOptions,
+    target: str,
+    graph: GraphModule,
+    path: Path,
+    precision: str,
+    named: bool,
+) -> None:
+    """Write a graph of the network `name` for measurements, in plain form and unchecked; images come one by one.
+
+    Args:
+        graph: in float, or as `convert` leaves it; the latter is rewritten for `target`.
+        precision: fp32, which ONNX Runtime computes whatever the target, or int8.
+        named: nodes say what module they are of.
+    """
+    options = replace(options, batch=1 if options.batch else None, camera=PLAIN, optimized=False, named=named)
+    if precision == "int8":
+        graph = for_target(graph, TARGETS[target])
+    chosen = target if precision == "int8" else DEFAULT_TARGET
+    write_file(graph, path, name, network, width, precision, input_shape, lambda _: [], options, chosen)

@@ -7,6 +7,7 @@ operator).
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -32,9 +33,10 @@ from common.quantization.graphs import QUANTIZE as QUANTIZE
 from common.quantization.graphs import drop_unused_values, export_graph
 from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, USUAL, PtqMethods
 from common.quantization.observing import images_at_once, ranges_from_histograms
-from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
+from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several, modules_matching
 from common.quantization.rewrites import without_random_factors
 from common.quantization.settings import QatSchedule, QuantizationSettings
+from common.quantization.simulation import fake_quantizations, inside, without_rounding
 from common.runtimes.targets import TARGETS
 from models.backbone import remove_stochastic_depth
 from models.fuse import fuse_upsampling
@@ -76,14 +78,70 @@ def _quantizer(settings: QuantizationSettings, is_qat: bool, methods: PtqMethods
     return NetworkQuantizer(settings.per_channel, is_qat, settings.keep_float, row, settings.reduced_range, methods)
 
 
-def quantize_after_training(
+def with_float_modules(prepared: GraphModule, modules: Sequence[str]) -> GraphModule:
+    """A copy of a calibrated graph, or one that was trained, with more modules in float, by their names."""
+    return without_rounding(prepared, inside(prepared, modules))
+
+
+def float_form(prepared: GraphModule) -> GraphModule:
+    """The network that a graph prepared for training is in float, as `convert` leaves what it does not quantize."""
+    floats = without_rounding(prepared, fake_quantizations(prepared))
+    set_evaluation_mode(floats)
+    fold_batch_norm(floats)
+    drop_unused_values(floats)
+    floats.training = False  # see export_graph
+    return floats
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network of which the ranges are known, to be quantized without training, with any of its modules in float.
+
+    Attributes:
+        floats: the network in float, with equalized channels where the methods say so.
+        prepared: the same with observers that have seen the images.
+        seen: images of the methods that change weights.
+        kept: modules that stay in float in any case.
+    """
+
+    floats: GraphModule
+    prepared: GraphModule
+    seen: Sequence[Tensor]
+    methods: PtqMethods
+    kept: Sequence[str]
+
+    def quantized(self, keep_float: Sequence[str] = ()) -> GraphModule:
+        """The INT8 network before weights are changed: as fast as in the end; `keep_float` are names of modules."""
+        return convert(with_float_modules(self.prepared, [*self.kept, *keep_float]))
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether `finished` does more than `quantized`."""
+        return ADAROUND in self.methods.on_weights or CORRECT_BIASES in self.methods.on_weights
+
+    def rounded(self, keep_float: Sequence[str] = ()) -> GraphModule:
+        """The INT8 network with learned rounding, before biases are corrected for the errors of what is in int8."""
+        int8 = self.quantized(keep_float)
+        if ADAROUND in self.methods.on_weights:
+            learn_rounding(self.floats, int8, self.seen, self.methods.time_limit)
+        return int8
+
+    def finished(self, keep_float: Sequence[str] = ()) -> GraphModule:
+        """The INT8 network."""
+        int8 = self.rounded(keep_float)
+        if CORRECT_BIASES in self.methods.on_weights:
+            correct_biases(self.floats, int8, self.seen)
+        return int8
+
+
+def calibrate_network(
     model: nn.Module,
     input_shape: tuple[int, int, int],
     settings: QuantizationSettings,
     batches: Iterable[Tensor],
     methods: PtqMethods = USUAL,
-) -> GraphModule:
-    """Post-training quantization: the INT8 network with ranges of what `batches` (N, C, H, W) cause.
+) -> Calibrated:
+    """The network with ranges of what `batches` (N, C, H, W) cause.
 
     Works for every network of the family; `model` is in eval mode and is changed in place. Methods that change weights
     see the first of the batches, as many as there is memory for at a time.
@@ -98,14 +156,22 @@ def quantize_after_training(
         seen = _side_by_side(graph, batches)
     if EQUALIZE in methods.on_weights:
         equalize(graph, seen, settings.per_channel)
-    prepared = prepare_pt2e(copy.deepcopy(graph), _quantizer(settings, is_qat=False, methods=methods))
+    kept = modules_matching(graph, settings.keep_float)
+    quantizer = _quantizer(replace(settings, keep_float=()), is_qat=False, methods=methods)
+    prepared = prepare_pt2e(copy.deepcopy(graph), quantizer)
     calibrate(prepared, batches)
-    int8 = convert(prepared)
-    if ADAROUND in methods.on_weights:
-        learn_rounding(graph, int8, seen, methods.time_limit)
-    if CORRECT_BIASES in methods.on_weights:
-        correct_biases(graph, int8, seen)
-    return int8
+    return Calibrated(graph, prepared, seen, methods, kept)
+
+
+def quantize_after_training(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    settings: QuantizationSettings,
+    batches: Iterable[Tensor],
+    methods: PtqMethods = USUAL,
+) -> GraphModule:
+    """Post-training quantization: the INT8 network of `calibrate_network`."""
+    return calibrate_network(model, input_shape, settings, batches, methods).finished()
 
 
 def _side_by_side(graph: GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:

@@ -45,6 +45,20 @@ def module_names(node: Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
+def modules_matching(graph: GraphModule, patterns: Sequence[str]) -> list[str]:
+    """The modules of a graph whose names match one of the patterns of `--keep_float`, as in `fnmatch`.
+
+    Raises:
+        ValueError: a pattern matches no module.
+    """
+    names = list(dict.fromkeys(name for node in graph.graph.nodes for name in module_names(node)))
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            known = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise ValueError(f"--keep_float {pattern}: matches no module; the network's largest are {known}")
+    return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+
 def own_config(
     per_channel: bool,
     is_qat: bool,
@@ -157,11 +171,7 @@ class NetworkQuantizer(XNNPACKQuantizer):
         Raises:
             ValueError: a pattern of `keep_float` matches no module.
         """
-        names = {name for node in model.graph.nodes for name in module_names(node)}
-        for pattern in self.keep_float:
-            if not fnmatch.filter(names, pattern):
-                known = ", ".join(sorted({name.split(".")[0] for name in names}))
-                raise ValueError(f"--keep_float {pattern}: matches no module; the network's largest are {known}")
+        modules_matching(model, self.keep_float)
         super().annotate(model)
         for node in _behind_weights(model):
             if node.target in {*SUMS, *PRODUCTS, aten.cat.default}:

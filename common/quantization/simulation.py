@@ -1,5 +1,6 @@
 """A prepared graph with any of its fake quantizations passed over, and which module each of them belongs to."""
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -7,11 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import Target
+from torchao.quantization.pt2e import ObserverBase
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize
-from common.quantization.graphs import WEIGHTED
+from common.quantization.graphs import WEIGHTED, finish
 from common.quantization.nodes import input_of, name_of
+from common.quantization.rounding import Rounding
 
+ROUNDED = (FakeQuantize, Rounding, ObserverBase)  # modules that round a tensor, or observe one that will be rounded
 LARGEST_BLOCK = 7  # layers with weights; the context has 7, a residual block of the encoder 5, a stage of the neck 3
 
 
@@ -37,9 +42,9 @@ class QuantizedLayer:
 
 
 def fake_quantizations(prepared: GraphModule) -> dict[str, Node]:
-    """Every fake quantization of the graph by its name; some share a module, and with it a range."""
+    """Every fake quantization of the graph by its name, or observer; some share a module, and with it a range."""
     modules = [node for node in prepared.graph.nodes if node.op == "call_module"]
-    return {name_of(node): node for node in modules if isinstance(prepared.get_submodule(name_of(node)), FakeQuantize)}
+    return {name_of(node): node for node in modules if isinstance(prepared.get_submodule(name_of(node)), ROUNDED)}
 
 
 def module_of(node: Node) -> str | None:
@@ -101,19 +106,42 @@ def _ancestry(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def inside(prepared: GraphModule, blocks: Iterable[str]) -> set[str]:
-    """The fake quantizations of tensors that nothing outside one of the modules `blocks` produces or takes.
+def inside(prepared: GraphModule, blocks: Collection[str]) -> set[str]:
+    """The fake quantizations that go when the modules `blocks` stay in float.
 
-    What a neighbour hands in and takes out stays quantized, as it does when a network is trained with the module in
-    float.
+    They are those of tensors that only the modules take, but for what a neighbour rounds for its own int8 arithmetic.
+    What a neighbour takes stays quantized, too. That is so when a network is trained with the modules in float.
     """
-    members = {name: _modules(node) for name, node in fake_quantizations(prepared).items()}
-    return {
-        name
-        for block in blocks
-        for name, modules in members.items()
-        if modules and all(block in _ancestry(module) for module in modules)
-    }
+    found = set()
+    for name, node in fake_quantizations(prepared).items():
+        takers, maker = _modules(node.users), _modules([input_of(node)])
+        of_neighbour = _is_outside(maker, blocks) and _rounds_its_output(input_of(node))
+        if (takers or maker) and not (_is_outside(takers, blocks) or of_neighbour):
+            found.add(name)
+    return found
+
+
+def _is_outside(modules: Iterable[str], blocks: Collection[str]) -> bool:
+    return any(not any(block in _ancestry(module) for block in blocks) for module in modules)
+
+
+def _rounds_its_output(node: Node) -> bool:
+    """Whether an operator computes in int8, so that its output is in codes: with weights, or as its quantizer said."""
+    annotation = node.meta.get(Q_ANNOTATION_KEY)
+    return (annotation is not None and annotation.output_qspec is not None) or any(
+        each.target in WEIGHTED for each in (node, *node.all_input_nodes)
+    )
+
+
+def without_rounding(prepared: GraphModule, floats: Collection[str]) -> GraphModule:
+    """A copy of a prepared graph without the fake quantizations or observers in `floats`, to be converted."""
+    kept = copy.deepcopy(prepared)
+    for node in [node for name, node in fake_quantizations(kept).items() if name in floats]:
+        node.replace_all_uses_with(input_of(node))
+        kept.graph.erase_node(node)
+    kept.delete_all_unused_submodules()
+    finish(kept)
+    return kept
 
 
 def of_layer(prepared: GraphModule, layer: QuantizedLayer) -> set[str]:
@@ -123,7 +151,6 @@ def of_layer(prepared: GraphModule, layer: QuantizedLayer) -> set[str]:
     return shared | ({layer.weights} if layer.weights else set())
 
 
-def _modules(node: Node) -> set[str]:
-    """The modules that produce or take the tensor of a fake quantization."""
-    modules = map(module_of, (input_of(node), *node.users))
-    return {name for name in modules if name is not None}
+def _modules(nodes: Iterable[Node]) -> set[str]:
+    """The modules that nodes compute a part of."""
+    return {name for name in map(module_of, nodes) if name is not None}

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from common.benchmark.float_choice import FloatLimit
 from common.benchmark.results import Document
 from common.report.figures import Place, look_up
 from common.report.svg import (
     BOTTOM,
     LEFT,
     RIGHT,
+    SOFT,
     TOP,
     WIDTH,
     Axis,
@@ -197,3 +199,30 @@ def block_gains(document: Document) -> Markup:
         body.append(text(LONG_LEFT - 10, middle + 4, name, anchor="end", longest=LONGEST_MODULE))
         body.append(figure_text(document, place, "gain", x(max(0, gain)) + 6, middle + 4))
     return svg(height, "Gain of each block in float", body)
+
+
+def float_curve(document: Document) -> Markup:
+    """A point for each step of the choice of what stays in float: latency, and the figure that the limit is of.
+
+    The latency of a step is its file's, or where none was timed that of its layers; the chosen step is in another
+    colour, the limit a line.
+    """
+    choice = document["auto_float"]
+    limit, steps = FloatLimit(choice["limit"], choice["wanted"]), choice["steps"]
+    times = [step["expected_ms"] if step["latency_ms"] is None else step["latency_ms"] for step in steps]
+    height = 300
+    x = axis(times, LEFT - 54, WIDTH - 24)
+    figures = [*(step["figure"] for step in steps), limit.wanted]
+    y = axis(figures, height - BOTTOM, TOP, margin=0.15)
+    better = "up" if limit.better > 0 else "down"
+    body = [x_axis(x, height, "p50 latency, ms (left is faster)"), y_axis(y, x, f"{limit.title} ({better} is better)")]
+    body.append(line((x.start, y(limit.wanted)), (x.end, y(limit.wanted)), SOFT, 1))
+    body.append(
+        text(x.end, y(limit.wanted) - 5, f"--{limit.name} {limit.wanted:g}", anchor="end", fill=SOFT, longest=40)
+    )
+    body.append(path(sorted((x(ms), y(step["figure"])) for ms, step in zip(times, steps, strict=True)), colour(0)))
+    for index, (ms, step) in enumerate(zip(times, steps, strict=True)):
+        place, chosen = ("auto_float", "steps", index, "figure"), index == choice["chosen"]
+        name = f"{', '.join(step['modules']) or 'nothing'} in float, {ms:.2f} ms"
+        body.append(dot(document, place, (x(ms), y(step["figure"])), colour(int(chosen)), name, 7 if chosen else 5))
+    return svg(height, "Accuracy against latency with more and more in float", body)

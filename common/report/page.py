@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.benchmark.results import Document
 from common.data.drawing import DISAGREEMENT
-from common.report import charts, sensitivity
+from common.report import charts, float_choice, sensitivity
 from common.report.figures import figure, look_up
 from common.report.pictures import Scene, data_uri
 from common.report.svg import colour
@@ -36,6 +36,7 @@ def page(document: Document, scenes: Sequence[Scene] = (), worst: Mapping[str, S
         "Accuracy": "accuracy.html",
         "Speed": "speed.html",
         "Size and memory": "memory.html",
+        **_in_float(document),
         **({"Sensitivity": "sensitivity.html"} if "sensitivity" in document else {}),
         **({"Pictures": "pictures.html"} if scenes else {}),
         **({"Worst images": "worst_images.html"} if worst else {}),
@@ -72,6 +73,7 @@ def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
         "Outputs": "outputs.html",
         "Speed": "speed.html",
         "Size and memory": "memory.html",
+        **_in_float(document),
         **({"Pictures": "output_pictures.html"} if scenes else {}),
         "How it was measured": "method.html",
     }
@@ -87,6 +89,10 @@ def output_page(document: Document, scenes: Sequence[Scene] = ()) -> str:
             **_how_it_was_measured(document),
         )
     )
+
+
+def _in_float(document: Document) -> dict[str, str]:
+    return {"In float": "auto_float.html"} if "auto_float" in document else {}
 
 
 def _environment(document: Document) -> Environment:
@@ -106,6 +112,7 @@ def _environment(document: Document) -> Environment:
         "shade": _shade,
         "data_uri": data_uri,
         "charts": charts,
+        "float_choice": float_choice,
         "tags": TAGS,
         "colours": {label: colour(index) for index, label in enumerate(document["models"])},
         "terms": terms_of(document),

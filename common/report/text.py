@@ -6,6 +6,7 @@ from typing import Any
 
 from common.benchmark.results import Document
 from common.report.figures import written
+from common.report.float_choice import float_parts
 from common.report.sensitivity import sensitivity_parts
 from common.report.terms import terms_of
 from common.scoring.tables import score_row
@@ -31,6 +32,7 @@ def markdown_report(document: Document, pictures: Sequence[Path] = ()) -> str:
         "## Time",
         timing_table(document),
         *filter(None, [threads_table(document)]),
+        *float_parts(document),
         *sensitivity_parts(document),
         "## What the columns mean",
         "\n".join(f"- **{term}**: {inline(meaning)}" for term, meaning in terms_of(document).items()),

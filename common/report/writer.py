@@ -6,7 +6,8 @@ from pathlib import Path
 from common.benchmark.measure import Measurement
 from common.benchmark.outputs import OutputMeasurement
 from common.benchmark.results import Document
-from common.report.charts import block_gains
+from common.report.charts import block_gains, float_curve
+from common.report.float_choice import FLOAT_CHART
 from common.report.output_pictures import output_scenes, save_output_pictures
 from common.report.page import output_page, page
 from common.report.pictures import chosen_indices, save_pictures, scene
@@ -48,6 +49,7 @@ def write_report(
     write_text(folder / "models.csv", csv_text(model_rows(document)))
     write_text(folder / "datasets.csv", csv_text(dataset_rows(document)))
     write_text(folder / "images.csv", csv_text(image_rows(document)))
+    _write_curve(folder, document)
     if "sensitivity" in document:
         write_text(folder / SENSITIVITY_CHART, standalone(block_gains(document)))
         write_text(folder / "blocks.csv", csv_text(block_rows(document)))
@@ -65,9 +67,15 @@ def write_output_report(
     write_text(folder / "report.html", output_page(document, output_scenes(measurement)))
     write_text(folder / "models.csv", csv_text(model_rows(document)))
     write_text(folder / "images.csv", csv_text(output_image_rows(document)))
+    _write_curve(folder, document)
     if "score" in document:
         write_text(folder / "datasets.csv", csv_text(scored_dataset_rows(document)))
     return pictures
+
+
+def _write_curve(folder: Path, document: Document) -> None:
+    if "auto_float" in document:
+        write_text(folder / FLOAT_CHART, standalone(float_curve(document)))
 
 
 def _relative(pictures: Sequence[Path], folder: Path) -> list[Path]:

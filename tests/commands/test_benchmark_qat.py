@@ -21,7 +21,7 @@ def drawn_for(asked, arguments):
         drawn.append((count, batch_size))
         return [torch.rand(1, 3, *HW)]
 
-    images = Images(training=50, validation=(), draw=draw, inputs=None, run=None)
+    images = Images(training=50, validation=(), draw=draw, inputs=None, run=None, choosing=(), read=None)
     trained = Description("Tiny", "qat", 1.0, HW, ("a", "b"), arguments=arguments)
     benchmark_qat.find_ranges(None, Namespace(num_calibration_samples=asked), trained, images, torch.device("cpu"))
     return drawn[0] if drawn else None
@@ -48,4 +48,4 @@ def test_ranges_are_found_again_unless_they_are_to_be_kept(asked, arguments, exp
     [(("tensorrt",), "tensorrt"), (("openvino", "executorch"), "openvino"), (("executorch",), "onnxruntime")],
 )
 def test_what_is_compared_is_an_onnx_file_whatever_the_target(targets, expected):
-    assert Plan("Tiny", None, False, None, targets, PLAIN, 1.0, None).onnx_target == expected
+    assert Plan("Tiny", None, False, None, targets, PLAIN, 1.0, None, None).onnx_target == expected

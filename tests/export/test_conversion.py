@@ -13,9 +13,8 @@ import torch
 from onnx.checker import ValidationError
 from PIL import Image
 
-from common.export.calibration import image_preparer
+from common.export.calibration import folder_images, image_preparer
 from common.export.conversion import (
-    calibration_inputs,
     compare_with_fp32,
     convert_fp32,
     convert_half,
@@ -126,12 +125,14 @@ def write_images(folder: Path, count: int) -> None:
 
 def test_images_are_either_for_calibration_or_for_judging(lanes, tmp_path):
     write_images(tmp_path, 10)
-    calibration, held_out = calibration_inputs(lanes, tmp_path, 5, seed=0, egolanes_checkpoint=None)
-    assert (len(calibration), len(held_out)) == (5, 2)
+    images = folder_images(lanes, tmp_path, 5, seed=0, egolanes_checkpoint=None)
+    calibration, held_out = images.to_calibrate(), images.to_judge()
+    assert (len(calibration), len(held_out), len(images.left)) == (5, 2, 3)
+    assert len({*images.calibrating, *images.judging, *images.left}) == 10
     assert all(image.shape == (1, *SHAPE) for image in calibration + held_out)
     assert not any(torch.equal(a, b) for a in calibration for b in held_out)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        calibration_inputs(lanes, tmp_path / "absent", 5, 0, None)
+        folder_images(lanes, tmp_path / "absent", 5, 0, None)
 
 
 def test_calibration_images_are_upright_and_of_the_bits_that_are_said(tmp_path):
@@ -151,10 +152,11 @@ def test_auto_steer_is_calibrated_on_what_ego_lanes_sees(lanes, tmp_path):
     write_images(tmp_path, 5)
     source = opened("AutoSteer", width=1, shape=NETWORKS["AutoSteer"].input_shape)
     with pytest.raises(ValueError, match="--egolanes_checkpoint"):
-        calibration_inputs(source, tmp_path, 2, 0, None)
+        folder_images(source, tmp_path, 2, 0, None)
     checkpoint = tmp_path / "lanes.pth"
     torch.save(published_state("EgoLanes", lanes.model), checkpoint)
-    calibration, held_out = calibration_inputs(source, tmp_path, 2, 0, checkpoint)
+    images = folder_images(source, tmp_path, 2, 0, checkpoint)
+    calibration, held_out = images.to_calibrate(), images.to_judge()
     assert [image.shape for image in calibration + held_out] == [(1, 6, 80, 160)] * 3
 
 

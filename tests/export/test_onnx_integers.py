@@ -274,3 +274,31 @@ def test_an_old_version_computes_the_same_in_int8(files, version, tmp_path):
     assert found[0]["Conv"] > 0
     assert (found[1]["Conv"], found[1]["QLinearConv"], found[1]["QGemm"]) == (0, 4, 2)
     np.testing.assert_array_equal(np.load(tmp_path / "new.npy"), run(files[1]))
+
+
+class Kept(nn.Module):
+    """A convolution, a transposed one and a matrix product whose largest weight is of an input that is always 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.kept = nn.ModuleList([nn.Conv2d(8, 8, 3, 1, 1), nn.ConvTranspose2d(8, 8, 3, 1, 1), nn.Linear(8, 8)])
+        self.last = nn.Conv2d(8, 3, 1)
+        with torch.no_grad():
+            self.first[0].weight[7], self.first[0].bias[7] = 0, -1
+            self.kept[0].weight[:, 7] = 80
+
+    def forward(self, x):
+        x = self.kept[1](self.kept[0](self.first(x)).relu())
+        return self.last(self.kept[2](x.movedim(1, 3)).movedim(3, 1))
+
+
+@pytest.mark.parametrize(("kept", "optimized"), [("kept.0", False), ("kept.*", False), ("kept.*", True)])
+def test_onnx_runtime_leaves_weights_that_are_kept_in_float_as_they_are(tmp_path, kept, optimized):
+    torch.manual_seed(0)
+    source = OpenedNetwork(*find_network("EgoLanes"), Kept().eval(), 1.0, SHAPE)
+    settings, options = QuantizationSettings(keep_float=(kept,)), ExportOptions(1, optimized=optimized)
+    (found,) = convert_int8(source, tmp_path / "net.onnx", options, settings, IMAGES, IMAGES)
+    assert found.sqnr_db > 25  # 3 dB where the weights of `kept.0` are rounded
+    held = [node for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "LeakyRelu"]
+    assert held and all(node.attribute[0].f == 1 for node in held)
