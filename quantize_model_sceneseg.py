@@ -81,6 +81,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
     )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="CKPT",
+        help="FP32 weights that teach with --distill or --images, as those before pruning; default: those of -fp32",
+    )
     add_egolanes_argument(parser, "with --images")
     add_recipe_argument(parser)
     use_defaults(parser, QatRunSettings())
@@ -104,7 +110,8 @@ def main(args: argparse.Namespace) -> None:
     make_task = find(settings, network, bad)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     for written in (BEST, FINAL):
-        require_other(folder.path / written, qat.fp32_model)
+        for source in (qat.fp32_model, qat.taught_by):
+            require_other(folder.path / written, source)
     prepared, description, resumed = start_graph(network, qat, folder.resumed(records.resume), device)
     logger.info("%s on %s", description.network, device)
     trainee = Trainee(
