@@ -47,6 +47,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
     )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="CKPT",
+        help="FP32 weights that teach with --distill or --images, as those before pruning; default: those of -fp32",
+    )
     add_egolanes_argument(parser, "with --images")
     add_recipe_argument(parser)
     use_defaults(parser, QatRunSettings())

@@ -15,6 +15,7 @@ SCRIPTS = (
     "examples.train_sceneseg",
     "examples.make_scenes",
     "examples.picture",
+    "examples.prune",
 )
 OF_THE_MACHINE = {
     "threads": "one a core that the process may use"

@@ -112,7 +112,7 @@ def start_model(settings: NetworkSettings, resume: Path | None) -> tuple[nn.Modu
         checkpoint = read_checkpoint(resume)
         if checkpoint.description is None:
             raise ValueError(f"--resume {resume}: not a checkpoint of this script; --init_weights starts from weights")
-        model, _ = build_from_published(NETWORK, checkpoint.state, resume)
+        model, _ = build_from_published(NETWORK, checkpoint.state, resume, checkpoint.description)
         return model, checkpoint.description, checkpoint
     input_hw = settings.input_hw or network.input_shape[1:]
     check_input_hw(network, input_hw)

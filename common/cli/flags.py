@@ -183,3 +183,14 @@ def add_image_bits_argument(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bits of data in images stored with 16, 8 to 16; default: 16, where the images show it",
     )
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, object]:
+    """The flags as JSON and a checkpoint can hold them: paths become strings."""
+    return {key: _plain(value) for key, value in vars(args).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return str(value) if isinstance(value, Path) else value

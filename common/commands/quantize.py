@@ -46,7 +46,8 @@ def quantize(args: argparse.Namespace) -> None:
     make_task = find(settings, network, bad)
     folder = open_folder(records.model_save_root_path, CHECKPOINT, bad)
     for written in (BEST, FINAL):
-        require_other(folder.path / written, qat.fp32_model)
+        for source in (qat.fp32_model, qat.taught_by):
+            require_other(folder.path / written, source)
     prepared, description, resumed = start_graph(network, qat, folder.resumed(records.resume), device)
     logger.info("%s on %s", description.network, device)
     trainee = Trainee(

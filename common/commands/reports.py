@@ -13,6 +13,7 @@ from common.benchmark.run import benchmark, benchmark_outputs
 from common.benchmark.sensitivity import Sensitivity
 from common.benchmark.settings import CommandLine
 from common.cli.benchmark import benchmark_settings
+from common.cli.flags import plain_arguments
 from common.cli.main import EXIT_GATE
 from common.data.pairs import BadSample, Sample
 from common.data.shots import Shot
@@ -42,7 +43,7 @@ def run_benchmark(
     save_outputs: bool = False,
 ) -> Document:
     """`benchmark`, with its report in `folder` and its tables printed; `save_outputs`: pictures as files, too."""
-    settings, asked = benchmark_settings(args), _command_line(args)
+    settings, asked = benchmark_settings(args), CommandLine(shlex.join(sys.argv), plain_arguments(args))
     document, measurement = benchmark(
         title,
         candidates,
@@ -80,7 +81,7 @@ def run_output_benchmark(
     save_outputs: bool = False,
 ) -> Document:
     """`benchmark_outputs`, with its report in `folder` and its tables printed."""
-    settings, asked = benchmark_settings(args), _command_line(args)
+    settings, asked = benchmark_settings(args), CommandLine(shlex.join(sys.argv), plain_arguments(args))
     document, measurement = benchmark_outputs(
         title,
         candidates,
@@ -128,14 +129,3 @@ def leave_by_gate(document: Document) -> None:
         print(document["decision"]["sentence"], file=sys.stderr if has_failed(document) else sys.stdout)
     if has_failed(document):
         sys.exit(EXIT_GATE)
-
-
-def _command_line(args: argparse.Namespace) -> CommandLine:
-    """Its flags as JSON can hold them: paths become strings."""
-    return CommandLine(shlex.join(sys.argv), {key: _plain(value) for key, value in vars(args).items()})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
-    return str(value) if isinstance(value, Path) else value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.networks.reading import read_document
-from common.networks.registry import build_network, find_network, of_weights
+from common.networks.registry import WHOLE, build_network, find_network, of_weights, outline
 from common.networks.weights import AVERAGED, RAW, StateDict, largest_state_dict, network_weights, require_plain, some
 from common.system.files import atomic_path
 from models.checkpoint_keys import from_published, infer_width, to_published
@@ -19,6 +19,7 @@ from models.checkpoint_keys import from_published, infer_width, to_published
 KINDS = ("fp32", "qat")
 LARGEST_WIDTH = 8  # times the published one
 LARGEST_SIDE = 8192  # pixels of an input
+MOST_CHANNELS = 2**20  # of a layer
 BATCH_NORM_COUNTER = "num_batches_tracked"
 
 
@@ -31,6 +32,7 @@ class Description:
     width: float
     input_hw: tuple[int, int]
     classes: tuple[str, ...] = ()
+    channels: dict[str, tuple[int, int]] = field(default_factory=dict)  # (in, out) of the layers that pruning left less
     quantization: dict[str, Any] | None = None  # fields of common.quantization.settings.QuantizationSettings
     metrics: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -113,9 +115,14 @@ def _description(document: Any, path: Path) -> Description | None:
     if not isinstance(fields, dict):
         return None
     try:
-        found = Description(**{**fields, "input_hw": tuple(fields["input_hw"]), "classes": tuple(fields["classes"])})
+        of_tuples = {
+            "input_hw": tuple(fields["input_hw"]),
+            "classes": tuple(fields["classes"]),
+            "channels": {layer: tuple(pair) for layer, pair in fields.get("channels", {}).items()},
+        }
+        found = Description(**{**fields, **of_tuples})
         _check_description(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: its description is damaged, or of another version of this toolkit ({error})"
         ) from error
@@ -134,11 +141,18 @@ def _check_description(found: Description) -> None:
     sizes = found.input_hw
     if len(sizes) != 2 or not all(type(size) is int and 0 < size <= LARGEST_SIDE for size in sizes):
         raise ValueError(f"input size {sizes!r:.60}, wanted a height and a width of at most {LARGEST_SIDE}")
+    for layer, pair in found.channels.items():
+        if not isinstance(layer, str) or len(pair) != 2 or not all(map(_is_channel_count, pair)):
+            raise ValueError(f"channels of {layer!r:.60} are {pair!r:.60}")
     if not isinstance(found.quantization, dict | None):
         raise ValueError(f"quantization is {found.quantization!r:.60}")
     batch_size = found.arguments.get("batch_size", 1)
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r:.60}")
+
+
+def _is_channel_count(value: object) -> bool:
+    return type(value) is int and 0 < value <= MOST_CHANNELS
 
 
 def save_checkpoint(path: Path, state: StateDict, description: Description, training: dict | None = None) -> None:
@@ -170,7 +184,7 @@ def load_network(name: str, path: Path, choice: str | None = None) -> tuple[nn.M
         )
     if description:
         _require_own_choice(checkpoint, description, choice)
-    model, width = build_from_published(name, checkpoint.state, path)
+    model, width = build_from_published(name, checkpoint.state, path, description)
     if description and not math.isclose(description.width, width):
         raise ValueError(f"{path}: its weights are of width {width:g}, its description says {description.width:g}")
     if description is None:
@@ -189,27 +203,35 @@ def require_network(path: Path, description: Description, name: str) -> None:
         raise ValueError(f"{path}: a checkpoint of {description.network}, not of {name}{cure}")
 
 
-def build_from_published(name: str, state: StateDict, path: Path) -> tuple[nn.Module, float]:
+def build_from_published(
+    name: str, state: StateDict, path: Path, description: Description | None = None
+) -> tuple[nn.Module, float]:
     """The named network filled with a published state dict, strictly, and its width; `path` is named in errors.
 
-    The counters of batch norm, which networks in use do not read, may be missing, as before PyTorch 0.4.1, or be no
-    whole numbers, where all of a state dict was made half precision.
+    The width follows from the weights; that of a pruned network, and its channels, from its description. The counters
+    of batch norm, which networks in use do not read, may be missing, as before PyTorch 0.4.1, or be no whole numbers,
+    where all of a state dict was made half precision.
     """
     _, network = find_network(name)
+    channels = description.channels if description else WHOLE
     try:
-        width = infer_width(network, state)
+        width = description.width if description and channels else infer_width(network, state)
     except (KeyError, ValueError, IndexError):
         width = 1.0  # not this network's keys: compare with the published network below
     if not 0 < width <= LARGEST_WIDTH:
         raise ValueError(f"{path}: not a checkpoint of {name}; it would be {width:g} times as wide as published")
-    try:
-        model = build_network(name, of_weights(network, state), width)
+    row = of_weights(network, state)
+    try:  # a pruned one without memory first: its channels are whatever a file says
+        model = outline(name, row, width, channels) if channels else build_network(name, row, width)
     except ValueError as error:
         raise ValueError(f"{path}: not a checkpoint of {name}; {error}") from error
     expected = to_published(network, model.state_dict())
     state = _with_counters(state, expected)
-    check_keys(expected, state, f"{path}: not a checkpoint of {name} (width {width:g})")
+    what = "pruned from " if channels else ""
+    check_keys(expected, state, f"{path}: not a checkpoint of {name} ({what}width {width:g})")
     require_finite(state, path)
+    if channels:
+        model = build_network(name, row, width, channels)
     model.load_state_dict(from_published(network, state), strict=True)
     return model.eval(), width
 

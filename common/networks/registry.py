@@ -11,19 +11,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.data.classes import distinct_colours
+from common.networks.channels import Channels, require_fitting, set_channels
 from common.system.user_code import one_line
 from models import Network, family
 
 OWN_SHAPE = (3, 320, 640)  # of a network that is named by its class or function alone; --input_hw gives another
 ONE = "foreground"  # what a map of one logit tells from the rest
 BOX_VALUES = 4  # of a detector's cell, before its scores
+WHOLE: Channels = MappingProxyType({})  # of a network that is not pruned
 DICT_OUTPUT = "out"  # of the outputs of a dictionary, as torchvision names the map of the classes
 
 
@@ -83,11 +85,15 @@ def file_stem(name: str) -> str:
     return f"{name.rpartition(':')[2]}Network"
 
 
-def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
+def build_network(name: str, network: Network, width: float = 1.0, channels: Channels = WHOLE) -> nn.Module:
     """A network of a row with random weights. Its forward gives a tensor or a tuple of them.
 
+    Args:
+        channels: of the layers of a pruned network that have others than the row's.
+
     Raises:
-        ValueError: it takes no width and is to have one, its code fails, or it builds no nn.Module.
+        ValueError: it takes no width and is to have one, it has no such layers, its code fails, or it builds no
+            nn.Module.
     """
     parameter = inspect.signature(network.build).parameters.get("width")
     if parameter is None and width != 1:
@@ -105,6 +111,20 @@ def build_network(name: str, network: Network, width: float = 1.0) -> nn.Module:
     model.register_forward_hook(_plain_outputs)
     if len(network.inputs) > 1:
         model.__class__ = _of_one_input(type(model), len(network.inputs))  # type: ignore[arg-type]
+    set_channels(model, channels)
+    return model
+
+
+def outline(name: str, network: Network, width: float = 1.0, channels: Channels = WHOLE) -> nn.Module:
+    """The same without memory for its weights: names and shapes alone, whatever sizes a file says.
+
+    Raises:
+        ValueError: as `build_network`, or the layers of a pruned network do not fit each other.
+    """
+    with torch.device("meta"), torch.no_grad():
+        model = build_network(name, network, width, channels)
+        if channels:
+            require_fitting(model.eval(), torch.zeros(1, network.channels, *network.input_shape[1:]))
     return model
 
 

@@ -66,7 +66,7 @@ class Channels:
     shifts: list[tuple[Node, np.ndarray]] = field(default_factory=list)  # constants added, groups of their channels
 
 
-class _Sets:
+class Sets:
     """Disjoint sets of channels, joined until their smallest member names them: union-find."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class _Sets:
 
 def channel_groups(graph: GraphModule) -> Channels:
     """The channels of a float graph in evaluation mode without batch norm, in groups that have to have one scale."""
-    sets, found = _Sets(), Channels()
+    sets, found = Sets(), Channels()
     counts: dict[object, int] = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
@@ -119,7 +119,7 @@ def channel_groups(graph: GraphModule) -> Channels:
     return Channels(len(numbers), tensors, layers, [(node, numbered(each)) for node, each in found.shifts])
 
 
-def _read(node: Node, sets: _Sets, found: Channels, shared: set[object]) -> None:
+def _read(node: Node, sets: Sets, found: Channels, shared: set[object]) -> None:
     """Give the channels of a node's output their groups, and join those that the node ties to each other."""
     size = _channels(node)
     sources = [each for each in node.all_input_nodes if each in found.tensors]
@@ -144,7 +144,7 @@ def _is_stored(value: object, shared: set[object]) -> bool:
     return isinstance(value, Node) and value.op == "get_attr" and value.target not in shared
 
 
-def _reader(node: Node, shared: set[object]) -> Callable[[Node, _Sets, Channels, int], None] | None:
+def _reader(node: Node, shared: set[object]) -> Callable[[Node, Sets, Channels, int], None] | None:
     """How a node ties channels; None where it does in no way that is known here."""
     target, args = node.target, node.args
     stored = [_is_stored(each, shared) for each in args]
@@ -177,33 +177,33 @@ def _same_shape(node: Node) -> bool:
     return len(shapes) == 2 and shapes[0] == shapes[1]
 
 
-def _same(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _same(node: Node, sets: Sets, found: Channels, size: int) -> None:
     found.tensors[node] = found.tensors[input_of(node)]
 
 
-def _sum(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _sum(node: Node, sets: Sets, found: Channels, size: int) -> None:
     first, second = (found.tensors[input_of(node, place)] for place in range(2))
     sets.join(first, second)
     found.tensors[node] = first
 
 
-def _joined(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _joined(node: Node, sets: Sets, found: Channels, size: int) -> None:
     parts: Sequence[Node] = setting_of(node, 0)
     found.tensors[node] = np.concatenate([found.tensors[each] for each in parts])
 
 
-def _shifted(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _shifted(node: Node, sets: Sets, found: Channels, size: int) -> None:
     found.tensors[node] = found.tensors[input_of(node)]
     found.shifts.append((node, found.tensors[node]))
 
 
-def _factors(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _factors(node: Node, sets: Sets, found: Channels, size: int) -> None:
     found.tensors[node] = sets.new(size)
     each = np.arange(size)
     found.layers.append(Layer(node, found.tensors[input_of(node)], found.tensors[node], each, each, None, False))
 
 
-def _weighted(node: Node, sets: _Sets, found: Channels, size: int) -> None:
+def _weighted(node: Node, sets: Sets, found: Channels, size: int) -> None:
     found.tensors[node] = sets.new(size)
     weight = input_of(node, 1).meta["val"]
     first, second = weight.shape[:2]

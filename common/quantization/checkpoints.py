@@ -16,7 +16,7 @@ from common.networks.checkpoints import (
     require_finite,
     require_network,
 )
-from common.networks.registry import build_network, find_network, of_weights
+from common.networks.registry import build_network, find_network, of_weights, outline
 from common.quantization.pt2e import prepare_qat
 from common.quantization.settings import QuantizationSettings
 from models import check_input_hw
@@ -49,9 +49,8 @@ def load_qat(
     try:
         check_input_hw(network, description.input_hw)
         settings = QuantizationSettings(**description.quantization or {})
-        with torch.device("meta"):  # no memory is taken for a width that is not the weights'
-            model = build_network(name, network, description.width)
-            expected = sum(parameter.numel() for parameter in model.parameters())
+        model = outline(name, network, description.width, description.channels)
+        expected = sum(parameter.numel() for parameter in model.parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: its description is damaged, or of another version of this toolkit ({error})"
@@ -59,7 +58,7 @@ def load_qat(
     if expected > MOST_GROWTH * (found := sum(value.numel() for value in checkpoint.state.values())):
         raise ValueError(f"{path}: {found} numbers in it, {expected} in the network of width {description.width:g}")
     require_finite(checkpoint.state, path)
-    model = build_network(name, network, description.width).to(device)
+    model = build_network(name, network, description.width, description.channels).to(device)
     prepared = prepare_qat(model, description.input_hw, settings, network.channels)
     _load_strictly(prepared, checkpoint)
     return prepared, description, checkpoint

@@ -165,10 +165,10 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
     qat = settings.qat
 
     def make(trainee: Trainee, resumed: Checkpoint | None, device: torch.device) -> ImitationTask:
-        teacher, _ = load_network(qat.name, qat.fp32_model, qat.weights)
+        teacher, _ = load_network(qat.name, qat.taught_by, qat.weights)
         hw = trainee.description.input_hw
         inputs = image_inputs(qat.name, network, hw, device, qat.egolanes_checkpoint, qat.weights)
-        task = ImitationTask(training, validation, inputs, teacher.to(device), qat.fp32_model, ())
+        task = ImitationTask(training, validation, inputs, teacher.to(device), qat.taught_by, ())
         if resumed:
             return replace(task, goals=stored_goals(resumed))
         student, count = cast(GraphModule, trainee.model), min(len(training), RANGE_IMAGES)

@@ -131,8 +131,8 @@ def from_masks(settings: QatRunSettings, network: Network, bad: list[BadSample])
     def make(trainee: Trainee, resumed: Checkpoint | None, device: torch.device) -> LabelledTask:
         teacher = None
         if qat.distill:
-            model, _ = load_network(qat.name, qat.fp32_model, qat.weights)
-            teacher = Teacher(model.to(device), qat.distill, qat.fp32_model)
+            model, _ = load_network(qat.name, qat.taught_by, qat.weights)
+            teacher = Teacher(model.to(device), qat.distill, qat.taught_by)
         image_format = ImageFormat.of(network, trainee.description.input_hw)
         return LabelledTask(training, validation, network, image_format, device, teacher)
 

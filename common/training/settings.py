@@ -129,6 +129,7 @@ class QatSettings:
     weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
     recipe: str = "original"  # one of RECIPES, which gives defaults
     distill: float = 0.0  # weight of the FP32 network's logits in the loss; 0: they are not learned
+    teacher: Path | None = None  # FP32 weights of the network that teaches; None: those that are started from
     target: str = DEFAULT_TARGET  # the runtime that is trained for, one of TARGETS
     per_channel: bool | None = None  # one weight scale per output channel; the original's: no; None: the target's
     reduced_range: bool = False  # codes of weights are -64..63
@@ -147,6 +148,13 @@ class QatSettings:
             raise ValueError(
                 "--distill: with --images the FP32 network's outputs are all that is learned; leave it out"
             )
+        if self.teacher and not (self.images or self.distill):
+            raise ValueError(f"--teacher {self.teacher}: teaches nothing; add --distill WEIGHT, or leave it out")
+
+    @property
+    def taught_by(self) -> Path:
+        """The FP32 weights whose outputs are learned, where any are."""
+        return self.teacher or self.fp32_model
 
     @property
     def quantization(self) -> QuantizationSettings:

@@ -21,6 +21,7 @@ ORDER = (
     "runtimes",
     "scoring",
     "quantization",
+    "pruning",
     "export",
     "training",
     "benchmark",

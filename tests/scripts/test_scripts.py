@@ -96,7 +96,9 @@ def int8_onnx(qat, data):
 BENCHMARKS = [f"benchmarks.{name}" for name in ("cpp_latency", "int8_speed", "load_pairs", "qat_recipes", "qat_step")]
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes", *BENCHMARKS])
+@pytest.mark.parametrize(
+    "name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes", "examples.prune", *BENCHMARKS]
+)
 def test_help_shows_an_example_and_exits_with_0(name, capsys):
     with pytest.raises(SystemExit) as exit_info:
         importlib.import_module(name).get_args_parser().parse_args(["--help"])

@@ -26,8 +26,8 @@ EVERY_FLAG = shlex.split(
     "--tensorboard --labels labels.json -n my_network:NET -fp32 weights.pth --weights ema --target tensorrt "
     "--no-per_channel --reduced_range "
     "--keep_float context --keep_float 'neck.*' --input_hw 64,128 --no-fuse --freeze_batch_norm 2 "
-    "--freeze_observers 3 --num_calibration_samples 50 --distill 0.5 --recipe extended --device cpu --seed 5 "
-    "--threads 1"
+    "--freeze_observers 3 --num_calibration_samples 50 --distill 0.5 --teacher whole.pth --recipe extended "
+    "--device cpu --seed 5 --threads 1"
 )
 PLACES = ["-s", "out", "-r", "data"]
 
