@@ -49,9 +49,10 @@ from common.export.qat_export import export_int8, labels_of
 from common.networks.checkpoints import require_choice
 from common.networks.registry import find_network
 from common.quantization.checkpoints import load_qat
+from common.quantization.methods import USUAL
 from common.quantization.pt2e import calibrate, convert
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
-from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
+from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command, start_of
 from models import DEFAULT_NETWORK
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ def main(args: argparse.Namespace) -> None:
     gate.require_calls(len(images.validation), args.timed_runs)
     folder = open_folder(args.qat_checkpoint_path)
 
+    start = start_of(description.arguments)
     asked, usual = args.num_calibration_samples, QatSettings.num_calibration_samples
     count = min(usual if asked is None else asked, images.training)
     if asked == 0 or (asked is None and keeps_ranges(description.arguments)):
@@ -176,7 +178,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         logger.info("calibrating on %d of %d training images", count, images.training)
         batch_size = observed_images(description.arguments) or CALIBRATION_BATCH
-        calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
+        calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)), (start or USUAL).ranges)
     sensitivity = None
     if args.sensitivity:
         samples, image_format = samples_with_masks(images), ImageFormat.of(network, description.input_hw)
@@ -190,7 +192,8 @@ def main(args: argparse.Namespace) -> None:
     options = ExportOptions(
         args.threads, args.seed, batch, args.opset, half=args.half, optimized=args.optimized, camera=camera
     )
-    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets)
+    corrected = start.names if start else ()
+    candidates, notes = export_int8(int8, name, description, folder, compared, least_equal, options, targets, corrected)
     print(*notes, sep="\n")
     if untrained:  # FP32 is the reference
         if args.compare_ptq:

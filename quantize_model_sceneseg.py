@@ -20,6 +20,7 @@ from common.cli.flags import (
     refuse_with_images,
 )
 from common.cli.main import resolve_device, run, seed_everything
+from common.cli.ptq import add_start_arguments, start_defaults
 from common.cli.targets import add_codes_arguments, add_target_argument
 from common.cli.training import (
     OF_LABELS,
@@ -57,6 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_name_argument(parser, default=QatSettings.name)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
     add_weights_argument(parser)
+    add_start_arguments(parser)
     add_target_argument(parser, "the INT8 network is for")
     add_codes_arguments(parser)
     parser.add_argument(
@@ -68,15 +70,19 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument(
-        "--freeze_batch_norm", type=non_negative_int, help="after this many epochs; default: 1, with --images 0"
+        "--freeze_batch_norm",
+        type=non_negative_int,
+        help="after this many epochs; default: 1, with --images or --start_from ptq 0",
     )
     parser.add_argument(
-        "--freeze_observers", type=non_negative_int, help="after this many epochs; default: 2, with --images 0"
+        "--freeze_observers",
+        type=non_negative_int,
+        help="after this many epochs; default: 2, with --images or --start_from ptq 0",
     )
     parser.add_argument(
         "--num_calibration_samples",
         type=non_negative_int,
-        help="training images for the last calibration; with --images for one before the first step",
+        help="training images for the last calibration; with --images or --start_from ptq one before the first step",
     )
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
@@ -93,9 +99,10 @@ def main(args: argparse.Namespace) -> None:
     refuse_with_images(args, get_args_parser(), OF_LABELS)
     if not args.images:
         refuse_with_class_maps(args, get_args_parser(), ("egolanes_checkpoint",))
+    defaults = (FROM_IMAGES if args.images else {}) | start_defaults(args, get_args_parser())
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    settings = settings_of(QatRunSettings, args, FROM_IMAGES if args.images else {})
+    settings = settings_of(QatRunSettings, args, defaults)
     records, qat = settings.records, settings.qat
     schedule = qat.schedule
     bad: list[BadSample] = []
@@ -119,7 +126,8 @@ def main(args: argparse.Namespace) -> None:
     settings = fit(trainee, task, folder, settings, device, resumed)
 
     if not holds_ranges(qat):
-        calibrate(prepared, task.calibration(qat.num_calibration_samples, observed_together(settings), settings))
+        images = task.calibration(qat.num_calibration_samples, observed_together(settings), settings)
+        calibrate(prepared, images, qat.methods.ranges)
     scores = better_of(trainee, task, folder, task.score(prepared, settings))
     if is_writer():
         save_trainee(folder.path / FINAL, trainee, scores, settings)

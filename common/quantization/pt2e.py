@@ -6,7 +6,7 @@ operator).
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -31,7 +31,7 @@ from common.quantization.graphs import DEQUANTIZE as DEQUANTIZE
 from common.quantization.graphs import DEQUANTIZE_PER_CHANNEL as DEQUANTIZE_PER_CHANNEL
 from common.quantization.graphs import QUANTIZE as QUANTIZE
 from common.quantization.graphs import drop_unused_values, export_graph
-from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, USUAL, PtqMethods
+from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, RANGES, USUAL, PtqMethods
 from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several
 from common.quantization.rewrites import without_random_factors
@@ -116,27 +116,60 @@ def quantize_after_training(
 ) -> GraphModule:
     """Post-training quantization: the INT8 network with ranges of what `batches` (N, C, H, W) cause.
 
-    Works for every network of the family; `model` is in eval mode and is changed in place. Methods that change weights
-    see the first of the batches, as many as there is memory for at a time.
+    Works for every network of the family; `model` is in eval mode and is changed in place.
     """
     if settings.fused:
         fuse_upsampling(model)
     graph = export_graph(model, input_shape)
     fold_exported_batch_norm(graph)
+    return quantize_folded(graph, settings, batches, methods).int8
+
+
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """What the methods of post-training quantization make of a float graph.
+
+    Attributes:
+        int8: the converted graph; an operator with weights has its name from the float graph.
+        scales: by what equalization divided the channels of each tensor, as `equalize` says.
+    """
+
+    int8: GraphModule
+    scales: dict[str, Tensor]
+
+
+def quantize_folded(
+    graph: GraphModule,
+    settings: QuantizationSettings,
+    batches: Iterable[Tensor],
+    methods: PtqMethods,
+    fixed: Collection[str] = (),
+    fixed_biases: Collection[str] = (),
+) -> QuantizedGraph:
+    """Quantize a float graph without batch norm, which equalization changes in place.
+
+    Methods that change weights see the first of the batches, as many as there is memory for at a time.
+
+    Args:
+        batches: images (N, C, H, W), on the device of the graph.
+        fixed: names of operators whose weights, factors and biases stay as they are.
+        fixed_biases: of others whose biases stay.
+    """
     seen: list[Tensor] = []
+    scales: dict[str, Tensor] = {}
     if methods.on_weights:
         batches = list(batches)
         seen = _side_by_side(graph, batches)
     if EQUALIZE in methods.on_weights:
-        equalize(graph, seen, settings.per_channel)
+        scales = equalize(graph, seen, settings.per_channel, fixed)
     prepared = prepare_pt2e(copy.deepcopy(graph), settings.quantizer(is_qat=False, methods=methods))
     calibrate(prepared, batches)
     int8 = convert(prepared)
     if ADAROUND in methods.on_weights:
-        learn_rounding(graph, int8, seen, methods.time_limit)
+        learn_rounding(graph, int8, seen, methods.time_limit, fixed)
     if CORRECT_BIASES in methods.on_weights:
-        correct_biases(graph, int8, seen)
-    return int8
+        correct_biases(graph, int8, seen, {*fixed, *fixed_biases})
+    return QuantizedGraph(int8, scales)
 
 
 def _side_by_side(graph: GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
@@ -176,9 +209,10 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 
 
 @torch.no_grad()
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor], ranges: str = RANGES[0]) -> None:
     """Set the ranges of activations by histograms of what `batches` (N, 3, H, W) cause; weights stay as they are.
 
+    A graph that is prepared for QAT finds them as `ranges` says, one of RANGES; any other as its own observers do.
     A batch that does not fit into memory at a time is computed in parts, which changes little. Without a batch all
     ranges stay.
     """
@@ -188,7 +222,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     if first is None:
         return
     at_once = images_at_once(prepared, first)
-    with ranges_from_histograms(prepared):
+    with ranges_from_histograms(prepared, ranges):
         for images in chain([first], batches):
             for part in images.split(at_once):
                 prepared(part)
