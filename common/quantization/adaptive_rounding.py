@@ -4,6 +4,9 @@ Nagel et al., Up or Down? Adaptive Rounding for Post-Training Quantization (ICML
 s (floor(w / s) + h(v)), where h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1) is learned, and drawn to 0 or 1 by the term
 sum 1 - |2 h - 1|^beta, whose beta falls from 20 to 2. A block takes what the INT8 network before it gives, and should
 give what the float network gives (asymmetric reconstruction); its activations are rounded while it learns.
+
+The term counts in units of the error of rounding to the nearest: the error at the start is that of weights that are not
+rounded, which says nothing of what a choice costs. A block that did not learn better keeps the nearest.
 """
 
 import logging
@@ -30,9 +33,9 @@ from common.system.progress import progress
 
 logger = logging.getLogger(__name__)
 
-STEPS, RATE = 150, 0.1  # of each block
-AT_ONCE = 2  # batches of one step
-PULL = 1.0  # what choices of which none is made cost, in errors of rounding to the nearest
+STEPS, RATE = 300, 0.1  # of each block
+AT_ONCE = 1  # batches of one step
+PULL = 3.0  # what choices of which none is made cost, in errors of rounding to the nearest
 WARM_UP = 0.2  # share of the steps before weights are drawn to one side
 FEW, MANY = 3, 8  # layers with weights of a block, where the graph is narrow; at most
 STRETCH = 1.2, -0.1  # of the sigmoid, so that it reaches 0 and 1
@@ -180,7 +183,7 @@ class _Block(Interpreter):
 
     def __init__(self, int8: GraphModule, nodes: Sequence[Node], roundings: dict[Node, _Rounding]):
         super().__init__(int8)
-        self.nodes, self.roundings = nodes, roundings
+        self.int8, self.nodes, self.roundings = int8, nodes, roundings
 
     def outputs(self, values: Values, wanted: Sequence[Node]) -> list[Tensor]:
         """What the nodes `wanted` give; `values` are those of the nodes before the block."""
@@ -244,7 +247,7 @@ def _learn(block: _Block, lesson: _Lesson, seconds: float) -> int:
     """
     end = time.monotonic() + seconds
     roundings, every = block.roundings.values(), range(len(lesson.inputs))
-    stored_codes = _Block(block.module, block.nodes, {})
+    stored_codes = _Block(block.int8, block.nodes, {})
     with torch.no_grad():
         nearest = lesson.error(stored_codes, every)
     size = sum(each.choice.numel() for each in roundings)
@@ -262,6 +265,8 @@ def _learn(block: _Block, lesson: _Lesson, seconds: float) -> int:
             error = error + PULL * nearest * pull / size
         error.backward()
         optimizer.step()
+    if not optimizer.state:  # no time for a step
+        return 0
     before = [each.codes.clone() for each in roundings]
     changed = sum(each.settle() for each in roundings)
     with torch.no_grad():
