@@ -33,8 +33,8 @@ from common.system.progress import progress
 
 logger = logging.getLogger(__name__)
 
-STEPS, RATE = 300, 0.1  # of each block
-AT_ONCE = 1  # batches of one step
+STEPS, RATE = 150, 0.1  # of each block
+AT_ONCE = 2  # batches of one step
 PULL = 3.0  # what choices of which none is made cost, in errors of rounding to the nearest
 WARM_UP = 0.2  # share of the steps before weights are drawn to one side
 FEW, MANY = 3, 8  # layers with weights of a block, where the graph is narrow; at most
