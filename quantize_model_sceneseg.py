@@ -14,6 +14,7 @@ from common.cli.flags import (
     refuse_with_images,
 )
 from common.cli.main import run
+from common.cli.ptq import add_start_arguments, start_defaults
 from common.cli.targets import add_codes_arguments, add_keep_float_argument, add_target_argument
 from common.cli.training import OF_LABELS, add_recipe_argument, add_training_arguments, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
@@ -28,21 +29,26 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_name_argument(parser, default=QatSettings.name)
     parser.add_argument("-fp32", "--fp32_model", type=Path, metavar="CKPT", help="FP32 weights")
     add_weights_argument(parser)
+    add_start_arguments(parser)
     add_target_argument(parser, "the INT8 network is for")
     add_codes_arguments(parser)
     add_keep_float_argument(parser)
     add_input_size_argument(parser)
     add_fuse_argument(parser)
     parser.add_argument(
-        "--freeze_batch_norm", type=non_negative_int, help="after this many epochs; default: 1, with --images 0"
+        "--freeze_batch_norm",
+        type=non_negative_int,
+        help="after this many epochs; default: 1, with --images or --start_from ptq 0",
     )
     parser.add_argument(
-        "--freeze_observers", type=non_negative_int, help="after this many epochs; default: 2, with --images 0"
+        "--freeze_observers",
+        type=non_negative_int,
+        help="after this many epochs; default: 2, with --images or --start_from ptq 0",
     )
     parser.add_argument(
         "--num_calibration_samples",
         type=non_negative_int,
-        help="training images for the last calibration; with --images for one before the first step",
+        help="training images for the last calibration; with --images or --start_from ptq one before the first step",
     )
     parser.add_argument(
         "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
@@ -66,12 +72,13 @@ def check_usage(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     refuse_with_images(args, parser, OF_LABELS)
     if not args.images:
         refuse_with_class_maps(args, parser, ("egolanes_checkpoint",))
+    start_defaults(args, parser)
 
 
 def main(args: argparse.Namespace) -> None:
     from common.commands.quantize import quantize
 
-    quantize(args)
+    quantize(args, (FROM_IMAGES if args.images else {}) | start_defaults(args, get_args_parser()))
 
 
 if __name__ == "__main__":

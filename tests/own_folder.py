@@ -1,6 +1,7 @@
 """A user's folder as the tests of label-free work take it: a small network of a kind, its weights, and a drive."""
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,17 @@ def write_drive(folder: Path, count: int, seed: int = 0, size: tuple[int, int] =
         image[height // 2 - side // 2 :][:side, left : left + side] = rng.integers(0, 256, 3)
         noisy = (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
         assert cv2.imwrite(str(folder / f"{index:03}.png"), noisy)
+
+
+def write_labelled(folder: Path) -> None:
+    """A dataset of 10 images for a network without names of classes, whose lower halves are of class 1; labels.json."""
+    write_drive(folder / "images", 10)
+    (folder / "gt_masks").mkdir()
+    for image in (folder / "images").iterdir():
+        mask = np.zeros((48, 96), np.uint8)
+        mask[24:] = 1
+        assert cv2.imwrite(str(folder / "gt_masks" / image.name), mask)
+    Path("labels.json").write_text(json.dumps({"values": {"0": "class 0", "1": "class 1"}}))
 
 
 @contextmanager

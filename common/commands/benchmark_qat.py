@@ -24,11 +24,11 @@ from common.data.transforms import ImageFormat
 from common.export.qat_export import export_int8
 from common.networks.checkpoints import Description, require_choice
 from common.quantization.checkpoints import load_qat
-from common.quantization.methods import PtqMethods
+from common.quantization.methods import USUAL, PtqMethods
 from common.quantization.pt2e import calibrate, convert, with_float_modules
 from common.quantization.quantizer import modules_matching
 from common.system.process import resolve_device, seed_everything
-from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command
+from common.training.settings import QatSettings, keeps_ranges, observed_images, retraining_command, start_of
 from models import Network
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,11 @@ def benchmark_trained(args: argparse.Namespace, methods: PtqMethods, parser: arg
         int8 = convert(prepared.cpu())
 
     compared = images.inputs(PARITY_IMAGES)
-    candidates, notes = export_int8(int8, name, description, folder, compared, plan.least_equal, options, plan.targets)
+    start = start_of(description.arguments)
+    corrected = start.names if start else ()
+    candidates, notes = export_int8(
+        int8, name, description, folder, compared, plan.least_equal, options, plan.targets, corrected
+    )
     print(*notes, sep="\n")
     if reference and args.compare_ptq:  # the first model is the reference of the comparison
         calibration = list(images.draw(calibration_count(args, images), 1))
@@ -103,7 +107,8 @@ def find_ranges(
         return
     count, batch_size = calibration_count(args, images), observed_images(trained.arguments) or CALIBRATION_BATCH
     logger.info("calibrating on %d of %d training images", count, images.training)
-    calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)))
+    ranges = (start_of(trained.arguments) or USUAL).ranges
+    calibrate(prepared, (batch.to(device) for batch in images.draw(count, batch_size)), ranges)
 
 
 def layers_of(

@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
@@ -23,7 +25,7 @@ from common.system.process import resolve_device, seed_everything
 from common.training.fit import Trainee, better_of, fit, open_folder, save_trainee
 from common.training.imitation import from_images
 from common.training.labelled import from_masks
-from common.training.settings import FROM_IMAGES, QatRunSettings, QatSettings, holds_ranges, observed_together
+from common.training.settings import QatRunSettings, QatSettings, holds_ranges, observed_together
 from models import Network, check_input_hw
 
 logger = logging.getLogger(__name__)
@@ -33,11 +35,15 @@ BEST = "qat_best.pth"
 FINAL = "qat_model_final_calibrated.pth"
 
 
-def quantize(args: argparse.Namespace) -> None:
-    """Train, write the checkpoints, and print the scores of the best."""
+def quantize(args: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
+    """Train, write the checkpoints, and print the scores of the best.
+
+    Args:
+        defaults: what flags are where they are not given, other than the recipe says.
+    """
     seed_everything(args.seed)
     device = join_ranks(resolve_device(args.device))
-    settings = settings_of(QatRunSettings, args, FROM_IMAGES if args.images else {}, world_size())
+    settings = settings_of(QatRunSettings, args, defaults, world_size())
     records, qat = settings.records, settings.qat
     schedule = qat.schedule
     bad: list[BadSample] = []
@@ -62,7 +68,8 @@ def quantize(args: argparse.Namespace) -> None:
     settings = fit(trainee, task, folder, settings, device, resumed)
 
     if not holds_ranges(qat):
-        calibrate(prepared, task.calibration(qat.num_calibration_samples, observed_together(settings), settings))
+        images = task.calibration(qat.num_calibration_samples, observed_together(settings), settings)
+        calibrate(prepared, images, qat.methods.ranges)
     scores = better_of(trainee, task, folder, task.score(prepared, settings))
     if is_writer():
         save_trainee(folder.path / FINAL, trainee, scores, settings)

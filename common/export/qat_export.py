@@ -63,6 +63,7 @@ def export_int8(
     min_equal_pixels: float,
     options: ExportOptions,
     targets: Sequence[str] = (DEFAULT_TARGET,),
+    corrected: Sequence[str] = (),
 ) -> tuple[dict[str, Candidate], list[str]]:
     """Write a converted network for some targets, at most one of which takes ONNX files.
 
@@ -71,6 +72,7 @@ def export_int8(
         checkpoint: what the network's checkpoint says of itself.
         compared: images (1, 3, H, W) on which each file has to agree with PyTorch.
         min_equal_pixels: on this share of their pixels, 0..1; less where a target rounds in other places.
+        corrected: names of the methods without training from whose weights the training started.
 
     Returns what there is to benchmark by label, and a note on the agreement of each.
 
@@ -80,7 +82,7 @@ def export_int8(
     name, network = find_network(name)
     input_shape = (network.channels, *checkpoint.input_hw)
     candidates: dict[str, Candidate] = {}
-    notes: list[str] = []
+    notes = [f"trained from FP32 weights corrected by {', '.join(corrected)}"] if corrected else []
     for target, label in zip(targets, labels_of(targets), strict=True):
         row = TARGETS[target]
         rewritten = for_target(copy.deepcopy(int8), row)
@@ -100,7 +102,7 @@ def export_int8(
             check,
             options,
             target,
-            {"in_float": counts(floats)},
+            {"in_float": counts(floats)} | ({"trained_from": list(corrected)} if corrected else {}),
         )
         takes_onnx = row.opsets is not None
         if takes_onnx:

@@ -4,19 +4,30 @@ Nagel et al., Up or Down? Adaptive Rounding for Post-Training Quantization (ICML
 s (floor(w / s) + h(v)), where h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1) is learned, and drawn to 0 or 1 by the term
 sum 1 - |2 h - 1|^beta, whose beta falls from 20 to 2. A block takes what the INT8 network before it gives, and should
 give what the float network gives (asymmetric reconstruction); its activations are rounded while it learns.
+
+The term counts in units of the error of rounding to the nearest: the error at the start is that of weights that are not
+rounded, which says nothing of what a choice costs. A block that did not learn better keeps the nearest.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from common.quantization.graphs import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE, WEIGHTED, stored
-from common.quantization.nodes import input_of, is_output_of, setting_of
+from common.quantization.graphs import (
+    DEQUANTIZE,
+    DEQUANTIZE_PER_CHANNEL,
+    QUANTIZE,
+    WEIGHTED,
+    before_rounding,
+    is_dequantized_weight,
+    stored,
+)
+from common.quantization.nodes import input_of, setting_of
 from common.quantization.side_by_side import NodeByNode, Values
 from common.system.progress import progress
 
@@ -24,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 STEPS, RATE = 150, 0.1  # of each block
 AT_ONCE = 2  # batches of one step
+PULL = 3.0  # what choices of which none is made cost, in errors of rounding to the nearest
 WARM_UP = 0.2  # share of the steps before weights are drawn to one side
 FEW, MANY = 3, 8  # layers with weights of a block, where the graph is narrow; at most
 STRETCH = 1.2, -0.1  # of the sigmoid, so that it reaches 0 and 1
@@ -60,13 +72,16 @@ class _Rounding:
         return changed
 
 
-def learn_rounding(floats: GraphModule, int8: GraphModule, batches: Sequence[Tensor], seconds: float) -> int:
+def learn_rounding(
+    floats: GraphModule, int8: GraphModule, batches: Sequence[Tensor], seconds: float, fixed: Collection[str] = ()
+) -> int:
     """Learn the rounding of all weights of a converted graph, in place, until `seconds` are over.
 
     Args:
         floats: the network in float, with the weights that are rounded.
         int8: the same converted; operators have their names from `floats`.
         batches: images (N, C, H, W), on the device of the graphs.
+        fixed: names of operators whose weights stay rounded to the nearest.
 
     Returns how many weights are rounded to the other side than the nearest. Blocks that there was no time for stay as
     they are, which the log says.
@@ -78,15 +93,16 @@ def learn_rounding(floats: GraphModule, int8: GraphModule, batches: Sequence[Ten
     blocks = _blocks(inner.nodes)
     changed = 0
     for number, block in enumerate(progress(blocks, "learned rounding", unit="block")):
-        layers = [node for node in block if node.target in WEIGHTED and node.name in originals]
+        layers = [node for node in block if node.target in WEIGHTED and node.name in originals.keys() - set(fixed)]
         roundings = {
             input_of(node, 1): rounding for node in layers if (rounding := _rounding(floats, int8, node, originals))
         }
         results = [node for node in block if _is_used_after(node, set(block)) and _is_tensor(originals, node)]
         if roundings and results:
-            goals = {node: exact.values(_source(node).name) for node in results}
+            goals = {node: exact.values(before_rounding(node).name) for node in results}
             left = (end - time.monotonic()) / (len(blocks) - number)
-            changed += _learn(_Block(int8, block, roundings), inner, goals, left)
+            learning = _Block(int8, block, roundings)
+            changed += _learn(learning, _Lesson.of(learning, inner, goals), left)
         with torch.no_grad():
             for node in block:
                 inner.compute(node)
@@ -126,39 +142,28 @@ def _blocks(nodes: Sequence[Node]) -> list[list[Node]]:
         if node.op in ("call_function", "placeholder") and isinstance(node.meta.get("val"), Tensor | None):
             alive.add(node)
         alive -= {source for source in node.all_input_nodes if last[source] is node}
-        values = {each for each in alive if not _of_weights(each)}
+        values = {each for each in alive if not is_dequantized_weight(each)}
         if (layers >= FEW and len(values) == 1) or layers >= MANY:
             blocks.append([])
             layers = 0
     return [block for block in blocks if block]
 
 
-def _of_weights(node: Node) -> bool:
-    return node.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) and input_of(node).op == "get_attr"
-
-
 def _is_used_after(node: Node, block: set[Node]) -> bool:
     after = any(user not in block or user.op == "output" for user in node.users)
-    return node.op == "call_function" and not _of_weights(node) and after
+    return node.op == "call_function" and not is_dequantized_weight(node) and after
 
 
 def _is_tensor(originals: dict[str, Node], node: Node) -> bool:
     """Whether the float network has the same; sizes are numbers."""
-    original = originals.get(_source(node).name)
+    original = originals.get(before_rounding(node).name)
     return original is not None and isinstance(original.meta.get("val"), Tensor)
-
-
-def _source(node: Node) -> Node:
-    """What a pair rounds; any other node itself."""
-    while is_output_of(node, QUANTIZE, DEQUANTIZE):
-        node = input_of(node)
-    return node
 
 
 def _rounding(floats: GraphModule, int8: GraphModule, node: Node, originals: dict[str, Node]) -> _Rounding | None:
     """Of a layer with weights in codes; None where it stays in float."""
     pair = input_of(node, 1)
-    if not _of_weights(pair):
+    if not is_dequantized_weight(pair):
         return None
     codes, weights = stored(int8, input_of(pair)), stored(floats, input_of(originals[node.name], 1)).detach()
     if pair.target == DEQUANTIZE_PER_CHANNEL:
@@ -178,7 +183,7 @@ class _Block(Interpreter):
 
     def __init__(self, int8: GraphModule, nodes: Sequence[Node], roundings: dict[Node, _Rounding]):
         super().__init__(int8)
-        self.nodes, self.roundings = nodes, roundings
+        self.int8, self.nodes, self.roundings = int8, nodes, roundings
 
     def outputs(self, values: Values, wanted: Sequence[Node]) -> list[Tensor]:
         """What the nodes `wanted` give; `values` are those of the nodes before the block."""
@@ -195,44 +200,78 @@ class _Block(Interpreter):
         if node.target == QUANTIZE:  # as floats, so that a gradient passes
             grid = (setting_of(node, place) for place in range(1, 5))
             return torch.fake_quantize_per_tensor_affine(self.env[input_of(node)], *grid)
-        if node.target == DEQUANTIZE and not _of_weights(node) and self.env[input_of(node)].is_floating_point():
+        if (
+            node.target == DEQUANTIZE
+            and not is_dequantized_weight(node)
+            and self.env[input_of(node)].is_floating_point()
+        ):
             return self.env[input_of(node)]
         return self.run_node(node)
 
 
-def _learn(block: _Block, before: NodeByNode, goals: dict[Node, list[Tensor]], seconds: float) -> int:
-    """Learn the choices of a block for STEPS steps, or as long as there is time, and store them."""
+@dataclass(frozen=True)
+class _Lesson:
+    """What a block is to learn from some images: its outputs in float."""
+
+    inputs: list[Values]  # of the nodes before the block
+    goals: dict[Node, list[Tensor]]
+    powers: dict[Node, Tensor]  # mean square of each goal
+
+    @classmethod
+    def of(cls, block: _Block, before: NodeByNode, goals: dict[Node, list[Tensor]]) -> "_Lesson":
+        """That of the float network's values `goals`, from the INT8 network's up to the block."""
+        inputs = [dict(values) for values in before.values]
+        for node in block.nodes:
+            if node.op == "placeholder":
+                inputs = [values | {node: images} for values, images in zip(inputs, before.batches, strict=True)]
+        powers = {
+            node: torch.stack([each.square().mean() for each in found]).mean().clamp(min=1e-20)
+            for node, found in goals.items()
+        }
+        return cls(inputs, goals, powers)
+
+    def error(self, block: _Block, images: Sequence[int]) -> Tensor:
+        """The squared error of all outputs, relative to their power, mean over the images of these numbers."""
+        total = torch.zeros((), device=next(iter(self.powers.values())).device)
+        for index in images:
+            outputs = zip(self.goals, block.outputs(self.inputs[index], list(self.goals)), strict=True)
+            parts = [(each - self.goals[node][index]).square().mean() / self.powers[node] for node, each in outputs]
+            total = total + torch.stack(parts).sum() / len(images)
+        return total
+
+
+def _learn(block: _Block, lesson: _Lesson, seconds: float) -> int:
+    """Learn the choices of a block for STEPS steps, or as long as there is time.
+
+    They are stored where they are better than the rounding to the nearest that is there; returns how many differ.
+    """
     end = time.monotonic() + seconds
-    choices = [each.choice for each in block.roundings.values()]
-    wanted, count = list(goals), len(before.values)
-    powers = [torch.stack([goal.square().mean() for goal in goals[node]]).mean().clamp(min=1e-20) for node in wanted]
-    size = sum(choice.numel() for choice in choices)
-    inputs = [dict(values) for values in before.values]
-    for node in block.nodes:
-        if node.op == "placeholder":
-            inputs = [values | {node: images} for values, images in zip(inputs, before.batches, strict=True)]
-    optimizer = torch.optim.Adam(choices, lr=RATE)
+    roundings, every = block.roundings.values(), range(len(lesson.inputs))
+    stored_codes = _Block(block.int8, block.nodes, {})
+    with torch.no_grad():
+        nearest = lesson.error(stored_codes, every)
+    size = sum(each.choice.numel() for each in roundings)
+    optimizer = torch.optim.Adam([each.choice for each in roundings], lr=RATE)
     generator = torch.Generator().manual_seed(0)
-    first = None
     for step in range(STEPS):
         done = max(step / STEPS, 1 - max(0.0, end - time.monotonic()) / seconds if seconds > 0 else 1.0)
         if done >= 1:
             break
-        drawn = torch.randperm(count, generator=generator)[:AT_ONCE].tolist()
         optimizer.zero_grad()
-        error = torch.zeros((), device=powers[0].device)
-        for index in drawn:
-            outputs = block.outputs(inputs[index], wanted)
-            parts = [
-                (output - goals[node][index]).square().mean() / power
-                for node, output, power in zip(wanted, outputs, powers, strict=True)
-            ]
-            error = error + torch.stack(parts).sum() / len(drawn)
-        first = error.item() if first is None else first
+        error = lesson.error(block, torch.randperm(len(every), generator=generator)[:AT_ONCE].tolist())
         if done > WARM_UP:
             beta = FLATTEST + (SHARPEST - FLATTEST) * (1 - (done - WARM_UP) / (1 - WARM_UP))
-            pull = torch.stack([each.pull(beta) for each in block.roundings.values()]).sum()
-            error = error + first * pull / size  # choices of which none is made cost what the start did
+            pull = torch.stack([each.pull(beta) for each in roundings]).sum()
+            error = error + PULL * nearest * pull / size
         error.backward()
         optimizer.step()
-    return 0 if first is None else sum(each.settle() for each in block.roundings.values())
+    if not optimizer.state:  # no time for a step
+        return 0
+    before = [each.codes.clone() for each in roundings]
+    changed = sum(each.settle() for each in roundings)
+    with torch.no_grad():
+        better = bool(lesson.error(stored_codes, every) < nearest)
+    if not better:
+        for each, codes in zip(roundings, before, strict=True):
+            each.codes.copy_(codes)
+    return changed if better else 0

@@ -1,16 +1,19 @@
 """Bias correction: the mean error that rounding leaves in the output of a layer is taken out of its bias.
 
-Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (ICCV 2019), in its empirical form.
+Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (ICCV 2019), in an empirical form.
+The error is the layer's own: of its rounded weights and inputs, against itself in float on the same inputs before their
+rounding. What errors of other layers cause in it stays, since a layer may make up for them: with the float network's
+mean in every layer, the published ESPNet was 2.8 dB farther from its outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
-from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
-from common.quantization.nodes import input_of
+from common.quantization.graphs import WEIGHTED, before_rounding, drop_unused_values, finish, store_beside, stored
+from common.quantization.nodes import input_of, operator_of
 from common.quantization.side_by_side import NodeByNode
 from common.system.progress import progress
 
@@ -18,57 +21,45 @@ BIAS = 2  # its place in the arguments of an operator with weights
 
 
 @torch.no_grad()
-def correct_biases(floats: GraphModule, int8: GraphModule, batches: Sequence[Tensor]) -> int:
-    """Add to every bias, channel by channel, the mean of the float output less that of the INT8 output, in place.
+def correct_biases(
+    floats: GraphModule, int8: GraphModule, batches: Sequence[Tensor], fixed: Collection[str] = ()
+) -> int:
+    """Add to every bias, channel by channel, the mean error that the layer makes, in place.
 
-    Layer by layer in the order of the graph: the error of a layer is what is left with all before it corrected. Layers
-    without a bias get one. Means are over images and places.
+    In the order of the graph: a layer gets its inputs from those that are corrected. Layers without a bias get one.
+    Means are over images and places.
 
     Args:
         floats: the network in float.
         int8: the same converted; an operator with weights has its name from `floats`.
         batches: images (N, C, H, W), all of which are computed side by side.
+        fixed: names of operators whose biases stay.
 
     Returns how many layers were corrected.
     """
-    means = _means(floats, batches)
-    corrected = 0
-    computed = NodeByNode(int8, batches)
-    bar = progress(None, "bias correction", unit="layer", total=len(means))
-    for node in computed.until(lambda node: node.target in WEIGHTED and node.name in means):
-        outputs = [values[node] for values in computed.values if isinstance(values[node], Tensor)]
-        error = means[node.name] - torch.stack([_mean(each) for each in outputs]).mean(dim=0)
+    exact = {node.name: node for node in floats.graph.nodes if node.target in WEIGHTED and node.name not in fixed}
+    layers = [node for node in int8.graph.nodes if node.target in WEIGHTED and node.name in exact]
+    computed = NodeByNode(int8, batches, {node: before_rounding(input_of(node)) for node in layers})
+    bar = progress(None, "bias correction", unit="layer", total=len(layers))
+    for node in computed.until(layers):
+        error = _own_error(floats, exact[node.name], computed, node)
         _add_to_bias(int8, node, error)
-        for values, output in zip(computed.values, outputs, strict=True):
+        for values in computed.values:
+            output = values[node]
             values[node] = output + error.to(output.dtype).reshape(-1, *[1] * (output.dim() - 2))
-        corrected += 1
         bar.update()
     bar.close()
     finish(int8)
     drop_unused_values(int8)
-    return corrected
+    return len(layers)
 
 
-class _Means(Interpreter):
-    """Adds up the mean outputs of the operators with weights, by name."""
-
-    def __init__(self, graph: GraphModule):
-        super().__init__(graph)
-        self.sums: dict[str, Tensor] = {}
-
-    def run_node(self, n: Node) -> object:
-        result = super().run_node(n)
-        if n.target in WEIGHTED and isinstance(result, Tensor):
-            self.sums[n.name] = self.sums.get(n.name, 0) + _mean(result)
-        return result
-
-
-def _means(floats: GraphModule, batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The mean output of every channel of every operator with weights, float64."""
-    interpreter = _Means(floats)
-    for images in batches:
-        interpreter.run(images)
-    return {name: total / len(batches) for name, total in interpreter.sums.items()}
+def _own_error(floats: GraphModule, exact: Node, computed: NodeByNode, node: Node) -> Tensor:
+    """The mean of what a layer gives in float, less what it gives in INT8, by channel (C,), float64."""
+    source = before_rounding(input_of(node))
+    given = [stored(floats, each) if isinstance(each, Node) else each for each in exact.args[1:]]
+    differences = [operator_of(exact)(values[source], *given) - values[node] for values in computed.values]
+    return torch.stack([_mean(each) for each in differences]).mean(dim=0)
 
 
 def _mean(output: Tensor) -> Tensor:

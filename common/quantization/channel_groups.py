@@ -5,7 +5,7 @@ larger. Operators that give s f(x) for s x, and those that move or add up values
 and factors in front and behind take the scale up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,8 +92,11 @@ class Sets:
         return np.array([self.find(each) for each in some], dtype=np.int64)
 
 
-def channel_groups(graph: GraphModule) -> Channels:
-    """The channels of a float graph in evaluation mode without batch norm, in groups that have to have one scale."""
+def channel_groups(graph: GraphModule, fixed: Collection[str] = ()) -> Channels:
+    """The channels of a float graph in evaluation mode without batch norm, in groups that have to have one scale.
+
+    What the operators of the names `fixed` take and give stays as it is.
+    """
     sets, found = Sets(), Channels()
     counts: dict[object, int] = {}
     for node in graph.graph.nodes:
@@ -102,7 +105,7 @@ def channel_groups(graph: GraphModule) -> Channels:
     shared = {name for name, count in counts.items() if count > 1}  # of a module that is called twice
     for node in graph.graph.nodes:
         if node.op != "get_attr":
-            _read(node, sets, found, shared)
+            _read(node, sets, found, shared, node.name in fixed)
     numbers = {FIXED: FIXED}
     for groups in (sets.named(each) for each in found.tensors.values()):
         for each in groups:
@@ -119,11 +122,11 @@ def channel_groups(graph: GraphModule) -> Channels:
     return Channels(len(numbers), tensors, layers, [(node, numbered(each)) for node, each in found.shifts])
 
 
-def _read(node: Node, sets: Sets, found: Channels, shared: set[object]) -> None:
+def _read(node: Node, sets: Sets, found: Channels, shared: set[object], fixed: bool) -> None:
     """Give the channels of a node's output their groups, and join those that the node ties to each other."""
     size = _channels(node)
     sources = [each for each in node.all_input_nodes if each in found.tensors]
-    read = _reader(node, shared) if size and sources else None
+    read = _reader(node, shared) if size and sources and not fixed else None
     if read:
         read(node, sets, found, size)
     else:

@@ -6,7 +6,7 @@ is moved through all that `channel_groups` knows, and chosen by the noise that r
 activations: the ranges of the images' values count beside those of the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,25 +27,29 @@ LEAST_SIGNAL = 1e-20  # sum of squares below which an output is always 0
 
 
 @torch.no_grad()
-def equalize(graph: GraphModule, batches: Sequence[Tensor], per_channel: bool) -> int:
+def equalize(
+    graph: GraphModule, batches: Sequence[Tensor], per_channel: bool, fixed: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Give every channel that can take one a scale, by which quantization costs least, in place; outputs stay the same.
 
     Args:
         graph: a float graph in evaluation mode, without batch norm.
         batches: images (N, C, H, W), by which activations are known.
         per_channel: weights will have a scale for each output channel.
+        fixed: names of operators whose weights, factors and offsets stay.
 
-    Returns how many channels, or sets of channels that are tied to each other, have a scale of their own.
+    Returns by what the channels (C,) of each tensor were divided, by the name of the node that gives it, float64;
+    nothing where no channel can take a scale.
     """
-    channels = channel_groups(graph)
+    channels = channel_groups(graph, fixed)
     if channels.count == 1:
-        return 0
+        return {}
     seen = _Seen(graph, channels)
     for images in batches:
         seen.see(images)
     scales = _search(_Noise(channels, seen, per_channel), channels.count)
     _rescale(graph, channels, scales)
-    return channels.count - 1
+    return {node.name: scales.cpu()[groups] for node, groups in channels.tensors.items()}
 
 
 class _Seen(Interpreter):

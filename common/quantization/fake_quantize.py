@@ -4,11 +4,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, HistogramObserver
+from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize
 
 from common.quantization.codes import Grid, round_to_grid
+from common.quantization.methods import RANGES
+from common.quantization.ranges import ActivationObserver
 
 TINY = torch.finfo(torch.float32).tiny
+
+
+def resize_as(place: Tensor, value: Tensor) -> None:
+    """Let a buffer take a value of another size: ranges by channel get theirs with the first image."""
+    if place.shape != value.shape:
+        place.resize_(value.shape)
 
 
 def reads_are_free(device: torch.device) -> bool:
@@ -35,7 +43,7 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         histogram: what observes in the place of the moving average, between `start_histogram` and `take_histogram`.
     """
 
-    histogram: HistogramObserver | None
+    histogram: ActivationObserver | None
 
     def __init__(self, lower: float | None = None, of_weights: bool = False, **options: Any):
         super().__init__(**options)
@@ -106,18 +114,33 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             return False
         return not reads_are_free(smallest.device) or bool(torch.isfinite(smallest).all())
 
-    def start_histogram(self) -> None:
-        """From now on hand tensors on as they are, and count their values."""
+    @torch.no_grad()
+    def use_scale(self, scale: Tensor) -> None:
+        """Take the symmetric range whose scale in the training is `scale`: one number, or (channels,) of them."""
+        observer = self.activation_post_process
+        wanted = scale.to(self.scale).reshape(-1)
+        for place in (observer.min_val, observer.max_val, self.scale, self.zero_point):
+            resize_as(place, wanted if self.is_per_channel else place)
+        for place, sign in ((observer.min_val, -1), (observer.max_val, 1)):
+            place.copy_((sign * observer.quant_max * wanted).reshape(place.shape))
+        self.compute_scale()
+        factors = (wanted / self.scale.reshape(-1)).reshape(observer.min_val.shape)  # scales follow their range
+        observer.min_val.mul_(factors)
+        observer.max_val.mul_(factors)
+        self.compute_scale()
+
+    def start_histogram(self, ranges: str = RANGES[0]) -> None:
+        """From now on hand tensors on as they are, and count their values; `ranges` is how a range is found in them."""
         observer = self.activation_post_process
         codes = {"dtype": observer.dtype, "quant_min": observer.quant_min, "quant_max": observer.quant_max}
-        histogram = HistogramObserver(qscheme=observer.qscheme, eps=observer.eps.item(), **codes)
+        histogram = ActivationObserver(ranges=ranges, qscheme=observer.qscheme, eps=observer.eps.item(), **codes)
         self.histogram = histogram.to(self.scale.device)
         self.enable_observer()
         self.disable_fake_quant()
 
     @torch.no_grad()
     def take_histogram(self) -> None:
-        """Round again, in the range in which rounding and clipping of what was counted cost least (mean square).
+        """Round again, in the range that was found in what was counted.
 
         Without a tensor the range stays as it was.
         """

@@ -25,6 +25,7 @@ NO_STATISTICS = (
 EPS = 7  # the place of eps in a batch norm's arguments
 GROUPS = 6  # the place of the groups in a convolution's arguments, transposed or not
 IN_FLOAT = "quanty_in_float"  # of a node's meta: not to be quantized; what it is called, "" where another one is
+NORM = "quanty_norm"  # of the meta of a product, and of the sum behind it: the name of the batch norm that they were
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
     """
     folded, alone = 0, 0
     for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
-        if _has_own_convolution(norm):
+        if has_own_convolution(norm):
             _fold(graph, norm)
             folded += 1
         else:
@@ -50,7 +51,7 @@ def fold_exported_batch_norm(graph: GraphModule) -> tuple[int, int]:
     return folded, alone
 
 
-def _has_own_convolution(norm: Node) -> bool:
+def has_own_convolution(norm: Node) -> bool:
     """Whether the input is a convolution's that nothing else takes."""
     source = input_of(norm)
     if source.target not in CONVOLUTIONS or len(source.users) != 1 or is_grouped_transposed(source):
@@ -104,6 +105,7 @@ def as_multiply_add(graph: GraphModule, norm: Node) -> None:
         offset = store_beside(graph, statistics, (beta - mean * scale).reshape(shape), "_shift")
         product = graph.graph.call_function(aten.mul.Tensor, (norm.args[0], factor))
         result = graph.graph.call_function(aten.add.Tensor, (product, offset))
-    product.meta, result.meta = {**norm.meta, IN_FLOAT: "batch_norm"}, {**norm.meta, IN_FLOAT: ""}
+    product.meta = {**norm.meta, IN_FLOAT: "batch_norm", NORM: norm.name}
+    result.meta = {**norm.meta, IN_FLOAT: "", NORM: norm.name}
     norm.replace_all_uses_with(result)
     graph.graph.erase_node(norm)

@@ -8,7 +8,7 @@ import torch.ao.quantization.fx._decomposed  # registers the operators of pairs
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from common.quantization.nodes import name_of
+from common.quantization.nodes import input_of, is_output_of, name_of
 from common.quantization.rewrites import REWRITE, settle_writes, use_plain_padding, use_pools
 from common.system.failures import is_out_of_memory
 from common.system.user_code import one_line
@@ -69,6 +69,18 @@ def with_relu(node: Node) -> Node:
     """The ReLU that is all that takes a node, or the node itself: where a runtime rounds to codes."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in RELU else node
+
+
+def before_rounding(node: Node) -> Node:
+    """What a pair rounds; any other node itself."""
+    while is_output_of(node, QUANTIZE, DEQUANTIZE):
+        node = input_of(node)
+    return node
+
+
+def is_dequantized_weight(node: Node) -> bool:
+    """Whether it gives the values of codes that a converted graph stores."""
+    return node.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) and input_of(node).op == "get_attr"
 
 
 def stored(graph: GraphModule, node: Node) -> Tensor:

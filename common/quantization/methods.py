@@ -8,6 +8,8 @@ MSE_WEIGHTS, EQUALIZE, CORRECT_BIASES, ADAROUND = "mse_weights", "equalize", "co
 ON_WEIGHTS = (EQUALIZE, MSE_WEIGHTS, ADAROUND, CORRECT_BIASES)  # in the order in which they are done
 BEST = "best"
 BEST_METHODS = ("histogram", EQUALIZE, ADAROUND)  # what measurements chose, see docs/accuracy.md
+# where training follows, which decides anew what adaround decided, see docs/training.md
+START_METHODS = ("histogram", EQUALIZE, CORRECT_BIASES)
 NAMES = (*RANGES, *ON_WEIGHTS, BEST)
 TIME_LIMIT = 600.0  # seconds of learned rounding
 

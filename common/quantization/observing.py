@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from common.quantization.fake_quantize import FakeQuantize
+from common.quantization.methods import RANGES
 from common.system.memory import RESERVE, PeakMemory, free_memory
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ def images_at_once(prepared: GraphModule, batch: Tensor) -> int:
 
 
 @contextmanager
-def ranges_from_histograms(prepared: GraphModule) -> Iterator[None]:
+def ranges_from_histograms(prepared: GraphModule, ranges: str = RANGES[0]) -> Iterator[None]:
     """Within it all images that `prepared` computes count; at its end the ranges of activations are set by them.
+
+    How a range is found is one of RANGES, `ranges`.
 
     Activations are in float meanwhile, as in post-training quantization, so that no range depends on another, and a
     batch may come in any parts. The moving averages of the training follow slowly, and follow the rarest values: INT8
@@ -47,7 +50,7 @@ def ranges_from_histograms(prepared: GraphModule) -> Iterator[None]:
     activations = []
     for module in prepared.modules():
         if isinstance(module, FakeQuantize) and not module.of_weights:
-            module.start_histogram()
+            module.start_histogram(ranges)
             activations.append(module)
         elif isinstance(module, FakeQuantize) and not module.has_range():
             module.enable_observer()
@@ -56,9 +59,3 @@ def ranges_from_histograms(prepared: GraphModule) -> Iterator[None]:
     finally:
         for module in activations:
             module.take_histogram()
-
-
-def resize_as(place: Tensor, value: Tensor) -> None:
-    """Let a buffer take a value of another size: ranges by channel get theirs with the first image."""
-    if place.shape != value.shape:
-        place.resize_(value.shape)

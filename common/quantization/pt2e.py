@@ -6,7 +6,7 @@ operator).
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -31,7 +31,7 @@ from common.quantization.graphs import DEQUANTIZE as DEQUANTIZE
 from common.quantization.graphs import DEQUANTIZE_PER_CHANNEL as DEQUANTIZE_PER_CHANNEL
 from common.quantization.graphs import QUANTIZE as QUANTIZE
 from common.quantization.graphs import drop_unused_values, export_graph
-from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, USUAL, PtqMethods
+from common.quantization.methods import ADAROUND, CORRECT_BIASES, EQUALIZE, RANGES, USUAL, PtqMethods
 from common.quantization.observing import images_at_once, ranges_from_histograms
 from common.quantization.quantizer import NetworkQuantizer, hold_ranges_of_several, modules_matching
 from common.quantization.rewrites import without_random_factors
@@ -102,6 +102,9 @@ class Calibrated:
         prepared: the same with observers that have seen the images.
         seen: images of the methods that change weights.
         kept: modules that stay in float in any case.
+        scales: by what equalization divided the channels of each tensor, as `equalize` says.
+        fixed: names of operators whose weights, factors and biases stay as they are.
+        fixed_biases: of others whose biases stay.
     """
 
     floats: GraphModule
@@ -109,6 +112,9 @@ class Calibrated:
     seen: Sequence[Tensor]
     methods: PtqMethods
     kept: Sequence[str]
+    scales: Mapping[str, Tensor]
+    fixed: Collection[str]
+    fixed_biases: Collection[str]
 
     def quantized(self, keep_float: Sequence[str] = ()) -> GraphModule:
         """The INT8 network before weights are changed: as fast as in the end; `keep_float` are names of modules."""
@@ -123,14 +129,14 @@ class Calibrated:
         """The INT8 network with learned rounding, before biases are corrected for the errors of what is in int8."""
         int8 = self.quantized(keep_float)
         if ADAROUND in self.methods.on_weights:
-            learn_rounding(self.floats, int8, self.seen, self.methods.time_limit)
+            learn_rounding(self.floats, int8, self.seen, self.methods.time_limit, self.fixed)
         return int8
 
     def finished(self, keep_float: Sequence[str] = ()) -> GraphModule:
         """The INT8 network."""
         int8 = self.rounded(keep_float)
         if CORRECT_BIASES in self.methods.on_weights:
-            correct_biases(self.floats, int8, self.seen)
+            correct_biases(self.floats, int8, self.seen, {*self.fixed, *self.fixed_biases})
         return int8
 
 
@@ -143,24 +149,44 @@ def calibrate_network(
 ) -> Calibrated:
     """The network with ranges of what `batches` (N, C, H, W) cause.
 
-    Works for every network of the family; `model` is in eval mode and is changed in place. Methods that change weights
-    see the first of the batches, as many as there is memory for at a time.
+    Works for every network of the family; `model` is in eval mode and is changed in place.
     """
     if settings.fused:
         fuse_upsampling(model)
     graph = export_graph(model, input_shape)
     fold_exported_batch_norm(graph)
+    return calibrate_folded(graph, settings, batches, methods)
+
+
+def calibrate_folded(
+    graph: GraphModule,
+    settings: QuantizationSettings,
+    batches: Iterable[Tensor],
+    methods: PtqMethods,
+    fixed: Collection[str] = (),
+    fixed_biases: Collection[str] = (),
+) -> Calibrated:
+    """The same of a float graph without batch norm, which equalization changes in place.
+
+    Methods that change weights see the first of the batches, as many as there is memory for at a time.
+
+    Args:
+        batches: images (N, C, H, W), on the device of the graph.
+        fixed: names of operators whose weights, factors and biases stay as they are.
+        fixed_biases: of others whose biases stay.
+    """
     seen: list[Tensor] = []
+    scales: dict[str, Tensor] = {}
     if methods.on_weights:
         batches = list(batches)
         seen = _side_by_side(graph, batches)
     if EQUALIZE in methods.on_weights:
-        equalize(graph, seen, settings.per_channel)
+        scales = equalize(graph, seen, settings.per_channel, fixed)
     kept = modules_matching(graph, settings.keep_float)
     quantizer = _quantizer(replace(settings, keep_float=()), is_qat=False, methods=methods)
     prepared = prepare_pt2e(copy.deepcopy(graph), quantizer)
     calibrate(prepared, batches)
-    return Calibrated(graph, prepared, seen, methods, kept)
+    return Calibrated(graph, prepared, seen, methods, kept, scales, fixed, fixed_biases)
 
 
 def quantize_after_training(
@@ -211,9 +237,10 @@ def set_evaluation_mode(prepared: GraphModule) -> None:
 
 
 @torch.no_grad()
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor], ranges: str = RANGES[0]) -> None:
     """Set the ranges of activations by histograms of what `batches` (N, 3, H, W) cause; weights stay as they are.
 
+    A graph that is prepared for QAT finds them as `ranges` says, one of RANGES; any other as its own observers do.
     A batch that does not fit into memory at a time is computed in parts, which changes little. Without a batch all
     ranges stay.
     """
@@ -223,7 +250,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
     if first is None:
         return
     at_once = images_at_once(prepared, first)
-    with ranges_from_histograms(prepared):
+    with ranges_from_histograms(prepared, ranges):
         for images in chain([first], batches):
             for part in images.split(at_once):
                 prepared(part)

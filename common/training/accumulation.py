@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.quantization.observing import resize_as
+from common.quantization.fake_quantize import resize_as
 from common.system.distributed import is_writer, processes_here, smallest
 from common.system.failures import is_out_of_memory
 from common.system.memory import RESERVE, PeakMemory, free_memory

@@ -116,7 +116,7 @@ def fit(
     interval, workers = settings.records.checkpoint_interval, data.workers
     with learner.stop.listening():
         try:
-            if task.can_get_worse and not resumed:
+            if task.starts_in_int8 and not resumed:
                 keeper.begin()
             for moment in train(learner, dataset, recipe, device, start, checkpoint_interval=interval, workers=workers):
                 keeper.keep(moment)

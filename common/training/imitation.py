@@ -21,7 +21,6 @@ from common.data.shots import AugmentedShots, Shot, ShotDataset, find_shots, spl
 from common.networks.checkpoints import Checkpoint, load_network
 from common.networks.image_inputs import ImageInputs, image_inputs
 from common.quantization.codes import codes_for_backward
-from common.quantization.pt2e import calibrate
 from common.runtimes.agreement import OutputMeter, merged
 from common.scoring.evaluate import batches_of, drawn_inputs
 from common.system.distributed import rank, summed, world_size
@@ -37,8 +36,8 @@ from common.training.settings import (
     RunSettings,
     TrainingSettings,
     images_at_a_time,
-    observed_together,
 )
+from common.training.start import set_out
 from common.training.task import TOGETHER, Batch, LossOf, Scores
 from common.training.validation import VALIDATION_BATCH
 from models import Network
@@ -59,6 +58,7 @@ class ImitationTask:
     teacher_path: Path  # of its weights
     goals: tuple[Goal, ...]  # one for each output
     best_by: str = "sqnr_db"
+    starts_in_int8: bool = True
     can_get_worse: bool = True  # it starts near its goal, and steps that are too large lead away from it
 
     def dataset(self, settings: RunSettings) -> AugmentedShots:
@@ -157,8 +157,8 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
     """Quantization-aware training on images alone.
 
     The images are found now, before the work; with `skip_bad` those that cannot be read go to `bad`. A run that starts
-    has its ranges calibrated first, by the images of the last calibration, so that those hardly move again, and the
-    distances of the outputs, by which they are weighted, are those of the network that is quantized without training; a
+    has first done to its weights what `start_from` says, and is calibrated, so that its ranges hardly move again. The
+    distances of the outputs, by which they are weighted, are those of the network that is quantized without training. A
     resumed one goes on with its own.
     """
     training, validation = _shots(settings, network, bad)
@@ -172,9 +172,8 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
         if resumed:
             return replace(task, goals=stored_goals(resumed))
         student, count = cast(GraphModule, trainee.model), min(len(training), RANGE_IMAGES)
-        calibrate(
-            student, task.calibration(qat.num_calibration_samples or count, observed_together(settings), settings)
-        )
+        fp32 = load_network(qat.name, qat.fp32_model, qat.weights)[0].to(device) if qat.teacher else task.teacher
+        set_out(student, fp32, (network.channels, *hw), task, settings)
         goals = measure_goals(network, task.teacher, student, task.calibration(count, VALIDATION_BATCH, settings))
         for goal in goals:
             logger.info("output %s, of %s: its error counts %.3g times", goal.name, goal.kind, goal.error_weight)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from common.data.bad_samples import usable_samples
 from common.data.cache import sample_loader
@@ -28,7 +29,8 @@ from common.system.files import sha256
 from common.training.fit import MakeTask, Trainee
 from common.training.losses import distillation, unweighted_cross_entropy, weighted_cross_entropy
 from common.training.precision import arithmetic
-from common.training.settings import DataSettings, QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
+from common.training.settings import PTQ, DataSettings, QatRunSettings, RunSettings, TrainingSettings, images_at_a_time
+from common.training.start import set_out
 from common.training.task import TOGETHER, Batch, LossOf, Scores
 from common.training.validation import validate
 from models import Network
@@ -56,7 +58,8 @@ class LabelledTask:
     device: torch.device
     teacher: Teacher | None = None
     best_by: str = "miou"
-    can_get_worse: bool = False  # what QAT starts from knows nothing of INT8
+    starts_in_int8: bool = False  # FP32 weights know nothing of INT8
+    can_get_worse: bool = False  # and images that a result was chosen by would not judge it
 
     def dataset(self, settings: RunSettings) -> AugmentedDataset:
         """Image, mask and class weights of every training sample."""
@@ -123,6 +126,7 @@ def _short_sha256(text: str) -> str:
 def from_masks(settings: QatRunSettings, network: Network, bad: list[BadSample]) -> MakeTask:
     """Quantization-aware training on masks, with `distill` also on the FP32 network's logits.
 
+    A run that starts has first done to its weights what `start_from` says; a resumed one has them already.
     The images are found now, before the work; with `skip_bad` those that cannot be used go to `bad`.
     """
     qat = settings.qat
@@ -133,8 +137,13 @@ def from_masks(settings: QatRunSettings, network: Network, bad: list[BadSample])
         if qat.distill:
             model, _ = load_network(qat.name, qat.taught_by, qat.weights)
             teacher = Teacher(model.to(device), qat.distill, qat.taught_by)
-        image_format = ImageFormat.of(network, trainee.description.input_hw)
-        return LabelledTask(training, validation, network, image_format, device, teacher)
+        hw, from_ptq = trainee.description.input_hw, qat.start_from == PTQ
+        image_format = ImageFormat.of(network, hw)
+        task = LabelledTask(training, validation, network, image_format, device, teacher, starts_in_int8=from_ptq)
+        if from_ptq and not resumed:
+            source = load_network(qat.name, qat.fp32_model, qat.weights)[0].to(device)
+            set_out(cast(GraphModule, trainee.model), source, (network.channels, *hw), task, settings)
+        return task
 
     return make
 

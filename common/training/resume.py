@@ -18,7 +18,7 @@ from common.system.failures import one_line
 from common.system.random_state import random_state, set_random_state
 from common.system.settings import flat
 from common.training.average import WeightAverage
-from common.training.settings import AUTO, QatRunSettings, RunSettings
+from common.training.settings import AUTO, FP32, QatRunSettings, RunSettings
 from common.training.steps import Position
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ FIXED = (
     "reduced_decode",
     "image_bits",
     "weights",
+    "start_from",
+    "ptq",
     "samples_per_epoch",
     "unweighted_loss",
     "precision",
@@ -52,7 +54,11 @@ FIXED = (
     "fuse",
     "width",
 )
-BEFORE = {"target": DEFAULT_TARGET, "reduced_range": False}  # what runs had whose version knew no other
+BEFORE = {
+    "target": DEFAULT_TARGET,
+    "reduced_range": False,
+    "start_from": FP32,
+}  # what runs had whose version knew no other
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from common.quantization.methods import START_METHODS, TIME_LIMIT, USUAL, PtqMethods, methods_of
 from common.quantization.settings import QatSchedule, QuantizationSettings
 from common.runtimes.targets import DEFAULT_TARGET, TARGETS
 from common.system.settings import REPEATED, UNREPEATED, as_flags, from_flat
@@ -25,6 +26,10 @@ RANGE_IMAGES = 32  # of which the distances are measured before the first step, 
 # defaults there. It has no statistics of a batch, which would be noise in what is learned; ranges are found before the
 # first step; and INT8 starts so near to it that steps which do not become smaller lead away again
 FROM_IMAGES: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "schedule": "cosine"}
+# and of a run that starts from what methods without training make of the weights: their biases and ranges belong to
+# statistics that stay, and the range of an activation that was found by `mse` is no moving average
+FROM_PTQ: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "ptq": START_METHODS}
+FP32, PTQ = STARTS = ("fp32", "ptq")
 
 # settings whose default is the recipe's; each can still be given
 RECIPES: dict[str, dict[str, Any]] = {
@@ -127,6 +132,9 @@ class QatSettings:
     name: str = DEFAULT_NETWORK  # the network: of the family, or MODULE:ATTRIBUTE
     fp32_model: Path = Path("best_model.pth")  # FP32 weights to start from; the original's
     weights: str | None = None  # which of several sets in that file, as `read_checkpoint` takes it; None: there is one
+    start_from: str = FP32  # one of STARTS: those weights, or what methods without training make of them
+    ptq: tuple[str, ...] | None = None  # names of these methods; None: START_METHODS
+    ptq_seconds: float | None = None  # the longest time of learned rounding; None: TIME_LIMIT
     recipe: str = "original"  # one of RECIPES, which gives defaults
     distill: float = 0.0  # weight of the FP32 network's logits in the loss; 0: they are not learned
     teacher: Path | None = None  # FP32 weights of the network that teaches; None: those that are started from
@@ -144,6 +152,7 @@ class QatSettings:
 
     def __post_init__(self) -> None:
         _require(self.target in TARGETS, "target", self.target, ", ".join(TARGETS))
+        _require(self.start_from in STARTS, "start_from", self.start_from, ", ".join(STARTS))
         if self.images and self.distill:
             raise ValueError(
                 "--distill: with --images the FP32 network's outputs are all that is learned; leave it out"
@@ -161,6 +170,13 @@ class QatSettings:
         """The choices that shape the prepared graph."""
         per_channel = TARGETS[self.target].per_channel if self.per_channel is None else self.per_channel
         return QuantizationSettings(per_channel, self.fuse, self.keep_float, self.target, self.reduced_range)
+
+    @property
+    def methods(self) -> PtqMethods:
+        """How the weights and ranges at the start are found; ValueError where they do not go together."""
+        if self.start_from == FP32:
+            return USUAL
+        return methods_of(self.ptq or START_METHODS, self.ptq_seconds or TIME_LIMIT)
 
     @property
     def schedule(self) -> QatSchedule:
@@ -228,7 +244,13 @@ def keeps_ranges(stored: Mapping[str, Any]) -> bool:
 
 def holds_ranges(qat: QatSettings) -> bool:
     """The same of its settings."""
-    return bool(qat.images) and qat.schedule.freeze_observers == 0
+    return (bool(qat.images) or qat.start_from == PTQ) and qat.schedule.freeze_observers == 0
+
+
+def start_of(stored: Mapping[str, Any]) -> PtqMethods | None:
+    """The methods that made the weights that the run of a checkpoint started from; None where those were FP32's."""
+    qat = from_flat(QatRunSettings, stored).qat
+    return qat.methods if qat.start_from == PTQ else None
 
 
 def observed_together(settings: QatRunSettings) -> int:

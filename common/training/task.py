@@ -23,8 +23,12 @@ class Task(Protocol):
         """The figure of `score` of which the best weights have most."""
 
     @property
-    def can_get_worse(self) -> bool:
+    def starts_in_int8(self) -> bool:
         """Whether what a run starts from is a candidate for the best weights, which is scored before the first step."""
+
+    @property
+    def can_get_worse(self) -> bool:
+        """Whether the best weights of a run are its result, where those at its end are not as good."""
 
     def dataset(self, settings: RunSettings) -> Dataset:
         """The training images: `[epoch, index]` gives a Batch without its axis 0."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.quantization import adaptive_rounding
 from common.quantization.adaptive_rounding import learn_rounding
 from common.quantization.folding import fold_exported_batch_norm
 from common.quantization.graphs import export_graph
@@ -24,9 +25,9 @@ def correlated(count):
 
 
 class Three(nn.Module):
-    def __init__(self):
+    def __init__(self, seed=1):
         super().__init__()
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         self.layers = nn.Sequential(
             *(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 2, 1))
         )
@@ -69,10 +70,22 @@ def test_it_comes_nearer_to_the_float_network_than_the_nearest_codes(per_channel
     before = error(floats, int8, inputs[8:])
     codes = {name: value.clone() for name, value in int8.state_dict().items() if value.dtype == torch.int8}
     turned = learn_rounding(floats, int8, inputs[:8], seconds=60)
-    assert error(floats, int8, inputs[8:]) < 0.65 * before
+    # 0.34 and 0.52 were found. Weights that are not rounded leave 0.05 per tensor: it is the learning that ends here.
+    # 300 steps of one image reach 0.27 and 0.44, but were 0.35 dB worse on a small ESPNet, whose images differ more
+    assert error(floats, int8, inputs[8:]) < 0.55 * before
     moved = [(int8.state_dict()[name].int() - value.int()).abs() for name, value in codes.items()]
     assert max(each.max() for each in moved) == 1
     assert sum((each > 0).sum() for each in moved) == turned > 0
+
+
+def test_a_block_that_learns_nothing_better_keeps_the_nearest(monkeypatch):
+    """Steps that are far too large choose at random, which is worse than what was there."""
+    monkeypatch.setattr(adaptive_rounding, "RATE", 1000.0)
+    inputs = correlated(8)
+    floats, int8 = both(Three(3).eval(), False, inputs)
+    before = {name: value.clone() for name, value in int8.state_dict().items()}
+    assert learn_rounding(floats, int8, inputs, seconds=60) == 0
+    assert all(torch.equal(int8.state_dict()[name], value) for name, value in before.items())
 
 
 def test_it_finds_nearly_the_best_of_all_roundings_of_a_small_layer():

@@ -19,7 +19,7 @@ import quantize_model_sceneseg as quantize
 from common.networks.checkpoints import read_checkpoint
 from common.runtimes.onnx_files import read_graph
 from tests.command_lines import call, refusal
-from tests.own_folder import TWO_MAPS, own_folder, write_drive
+from tests.own_folder import TWO_MAPS, own_folder, write_drive, write_labelled
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "two_maps:NET"
@@ -115,19 +115,6 @@ def test_another_run_is_not_gone_on_with(unbroken, folder, capsys):
     call(quantize, [*labelled, "-s", "labelled", "-e", 1])
     periodic = next((folder / "labelled").glob("qat_checkpoint*"))
     assert "no checkpoint of a run with --images" in refusal(quantize, [*RUN, "-s", "x", "--resume", periodic], capsys)
-
-
-def write_labelled(folder):
-    import cv2
-    import numpy as np
-
-    write_drive(folder / "images", 10)
-    (folder / "gt_masks").mkdir()
-    for image in (folder / "images").iterdir():
-        mask = np.zeros((48, 96), np.uint8)
-        mask[24:] = 1
-        cv2.imwrite(str(folder / "gt_masks" / image.name), mask)
-    Path("labels.json").write_text(json.dumps({"values": {"0": "class 0", "1": "class 1"}}))
 
 
 def process(*flags, launcher=(sys.executable,)):

@@ -1,5 +1,6 @@
 """`--ptq` from the command line to the file: each method, some together, what is refused, and the comparison's file."""
 
+import copy
 import json
 
 import onnx
@@ -9,11 +10,15 @@ import torch
 import benchmark_qat_model as benchmark
 import convert_pytorch_to_onnx as convert
 import quantize_model_sceneseg as quantize
+from common.export import conversion
+from common.export.int8_graph import for_target
 from common.networks.opening import open_network
+from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.methods import BEST_METHODS, ON_WEIGHTS, RANGES
 from common.runtimes.parity import compare, example_inputs
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.runtimes.target_check import broken_rules
+from common.runtimes.targets import TARGETS
 from tests.command_lines import call, refusal
 from tests.own_folder import TWO_MAPS, own_folder, write_drive
 
@@ -30,31 +35,62 @@ def folder(tmp_path_factory):
         yield path
 
 
-def methods_in(path):
+def methods_in(path, target="onnxruntime"):
     model = onnx.load(path)
-    assert broken_rules(model, "onnxruntime") == []
+    assert broken_rules(model, target) == []
     return json.loads({entry.key: entry.value for entry in model.metadata_props}["ptq"])
+
+
+@pytest.fixture
+def quantized(monkeypatch):
+    """The graphs that a conversion writes files from, as they are before a target rewrites them."""
+    kept, real = [], conversion.quantize_after_training
+
+    def keep(*arguments):
+        int8 = real(*arguments)
+        kept.append(copy.deepcopy(int8))
+        return int8
+
+    monkeypatch.setattr(conversion, "quantize_after_training", keep)
+    return kept
 
 
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         ([], ["histogram"]),
-        (["--ptq", "percentile", "mse_weights", "equalize"], ["percentile", "equalize", "mse_weights"]),
-        (["--ptq", "mse", "correct_biases", "--per_channel"], ["mse", "correct_biases"]),
-        (["--ptq", "adaround", "--ptq_seconds", "20"], ["histogram", "adaround"]),
+        (["--ptq", "percentile"], ["percentile"]),
+        (["--ptq", "mse"], ["mse"]),
+        (["--ptq", "mse_weights"], ["histogram", "mse_weights"]),
+        (["--ptq", "equalize"], ["histogram", "equalize"]),
+        (["--ptq", "adaround", "--ptq_seconds", "60"], ["histogram", "adaround"]),
+        (["--ptq", "correct_biases"], ["histogram", "correct_biases"]),
         (["--ptq", *ON_WEIGHTS, RANGES[0], "--per_channel"], [RANGES[0], *ON_WEIGHTS]),
         (["--ptq", "best"], list(BEST_METHODS)),
     ],
     ids=lambda value: "+".join(value).replace("--", "") or "default",
 )
-def test_methods_to_a_file_that_names_them(folder, flags, named):
+def test_methods_to_a_file_that_names_them_and_is_what_they_made_in_every_bit(folder, quantized, flags, named):
     call(convert, [*CONVERT, "-o", "int8.onnx", *flags])
     assert methods_in("int8.onnx") == named
     source = open_network(NAME, folder / "weights.pth", None)
-    fp32 = TorchPredictor(source.model, torch.device("cpu"))
-    found = compare(fp32, OnnxPredictor(folder / "int8.onnx", 1), example_inputs(source.input_shape, 0)[:1])
-    assert all(each.sqnr_db > 8 for each in found)
+    (int8,) = quantized
+    fp32, exact = (
+        TorchPredictor(model, torch.device("cpu"))
+        for model in (source.model, as_integer_kernels(for_target(int8, TARGETS["onnxruntime"])))
+    )
+    inputs = example_inputs(source.input_shape, 0)[:1]
+    file = OnnxPredictor(folder / "int8.onnx", 1)
+    assert all(each.sqnr_db > 8 for each in compare(fp32, file, inputs))
+    for expected, actual in zip(exact.outputs(inputs[0]), file.outputs(inputs[0]), strict=True):
+        assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+@pytest.mark.parametrize("names", [["percentile", "correct_biases"], ["mse", *ON_WEIGHTS]], ids="+".join)
+def test_methods_to_a_file_that_keeps_the_rules_of_a_target(folder, target, names):
+    call(convert, [*CONVERT, "-o", "target.onnx", "--target", target, "--ptq", *names])
+    assert methods_in("target.onnx", target) == names
 
 
 def test_methods_for_a_runtime_with_other_files(folder, capsys):
