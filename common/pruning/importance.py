@@ -34,8 +34,9 @@ def ranks_by_weights(model: nn.Module, block: Block) -> np.ndarray:
     squares = np.zeros(block.size)
     for (name, axis), positions in block.places.items():
         if name.endswith(".weight"):
-            by_position = stored[name].detach().double().square().transpose(0, axis).flatten(1).sum(dim=1)
-            squares += by_position.cpu().numpy()[positions].sum(axis=1)
+            weights = stored[name].detach().double().cpu().movedim(axis, 0)
+            by_position = weights.reshape(len(weights), -1).square().sum(dim=1)
+            squares += by_position.numpy()[positions].sum(axis=1)
     return np.argsort(np.argsort(squares, kind="stable"), kind="stable") / block.size
 
 

@@ -71,3 +71,11 @@ def test_norms_count_all_weights_of_a_channel():
         model.last.weight.copy_(torch.tensor([0.0, 0, 0, 0, 99]).reshape(1, 5, 1, 1).expand(2, 5, 1, 1))
     (block,) = find_blocks(model, SHAPE)
     assert ranks_by_weights(model, block).tolist() == [0, 0.2, 0.4, 0.6, 0.8]
+
+
+def test_norms_count_the_factors_of_batch_norm():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([20.0, 10.0, 30.0]))
+    (block,) = find_blocks(model, SHAPE)
+    assert (3 * ranks_by_weights(model, block)).round().tolist() == [1, 0, 2]

@@ -157,7 +157,8 @@ def test_fp32_training_goes_on_from_it(pruned, data, tmp_path):
 def test_a_pruned_network_is_pruned_further(pruned, capsys):
     again = pruned.parent / "again.pth"
     flags = ["-n", "SceneSeg", "-p", pruned, "-o", again, "--keep_gflop", 0.7, "--only", "head"]
-    call(prune, [*flags, "--channel_multiple", 1, "--no-fuse"])
+    call(prune, [*flags, "--channel_multiple", 1, "--no-fuse", "--input_hw", "64,64"])
+    assert read_checkpoint(again).description.input_hw == (64, 64)
     assert "pruned against whole" not in capsys.readouterr().out  # no images
     before, after = (sum(map(torch.numel, read_checkpoint(path).state.values())) for path in (pruned, again))
     assert after < before
@@ -275,6 +276,7 @@ WRONG = {
     "too little": (["--only", "head", "--keep_gflop", "0.001"], 1, "--keep_gflop 0.001: 0."),
     "more than all": (["--keep_gflop", "1.5"], 2, "argument --keep_gflop: '1.5' is not a number from 0 to 1"),
     "bits of no images": (["--image_bits", "12"], 2, "argument --image_bits: is for --images"),
+    "weights for no images": (["--egolanes_checkpoint", "x.pth"], 2, "argument --egolanes_checkpoint: is for --images"),
     "another suffix": (["-o", "small.onnx"], 1, "small.onnx: wanted the suffix .pth"),
 }
 
