@@ -187,7 +187,9 @@ def calibrate_network(
     if EQUALIZE in methods.on_weights:
         equalize(graph, seen, settings.per_channel)
     kept = modules_matching(graph, settings.keep_float)
-    quantizer = replace(settings, keep_float=()).quantizer(is_qat=False, methods=methods)
+    if not TARGETS[settings.target].fuses_activations:  # where pairs stand before what takes them, each has its own
+        settings = replace(settings, keep_float=())
+    quantizer = settings.quantizer(is_qat=False, methods=methods)
     prepared = prepare_pt2e(copy.deepcopy(graph), quantizer)
     calibrate(prepared, batches)
     return Calibrated(graph, prepared, seen, methods, kept)
