@@ -148,16 +148,19 @@ class _Search:
         return None
 
     def prune(self, enough: Tried, ranked: Sequence[RankedBlock]) -> Tried:
-        """Quantize again what the limit does not need, the smallest gain first."""
+        """Quantize again what the limit does not need, the smallest gain first, until every block is needed."""
         gains = {module: block.gain_db / len(block.modules) for block in ranked for module in block.modules}
-        last = next(block.modules for block in ranked if enough.modules[-1] in block.modules)
-        needed = set(last) if len(last) == 1 else set[str]()  # without it the step before was not enough
-        for block in sorted(set(enough.modules) - needed, key=lambda name: (gains[name], name)):
-            if self.left < 1:
-                break
-            fewer = self.attempt([module for module in enough.modules if module != block])
-            if fewer.is_enough(self.limit):
-                enough = fewer
+        changed = True
+        while changed:
+            changed = False
+            for block in sorted(enough.modules, key=lambda name: (gains[name], name)):
+                fewer = [module for module in enough.modules if module != block]
+                if any(set(tried.modules) == set(fewer) for tried in self.found.tried):
+                    continue  # it was not enough
+                if self.left < 1:
+                    return enough
+                if (tried := self.attempt(fewer)).is_enough(self.limit):
+                    enough, changed = tried, True
         return enough
 
 

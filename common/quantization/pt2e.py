@@ -183,7 +183,9 @@ def calibrate_folded(
     if EQUALIZE in methods.on_weights:
         scales = equalize(graph, seen, settings.per_channel, fixed)
     kept = modules_matching(graph, settings.keep_float)
-    quantizer = _quantizer(replace(settings, keep_float=()), is_qat=False, methods=methods)
+    if not TARGETS[settings.target].fuses_activations:  # where pairs stand before what takes them, each has its own
+        settings = replace(settings, keep_float=())
+    quantizer = _quantizer(settings, is_qat=False, methods=methods)
     prepared = prepare_pt2e(copy.deepcopy(graph), quantizer)
     calibrate(prepared, batches)
     return Calibrated(graph, prepared, seen, methods, kept, scales, fixed, fixed_biases)

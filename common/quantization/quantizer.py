@@ -45,6 +45,12 @@ def module_names(node: Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
+def is_rounded_behind(node: Node) -> bool:
+    """Whether the output of an operator was marked to be rounded."""
+    annotation = node.meta.get(Q_ANNOTATION_KEY)
+    return annotation is not None and annotation.output_qspec is not None
+
+
 def modules_matching(graph: GraphModule, patterns: Sequence[str]) -> list[str]:
     """The modules of a graph whose names match one of the patterns of `--keep_float`, as in `fnmatch`.
 

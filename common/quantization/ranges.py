@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import ObserverBase as ObserverBase
 
 PERCENTILE = 99.99  # of the values are within, on either side
 SHARES = torch.linspace(0, 1, 41)[1:]  # of an end of the range that are tried

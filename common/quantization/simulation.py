@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import Target
-from torchao.quantization.pt2e import ObserverBase
-from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.graphs import WEIGHTED, finish
 from common.quantization.nodes import input_of, name_of
+from common.quantization.quantizer import is_rounded_behind
+from common.quantization.ranges import ObserverBase
 from common.quantization.rounding import Rounding
 
 ROUNDED = (FakeQuantize, Rounding, ObserverBase)  # modules that round a tensor, or observe one that will be rounded
@@ -127,10 +127,7 @@ def _is_outside(modules: Iterable[str], blocks: Collection[str]) -> bool:
 
 def _rounds_its_output(node: Node) -> bool:
     """Whether an operator computes in int8, so that its output is in codes: with weights, or as its quantizer said."""
-    annotation = node.meta.get(Q_ANNOTATION_KEY)
-    return (annotation is not None and annotation.output_qspec is not None) or any(
-        each.target in WEIGHTED for each in (node, *node.all_input_nodes)
-    )
+    return is_rounded_behind(node) or any(each.target in WEIGHTED for each in (node, *node.all_input_nodes))
 
 
 def without_rounding(prepared: GraphModule, floats: Collection[str]) -> GraphModule:
