@@ -7,6 +7,7 @@ of the graph that the ONNX file is written from.
 import argparse
 import copy
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ from common.cli.flags import (
 from common.cli.main import run
 from common.cli.types import positive_float, positive_int
 from common.commands.inputs import sample_source
-from common.data.classes import classes_of
-from common.data.datasets import evenly_spaced, find_samples
+from common.data.classes import Classes, classes_of
+from common.data.datasets import SPLITS, evenly_spaced, find_samples
 from common.data.loading import SampleDataset
 from common.data.shots import ShotDataset, find_shots, split_shots
 from common.data.transforms import ImageFormat
@@ -70,7 +71,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     source = open_network(args.name, args.fp32_model, None, args.weights)
-    calibration, validation, masks = images_of(args, source)
+    calibration, validation, truth = images_of(args, source)
     rows = []
     for row_name in args.only or (PLAIN, *ROWS, *TOGETHER):
         for per_channel in (False, True):
@@ -84,14 +85,22 @@ def main(args: argparse.Namespace) -> None:
             found = compare(TorchPredictor(source.model, CPU), predict, validation)
             row = {"methods": " ".join(chosen.names), "weights": "per channel" if per_channel else "per tensor"}
             row |= {"SQNR dB": " ".join(f"{each.sqnr_db:.2f}" for each in found), "seconds": f"{seconds:.0f}"}
-            rows.append(row | ({"mIoU": f"{miou(predict, validation, masks, args):.4f}"} if masks else {}))
+            rows.append(row | ({"mIoU": f"{miou(predict, validation, truth):.4f}"} if truth else {}))
             write_text(args.csv, csv_text(rows))
     print(table(rows))
     print(f"wrote {args.csv}")
 
 
-def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Images (1, C, H, W) for the calibration and for the score, and masks of the latter, none with `--images`."""
+@dataclass(frozen=True)
+class Truth:
+    """What the images of the score show."""
+
+    masks: list[Tensor]  # (1, H, W), of class ids
+    classes: Classes
+
+
+def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Tensor], list[Tensor], Truth | None]:
+    """Images (1, C, H, W) for the calibration and for the score, and the masks of the latter; none with `--images`."""
     counts = args.num_calibration_samples, args.num_val_samples
     hw = source.input_shape[1:]
     if args.images:
@@ -101,28 +110,22 @@ def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Ten
             ShotDataset(evenly_spaced(each, count), inputs.shots) for each, count in zip(shots, counts, strict=True)
         ]
         first, second = ([inputs(each[index][None]) for index in range(len(each))] for each in drawn)
-        return first, second, []
+        return first, second, None
+    samples = sample_source(args, source.network, args.root)
+    found = [find_samples(samples, split) for split in SPLITS]
     kept = [
-        SampleDataset(
-            evenly_spaced(find_samples(sample_source(args, source.network, args.root), split), count),
-            ImageFormat.of(source.network, hw),
-        )
-        for split, count in zip(("train", "val"), counts, strict=True)
+        SampleDataset(evenly_spaced(each, count), ImageFormat.of(source.network, hw))
+        for each, count in zip(found, counts, strict=True)
     ]
     training, validation = ([each[index] for index in range(len(each))] for each in kept)
-    return (
-        [each.image[None] for each in training],
-        [each.image[None] for each in validation],
-        [each.mask[None] for each in validation],
-    )
+    truth = Truth([each.mask[None] for each in validation], classes_of(source.network, found[1]))
+    return [each.image[None] for each in training], [each.image[None] for each in validation], truth
 
 
-def miou(predict: TorchPredictor, images: list[Tensor], masks: list[Tensor], args: argparse.Namespace) -> float:
+def miou(predict: TorchPredictor, images: list[Tensor], truth: Truth) -> float:
     """Of all images together."""
-    source = open_network(args.name, args.fp32_model, None, args.weights)
-    samples = find_samples(sample_source(args, source.network, args.root), "val")
-    meter = IoUMeter(classes_of(source.network, samples))
-    for image, mask in zip(images, masks, strict=True):
+    meter = IoUMeter(truth.classes)
+    for image, mask in zip(images, truth.masks, strict=True):
         meter.update(predict(image).argmax(dim=1), mask)
     return meter.miou()
 
