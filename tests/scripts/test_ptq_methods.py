@@ -10,11 +10,11 @@ import torch
 import benchmark_qat_model as benchmark
 import convert_pytorch_to_onnx as convert
 import quantize_model_sceneseg as quantize
-from common.export import conversion
 from common.export.int8_graph import for_target
 from common.networks.opening import open_network
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.methods import BEST_METHODS, ON_WEIGHTS, RANGES
+from common.quantization.pt2e import Calibrated
 from common.runtimes.parity import compare, example_inputs
 from common.runtimes.predictors import OnnxPredictor, TorchPredictor
 from common.runtimes.target_check import broken_rules
@@ -44,14 +44,14 @@ def methods_in(path, target="onnxruntime"):
 @pytest.fixture
 def quantized(monkeypatch):
     """The graphs that a conversion writes files from, as they are before a target rewrites them."""
-    kept, real = [], conversion.quantize_after_training
+    kept, real = [], Calibrated.finished
 
-    def keep(*arguments):
-        int8 = real(*arguments)
+    def keep(calibrated):
+        int8 = real(calibrated)
         kept.append(copy.deepcopy(int8))
         return int8
 
-    monkeypatch.setattr(conversion, "quantize_after_training", keep)
+    monkeypatch.setattr(Calibrated, "finished", keep)
     return kept
 
 
