@@ -24,7 +24,7 @@ EVERY_FLAG = shlex.split(
     "--warmup_steps 7 --ema 0.9 --unweighted_loss --augmentation 0.25 --samples_per_epoch 100 --cache_dir cache "
     "--reduced_decode --checkpoint_interval 40 --keep_checkpoints 2 --num_val_samples 5 --validation_pictures 1 "
     "--tensorboard --labels labels.json -n my_network:NET -fp32 weights.pth --weights ema --target tensorrt "
-    "--no-per_channel --reduced_range "
+    "--no-per_channel --reduced_range --start_from ptq --ptq equalize adaround --ptq_seconds 30 "
     "--keep_float context --keep_float 'neck.*' --input_hw 64,128 --no-fuse --freeze_batch_norm 2 "
     "--freeze_observers 3 --num_calibration_samples 50 --distill 0.5 --teacher whole.pth --recipe extended "
     "--device cpu --seed 5 --threads 1"
