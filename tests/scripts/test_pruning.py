@@ -112,6 +112,7 @@ def test_the_pruned_network_is_the_whole_one_with_channels_at_zero(whole, pruned
         torch.testing.assert_close(small(image), model(image), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_stages_take_it(pruned, data, capsys, tmp_path):
     fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
     call(convert, ["-n", "SceneSeg", "-p", pruned, "-o", fp32])
@@ -146,6 +147,7 @@ def test_training_takes_it_and_keeps_its_shapes(qat, pruned, data):
     assert (qat.parent / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx").exists()
 
 
+@pytest.mark.slow
 def test_fp32_training_goes_on_from_it(pruned, data, tmp_path):
     flags = ["-s", tmp_path, "-r", data, *DATA, *STEP]
     call(train_sceneseg, [*flags, "--init_weights", pruned, "--input_hw", "32,64"])
@@ -164,7 +166,7 @@ def test_a_pruned_network_is_pruned_further(pruned, capsys):
     assert after < before
 
 
-def test_a_network_of_ones_own_is_taught_without_labels_by_what_it_was(tmp_path):
+def test_a_network_of_ones_own_through_all_stages_taught_without_labels_by_what_it_was(tmp_path):
     with own_folder(tmp_path, "two_maps", TWO_MAPS) as folder:
         write_drive(folder / "drive", 12)
         name = ["-n", "two_maps:NET"]
@@ -178,6 +180,22 @@ def test_a_network_of_ones_own_is_taught_without_labels_by_what_it_was(tmp_path)
         assert start["sqnr_db"] < 20  # from the whole network; the pruned one would be 30 from itself
         measured = ["--images", "drive", "--workers", 0, "--num_samples_per_dataset", 1]
         call(benchmark_qat, [*name, "--qat_checkpoint_path", "qat/qat_model_final_calibrated.pth", *measured])
+        call(trace, [*name, "-p", "small.pth", "-o", "small.pt"])
+        call(convert, [*name, "-p", "small.pth", "-o", "fp32.onnx"])
+        images = ["--calibration_data", "drive", "--num_calibration_samples", 4]
+        call(convert, [*name, "-p", "small.pth", "-o", "int8.onnx", "--int8", *images])
+        models = [
+            "--pytorch_model_path",
+            "small.pth",
+            "--fp32_model_path",
+            "fp32.onnx",
+            "--int8_model_path",
+            "int8.onnx",
+        ]
+        call(benchmark_onnx, [*name, *models, *measured, *FEW_RUNS])
+        (results,) = Path("benchmark_multimodel_results").glob("*/results.json")
+        found = json.loads(results.read_text())["models"]
+        assert set(found) == {"PyTorch", "ONNX FP32", "ONNX INT8"}
 
 
 def test_the_teacher_is_the_one_that_is_named(whole, pruned, qat, data, capsys):
