@@ -39,7 +39,7 @@ def drawn_for(asked, arguments):
     ],
 )
 def test_ranges_are_found_again_unless_they_are_to_be_kept(asked, arguments, expected, monkeypatch):
-    monkeypatch.setattr(benchmark_qat, "calibrate", lambda graph, batches: list(batches))
+    monkeypatch.setattr(benchmark_qat, "calibrate", lambda graph, batches, ranges: list(batches))
     assert drawn_for(asked, arguments) == expected
 
 

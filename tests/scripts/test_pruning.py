@@ -135,6 +135,7 @@ def test_the_stages_take_it(pruned, data, capsys, tmp_path):
     assert int8.stat().st_size < 0.5 * fp32.stat().st_size
 
 
+@pytest.mark.slow
 def test_training_takes_it_and_keeps_its_shapes(qat, pruned, data):
     expected = read_checkpoint(pruned).description.channels
     prepared, description, _ = load_qat(qat, "SceneSeg", torch.device("cpu"))

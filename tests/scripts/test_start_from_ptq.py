@@ -9,6 +9,7 @@ import torch
 
 import benchmark_qat_model as benchmark
 import quantize_model_sceneseg as quantize
+from common.commands import benchmark_qat
 from common.networks.checkpoints import read_checkpoint
 from common.runtimes.target_check import broken_rules
 from common.training.settings import retraining_command
@@ -50,7 +51,7 @@ def test_a_checkpoint_says_what_it_started_from(trained):
 
 def test_the_file_and_the_results_say_it_too_and_the_ranges_are_those_found(trained, monkeypatch):
     given = ["-n", NAME, "--qat_checkpoint_path", trained / FINAL, "--images", "drive", "--warmup_runs", 0]
-    monkeypatch.setattr(benchmark, "calibrate", lambda *_: pytest.fail("calibrated anew"))
+    monkeypatch.setattr(benchmark_qat, "calibrate", lambda *_: pytest.fail("calibrated anew"))
     call(benchmark, [*given, "--workers", 0])
     model = onnx.load(next((trained / "onnx_models").glob("*QAT_INT8_final.onnx")))
     assert broken_rules(model, "tensorrt") == []
