@@ -18,7 +18,8 @@ from common.quantization.nodes import input_of, is_output_of, name_of, setting_o
 
 aten = torch.ops.aten
 ALIAS = aten.alias.default
-VARIANCE, MOMENTUM = 4, 6  # places in the arguments of a batch norm
+FACTORS, VARIANCE, MOMENTUM = 1, 4, 6  # places in the arguments of a batch norm
+SMALLEST_FACTOR = 1e-6  # of what is normalised, where it was 0: outputs change by less than float32 shows beside others
 
 Attributes = dict[str, tuple[float, float]]  # name of the running variance -> momentum, eps
 
@@ -65,6 +66,18 @@ def set_apart(graph: GraphModule) -> None:
             apart.meta = {**source.meta}
             norm.update_arg(0, apart)
     graph.recompile()
+
+
+@torch.no_grad()
+def raise_zero_factors(graph: GraphModule) -> None:
+    """Give factors of batch norms that are exactly 0, as sparse training leaves some, SMALLEST_FACTOR, in place.
+
+    What they normalise is divided by them in training.
+    """
+    for norm in [node for node in graph.graph.nodes if node.target == BATCH_NORM]:
+        if norm.args[FACTORS] is not None:
+            factors = stored(graph, input_of(norm, FACTORS))
+            factors.masked_fill_(factors == 0, SMALLEST_FACTOR)
 
 
 def join_again(prepared: GraphModule) -> None:

@@ -21,6 +21,7 @@ from common.quantization.batch_norm import (
     batch_norm_attributes,
     fold_batch_norm,
     join_again,
+    raise_zero_factors,
     restore_batch_norm,
     set_apart,
 )
@@ -65,6 +66,7 @@ def prepare_qat(
     without_random_factors(graph)
     attributes = batch_norm_attributes(graph)
     set_apart(graph)
+    raise_zero_factors(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
     join_again(prepared)
     restore_batch_norm(prepared, attributes)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from common.quantization.batch_norm import raise_zero_factors
 from common.quantization.fake_quantize import FakeQuantize
 from common.quantization.folding import (
     BATCH_NORM,
@@ -58,6 +59,7 @@ def start_from_ptq(
     if settings.fused:
         fuse_upsampling(network)
     plain = export_graph(network, input_shape)
+    raise_zero_factors(plain)
     folded = copy.deepcopy(plain)
     fold_exported_batch_norm(folded)
     parts = _Parts.of(plain, set(prepared.state_dict()))

@@ -11,6 +11,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from common.quantization.batch_norm import fold_batch_norm
 from common.quantization.folding import BATCH_NORM, fold_exported_batch_norm
 from common.quantization.graphs import export_graph
+from common.quantization.methods import methods_of
 from common.quantization.pt2e import (
     calibrate,
     convert,
@@ -19,6 +20,7 @@ from common.quantization.pt2e import (
     set_evaluation_mode,
     set_mode,
 )
+from common.quantization.ptq_start import start_from_ptq
 from common.quantization.settings import QuantizationSettings
 
 
@@ -107,6 +109,26 @@ def test_a_prepared_graph_computes_what_the_network_does_for_any_eps(anywhere):
     graph.apply(disable_fake_quant)
     torch.testing.assert_close(graph(images), expected, rtol=0, atol=1e-5)
     assert {node.args[6] for node in graph.graph.nodes if node.target == BATCH_NORM} == {0.03}
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_factor_of_zero_is_trained_on(per_channel):
+    """Sparse training leaves such channels; what training divides by the factor would be no number."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():
+        network[1].weight[2] = 0
+        network[1].bias.uniform_(0.5, 1)
+    images, settings = torch.randn(4, 3, 12, 12), QuantizationSettings(per_channel)
+    expected = network(images)
+    graph = prepare_qat(copy.deepcopy(network), (12, 12), settings)
+    start_from_ptq(graph, network, (3, 12, 12), settings, [images], methods_of(["correct_biases"], 1))
+    set_mode(graph, dropout=True, batch_norm=True, observers=True)
+    graph(images).square().sum().backward()
+    assert all(each.grad.isfinite().all() for each in graph.parameters())
+    calibrate(graph, [images])
+    for model in (graph, convert(graph)):
+        assert 10 * torch.log10(expected.square().sum() / (expected - model(images)).square().sum()) > 20
 
 
 def test_int8_has_no_batch_norm_left_wherever_it_stood(anywhere):
