@@ -172,8 +172,7 @@ def from_images(settings: QatRunSettings, network: Network, bad: list[BadSample]
         if resumed:
             return replace(task, goals=stored_goals(resumed))
         student, count = cast(GraphModule, trainee.model), min(len(training), RANGE_IMAGES)
-        fp32 = load_network(qat.name, qat.fp32_model, qat.weights)[0].to(device) if qat.teacher else task.teacher
-        set_out(student, fp32, (network.channels, *hw), task, settings)
+        set_out(student, task.teacher, (network.channels, *hw), task, settings)
         goals = measure_goals(network, task.teacher, student, task.calibration(count, VALIDATION_BATCH, settings))
         for goal in goals:
             logger.info("output %s, of %s: its error counts %.3g times", goal.name, goal.kind, goal.error_weight)

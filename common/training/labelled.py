@@ -141,8 +141,8 @@ def from_masks(settings: QatRunSettings, network: Network, bad: list[BadSample])
         image_format = ImageFormat.of(network, hw)
         task = LabelledTask(training, validation, network, image_format, device, teacher, starts_in_int8=from_ptq)
         if from_ptq and not resumed:
-            source = load_network(qat.name, qat.fp32_model, qat.weights)[0].to(device)
-            set_out(cast(GraphModule, trainee.model), source, (network.channels, *hw), task, settings)
+            taught_by = teacher.model if teacher else None
+            set_out(cast(GraphModule, trainee.model), taught_by, (network.channels, *hw), task, settings)
         return task
 
     return make

@@ -179,6 +179,8 @@ def test_a_network_of_ones_own_through_all_stages_taught_without_labels_by_what_
         call(quantize, [*name, "-s", "qat", *taught, *STEPS])
         start = json.loads(Path("qat/history.json").read_text())[0]
         assert start["sqnr_db"] < 20  # from the whole network; the pruned one would be 30 from itself
+        call(quantize, [*name, "-s", "corrected", *taught, *STEPS, "--start_from", "ptq"])  # of its own weights
+        assert json.loads(Path("corrected/history.json").read_text())[0]["sqnr_db"] < 20
         measured = ["--images", "drive", "--workers", 0, "--num_samples_per_dataset", 1]
         call(benchmark_qat, [*name, "--qat_checkpoint_path", "qat/qat_model_final_calibrated.pth", *measured])
         call(trace, [*name, "-p", "small.pth", "-o", "small.pt"])
