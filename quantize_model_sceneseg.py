@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from common.cli.flags import (
     add_egolanes_argument,
@@ -18,7 +19,7 @@ from common.cli.ptq import add_start_arguments, start_defaults
 from common.cli.targets import add_codes_arguments, add_keep_float_argument, add_target_argument
 from common.cli.training import OF_LABELS, add_recipe_argument, add_training_arguments, use_defaults
 from common.cli.types import non_negative_float, non_negative_int
-from common.training.settings import FROM_IMAGES, RECIPES, QatRunSettings, QatSettings
+from common.training.settings import FOR_ONE_EPOCH, FROM_IMAGES, RECIPES, QatRunSettings, QatSettings
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--freeze_batch_norm",
         type=non_negative_int,
-        help="after this many epochs; default: 1, with --images or --start_from ptq 0",
+        help="after this many epochs; default: 1; with -e 1, --images or --start_from ptq 0",
     )
     parser.add_argument(
         "--freeze_observers",
@@ -78,7 +79,16 @@ def check_usage(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 def main(args: argparse.Namespace) -> None:
     from common.commands.quantize import quantize
 
-    quantize(args, (FROM_IMAGES if args.images else {}) | start_defaults(args, get_args_parser()))
+    quantize(args, defaults_of(args))
+
+
+def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What flags that are not given are by others that are."""
+    return {
+        **(FOR_ONE_EPOCH if args.epochs == 1 else {}),
+        **(FROM_IMAGES if args.images else {}),
+        **start_defaults(args, get_args_parser()),
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -23,15 +24,13 @@ from common.system.files import atomic_path
 logger = logging.getLogger(__name__)
 
 # beside PyTorch, torchvision, ONNX, ONNX Runtime and what these need; of executorch's own requirements only those that
-# its quantizer imports
+# its quantizer imports, of segmentation-models-pytorch's what its import takes
 WHEELS = (
-    "torchao==0.18.0",
-    "executorch==1.5.1",
-    "ruamel.yaml==0.19.1",
-    "expecttest==0.3.0",
-    "flatbuffers==25.12.19",
-    "tabulate==0.10.0",
+    *("torchao", "executorch", "ruamel-yaml", "expecttest", "flatbuffers", "tabulate"),
+    *("segmentation-models-pytorch", "timm", "safetensors", "huggingface-hub"),
+    *("httpx2", "httpcore2", "h11", "idna", "truststore"),
 )
+LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"  # their versions
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)) + ("manylinux2014_x86_64",)
 JPEG_QUALITY = 95
 
@@ -81,10 +80,16 @@ def download(folder: Path, python_version: str) -> None:
         *platforms,
         "--dest",
         str(folder),
-        *WHEELS,
+        *pins(),
     ]
     if subprocess.run(command, check=False).returncode:
         raise ValueError("pip could not download all wheels, see above")
+
+
+def pins() -> list[str]:
+    """The wheels with their versions, such as "timm==1.0.31"."""
+    versions = dict(re.findall(r"^(\S+)(==\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+    return [name + versions[name] for name in WHEELS]
 
 
 def write_small(samples: Sequence[Sample], folder: Path) -> None:

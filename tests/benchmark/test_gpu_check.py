@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu_check import FUNCTIONS, PARTS
 from benchmarks.gpu_context import samples_of
-from benchmarks.gpu_kit import write_small
+from benchmarks.gpu_kit import WHEELS, pins, write_small
 from common.data.loading import load_sample
 from examples.make_scenes import write_dataset
 
@@ -34,6 +35,11 @@ def test_the_whole_rehearsal(tmp_path):
     done, parts = rehearse(tmp_path, "--seconds", "7200", "--at_once", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(FUNCTIONS, "passed")
+
+
+def test_the_kit_has_what_is_installed_here():
+    installed = {name: version(name) for name in WHEELS}
+    assert dict(pin.split("==") for pin in pins()) == installed
 
 
 def test_every_part_has_a_limit_and_correctness_comes_first():

@@ -33,7 +33,7 @@ def test_cosine_falls_from_the_full_rate_to_above_0():
 def parsed(*flags):
     required = ["-s", "out", "-r", "data"]
     args = quantize_model_sceneseg.get_args_parser().parse_args([*required, *flags])
-    return flat(settings_of(QatRunSettings, args))
+    return flat(settings_of(QatRunSettings, args, quantize_model_sceneseg.defaults_of(args)))
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -46,3 +46,9 @@ def test_a_recipe_gives_what_the_command_line_does_not(name):
 def test_the_original_recipe_is_the_default():
     assert parsed().items() >= RECIPES["original"].items()
     assert RECIPES["original"]["learning_rate"] == 1e-5
+
+
+def test_batch_norm_is_trained_for_an_epoch_where_another_follows():
+    frozen = {flags: parsed(*flags.split())["freeze_batch_norm"] for flags in ("", "-e 2", "-e 1")}
+    assert frozen == {"": 1, "-e 2": 1, "-e 1": 0}
+    assert parsed("-e", "1", "--freeze_batch_norm", "1")["freeze_batch_norm"] == 1
