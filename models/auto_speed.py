@@ -283,14 +283,11 @@ class AutoSpeedNetwork(nn.Module):
     of the 80x80, 40x40 and 20x20 levels after each other.
 
     Args:
-        width: 1, the only one; the variants scale the network.
         variant: n, s, m, l or x; the published weights are of n.
     """
 
-    def __init__(self, width: float = 1.0, variant: str = "n"):
+    def __init__(self, variant: str = "n"):
         super().__init__()
-        if width != 1:
-            raise ValueError(f"AutoSpeed has variants ({', '.join(VARIANTS)}), no width {width:g}")
         channels, depth, nested = VARIANTS[variant]
         self.net = Encoder(channels)
         self.fpn = Pyramid(channels, depth, nested)

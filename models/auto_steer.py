@@ -15,15 +15,10 @@ class AutoSteerNetwork(nn.Module):
 
     Shapes: lanes (N, 6, 80, 160), EgoLanes logits of the previous and the current frame
     -> two logits (N, 61), previous and current: the angle in degrees is argmax - 30.
-
-    Args:
-        width: 1, the only one: the layers have no decoder to scale.
     """
 
-    def __init__(self, width: float = 1.0):
+    def __init__(self):
         super().__init__()
-        if width != 1:
-            raise ValueError(f"AutoSteer has one width, 1, not {width:g}")
         channels, height, width_pixels = INPUT_SHAPE
         flat = CHANNELS * (height // 16) * (width_pixels // 16)
         self.trunk = nn.ModuleList(conv3x3(channels if index == 0 else CHANNELS, CHANNELS) for index in range(4))

@@ -159,7 +159,7 @@ def test_networks_of_one_size_say_which():
         check_input_hw(NETWORKS["AutoSpeed"], (320, 640))
     for name in ("AutoSpeed", "AutoSteer"):
         with pytest.raises(ValueError, match=name):
-            NETWORKS[name].build(width=0.5)
+            build_network(name, NETWORKS[name], width=0.5)
 
 
 def test_without_stochastic_depth_training_mode_is_deterministic_but_for_dropout(narrow_network):
