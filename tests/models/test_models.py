@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.networks.registry import build_network
 from models import check_input_hw
 from models.backbone import remove_stochastic_depth
 from models.checkpoint_keys import from_published, infer_width, to_published
