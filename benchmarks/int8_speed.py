@@ -1,6 +1,6 @@
 """Measure how fast one network runs as FP32 and INT8, plain and rewritten, in every runtime that is installed.
 
-All variants run turn by turn in one process. Rows of OpenVINO appear where its package is installed.
+All variants run turn by turn in one process. Rows of OpenVINO and of NNCF appear where their packages are installed.
 """
 
 import argparse
@@ -184,6 +184,9 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     if importlib.util.find_spec("openvino"):
         for label in (BASE, STRAIGHT, INT8):
             variants[f"{label}, OpenVINO"] = Variant(variants[label].path, partial(open_in_openvino, threads=threads))
+    if importlib.util.find_spec("nncf"):
+        label = "INT8, NNCF, OpenVINO"
+        variants[label] = Variant(quantized_by_nncf(variants[BASE], images, folder), variants[f"{BASE}, OpenVINO"].open)
     return variants
 
 
@@ -203,6 +206,19 @@ def quantized_statically(fp32: Variant, images: Tensor, folder: Path) -> Variant
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantize_static(prepared, path, Images(), quant_format=QuantFormat.QDQ, **types)
     return Variant(path, fp32.open)
+
+
+def quantized_by_nncf(fp32: Variant, images: Tensor, folder: Path) -> Path:
+    """What a user of OpenVINO would do with the FP32 file: NNCF's quantization, as OpenVINO's own file."""
+    import nncf
+    import openvino
+
+    logger.info("quantizing by NNCF")
+    path = folder / "nncf.xml"
+    model = openvino.Core().read_model(fp32.path)
+    quantized = nncf.quantize(model, nncf.Dataset([images.numpy()]), subset_size=1)
+    openvino.save_model(quantized, path, compress_to_fp16=False)
+    return path
 
 
 def open_in_openvino(path: Path, threads: int) -> Call:
@@ -228,7 +244,7 @@ def measure(variants: dict[str, Variant], input_shape: tuple, runs: int) -> list
 def make_row(label: str, variants: dict[str, Variant], latencies: dict[str, Latency], loading: float) -> Row:
     """The figures of one variant."""
     path, latency = variants[label].path, latencies[label]
-    size = path.stat().st_size
+    size = size_of(path)
     in_onnx_runtime = path.suffix == ".onnx" and "OpenVINO" not in label
     counts = optimised_nodes(path) if in_onnx_runtime else None
     return Row(
@@ -239,12 +255,17 @@ def make_row(label: str, variants: dict[str, Variant], latencies: dict[str, Late
         faster_than_fp32=latencies[BASE].p50 / latency.p50,
         faster_than_straight=latencies[STRAIGHT].p50 / latency.p50,
         size_mb=size / 1e6,
-        of_fp32_size=size / variants[BASE].path.stat().st_size,
+        of_fp32_size=size / size_of(variants[BASE].path),
         session_s=loading,
         int8_convolutions=counts and counts["QLinearConv"],
         float_operators=counts and sum(counts[kind] for kind in FLOAT_OPERATORS),
         nodes=counts and counts.total(),
     )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model's file; OpenVINO's own has its weights beside it."""
+    return sum(part.stat().st_size for part in {path, path.with_suffix(".bin")} if part.is_file())
 
 
 def optimised_nodes(path: Path) -> Counter:
