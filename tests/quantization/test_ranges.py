@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchao.quantization.pt2e import HistogramObserver
 
 from common.quantization.ranges import (
     ActivationObserver,
@@ -45,6 +46,29 @@ def test_the_least_squared_error_is_that_of_a_search_on_the_values():
 def test_a_range_of_one_sign_holds_0():
     assert least_squares_range(torch.ones(100), (1.0, 2.0), 255)[0] == 0.0
     assert least_squares_range(torch.ones(100), (-2.0, -1.0), 255)[1] == 0.0
+
+
+VALUES = {
+    "normal": lambda: torch.randn(5000),
+    "rectified": lambda: torch.randn(5000).relu(),
+    "heavy-tailed": lambda: torch.randn(5000) ** 5,
+    "of one outlier": lambda: torch.cat([torch.rand(5000), torch.tensor([1000.0])]),
+    "few": lambda: torch.randint(0, 3, (50,)).float(),
+    "constant": lambda: torch.full((100,), 2.5),
+    "negative": lambda: -torch.rand(3000) - 7,
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_the_search_by_quantiles_ends_where_torchaos_does(kind):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        ours, theirs = ActivationObserver(**SETTINGS), HistogramObserver(**SETTINGS)
+        for _ in range(1 + seed % 3):  # later values widen the histogram
+            x = VALUES[kind]()
+            ours(x), theirs(x)
+        found, wanted = ours._non_linear_param_search(), theirs._non_linear_param_search()
+        assert [each.item() for each in found] == [each.item() for each in wanted]
 
 
 @pytest.mark.parametrize("ranges", ["histogram", "percentile", "mse"])
