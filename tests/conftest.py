@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.scene_seg import SceneSegNetwork
+from tests.patterns import remember_patterns
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -19,6 +20,10 @@ LONGEST = ("test_scripts", "test_long_runs", "test_conversion", "test_pt2e", "te
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_runtest_setup() -> None:
+    remember_patterns()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
@@ -166,7 +165,7 @@ class _Noise:
 
 def _weights(seen: _Seen, node: Node, layer: Layer, per_channel: bool) -> _Weights:
     gain = seen.gains[node]
-    ins, outs = (torch.from_numpy(np.ascontiguousarray(each)).to(gain.device) for each in (layer.ins, layer.outs))
+    ins, outs = (torch.tensor(each).to(gain.device) for each in (layer.ins, layer.outs))
     sources, results = (torch.from_numpy(each).to(gain.device) for each in (layer.sources, layer.results))
     values = seen.probes[node].detach()
     rows = int(layer.outs.shape[1] > 1 and layer.outs[0, 0] != layer.outs[0, 1]) if per_channel else None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    QuantPattern,
     XNNPACKQuantizer,
     get_symmetric_quantization_config,
 )
@@ -97,6 +98,15 @@ def own_config(
     return replace(config, input_activation=activation, output_activation=activation, weight=weight)
 
 
+def _patterns_of(model: GraphModule) -> list[QuantPattern]:
+    """What XNNPACKQuantizer looks for; with batch norm, which is exported for every search, only what can be there."""
+    operators = {node.target for node in model.graph.nodes}
+    absent = [] if BATCH_NORM in operators else ["bn"]
+    absent += [] if TRANSPOSED in operators else ["transpose_bn"]
+    patterns = XNNPACKQuantizer.SUPPORTED_PATTERNS
+    return [pattern for pattern in patterns if not any(part in pattern.name for part in absent)]
+
+
 def _behind_weights(model: GraphModule) -> set[Node]:
     """The operators of which only outputs are made, and no operator with weights takes anything."""
     found = set[Node]()
@@ -178,6 +188,7 @@ class NetworkQuantizer(XNNPACKQuantizer):
             ValueError: a pattern of `keep_float` matches no module.
         """
         modules_matching(model, self.keep_float)
+        self.SUPPORTED_PATTERNS = _patterns_of(model)
         super().annotate(model)
         for node in _behind_weights(model):
             if node.target in {*SUMS, *PRODUCTS, aten.cat.default}:

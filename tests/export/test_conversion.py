@@ -24,6 +24,7 @@ from common.export.onnx_passes import separate_weights
 from common.export.options import NEWEST_OPSET, OLDEST_OPSET, ExportOptions
 from common.networks.checkpoints import published_state
 from common.networks.opening import OpenedNetwork, network_table, open_network
+from common.networks.registry import build_network
 from common.quantization.settings import QuantizationSettings
 from common.runtimes.onnx_files import read_graph, stored_precision
 from models.family import NETWORKS, find_network
@@ -34,7 +35,7 @@ SHAPE = (3, 64, 64)
 def opened(name, width=1 / 16, shape=SHAPE):
     torch.manual_seed(0)
     name, network = find_network(name)
-    return OpenedNetwork(name, network, network.build(width=width).eval(), width, shape)
+    return OpenedNetwork(name, network, build_network(name, network, width).eval(), width, shape)
 
 
 @pytest.fixture(scope="module")
