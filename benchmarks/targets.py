@@ -1,0 +1,119 @@
+"""Write a network for every target, without training: the rules of each, its distance from FP32, and its time.
+
+Every file is judged on images that did not calibrate, in the runtime that is named beside its time: TensorRT's in ONNX
+Runtime, which has no part in TensorRT's time; OpenVINO's in OpenVINO where that is installed.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.int8_speed import Call, open_in_openvino
+from benchmarks.tables import write_csv
+from common.cli.flags import add_input_size_argument, add_name_argument, add_weights_argument, make_parser
+from common.cli.main import run
+from common.cli.types import positive_int
+from common.export.calibration import folder_images
+from common.export.conversion import convert_fp32, convert_int8
+from common.export.options import ExportOptions
+from common.networks.opening import open_network
+from common.quantization.settings import QuantizationSettings
+from common.report.text import table
+from common.runtimes.predictors import OnnxPredictor
+from common.runtimes.pte import PtePredictor
+from common.runtimes.target_check import check_file
+from common.runtimes.targets import TARGETS
+from common.scoring.latency import interleaved_latency
+from common.system.process import seed_everything
+from models import DEFAULT_NETWORK
+
+FP32 = "FP32"
+ONNX_RUNTIME, OPENVINO, EXECUTORCH = (TARGETS[name].title for name in ("onnxruntime", "openvino", "executorch"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file."""
+
+    target: str
+    weights: str  # per channel or per tensor
+    broken_rules: int | None  # None: no rules are known of such files
+    sqnr_db: str  # against FP32, of each output
+    equal_pixels: str  # share of the pixels whose class is FP32's, of each output that is a map of classes
+    size_mb: float
+    runtime: str  # that ran it here
+    p50_ms: float
+    faster_than_fp32: float  # FP32 in ONNX Runtime
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, "python -m benchmarks.targets -p SceneSeg.pth --images drive --csv targets.csv")
+    parser.set_defaults(threads=1)
+    add_name_argument(parser, default=DEFAULT_NETWORK)
+    parser.add_argument("-p", "--checkpoint", type=Path, required=True, metavar="CKPT", help="FP32 weights")
+    add_weights_argument(parser)
+    add_input_size_argument(parser)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="to calibrate and to judge on")
+    parser.add_argument("--num_calibration_samples", type=positive_int, default=32, help="of these images")
+    parser.add_argument("--runs", type=positive_int, default=20, help="timed runs of each file")
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the rows and the machine here")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    seed_everything(args.seed)
+    source = open_network(args.name, args.checkpoint, args.input_hw, args.weights)
+    images = folder_images(source, args.images, args.num_calibration_samples, args.seed, None, None, args.weights)
+    judging, options = images.to_judge(), ExportOptions(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "fp32.onnx"
+        convert_fp32(source, base, options)
+        runs = {FP32: partial(OnnxPredictor(base, threads=args.threads), judging[0])}
+        files, agreements, runtimes = {}, {}, {}
+        for target, row in TARGETS.items():
+            files[target] = path = Path(folder) / f"{target}{row.suffix}"
+            settings = QuantizationSettings(row.per_channel, target=target)
+            agreements[target] = convert_int8(source, path, options, settings, images.to_calibrate(), judging)
+            runtimes[target], call = opened(target, path, args.threads)
+            runs[target] = partial(call, judging[0])
+        latencies = interleaved_latency(runs, args.runs, warmup=1, untimed=1)
+        rows = [
+            Row(
+                target,
+                "per channel" if TARGETS[target].per_channel else "per tensor",
+                len(check_file(path, target)) if TARGETS[target].opsets else None,
+                " ".join(f"{each.sqnr_db:.1f}" for each in agreements[target]),
+                " ".join(f"{each.equal_pixels:.4f}" for each in agreements[target] if each.equal_pixels is not None),
+                path.stat().st_size / 1e6,
+                runtimes[target],
+                latencies[target].p50,
+                latencies[FP32].p50 / latencies[target].p50,
+            )
+            for target, path in files.items()
+        ]
+    print(table([{key: told(value) for key, value in vars(row).items()} for row in rows]))
+    print(f"{FP32}: {latencies[FP32].p50:.1f} ms in {ONNX_RUNTIME}, {args.threads} threads")
+    if args.csv:
+        settings = {"network": source.name, "threads": args.threads, "fp32_ms": latencies[FP32].p50}
+        write_csv(args.csv, rows, settings | {"input_shape": source.input_shape})
+
+
+def opened(target: str, path: Path, threads: int) -> tuple[str, Call]:
+    """The runtime that a file is run in, and it as something to call with images (1, C, H, W)."""
+    if path.suffix != ".onnx":
+        return EXECUTORCH, PtePredictor(path, threads=threads)
+    if target == "openvino" and importlib.util.find_spec("openvino"):
+        return OPENVINO, open_in_openvino(path, threads)
+    return ONNX_RUNTIME, OnnxPredictor(path, threads=threads)
+
+
+def told(value: object) -> str:
+    """A value in the table."""
+    return f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
