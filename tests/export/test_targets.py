@@ -167,6 +167,16 @@ def test_reduced_weights_use_half_of_the_range(written):
     assert entries["target"] == "openvino"
 
 
+def test_gates_are_of_codes_for_onnx_runtime_alone(written):
+    """What takes the sigmoid of a SiLU: a pair, or the product in float that a runtime computes with the convolution."""
+    takers = {}
+    for target in ("onnxruntime", "openvino", "tensorrt"):
+        nodes = onnx.load(written(target)[0]).graph.node
+        sigmoids = {node.output[0] for node in nodes if node.op_type == "Sigmoid"}
+        takers[target] = {node.op_type for node in nodes if sigmoids & set(node.input)}
+    assert takers == {"onnxruntime": {"QuantizeLinear"}, "openvino": {"Mul"}, "tensorrt": {"Mul"}}
+
+
 @pytest.mark.parametrize(("target", "reduced_range"), [("onnxruntime", True), ("tensorrt", False)])
 def test_training_rounds_as_the_converted_network_does(source, target, reduced_range):
     """In the codes of the target: symmetric ones have the zero point 0, and weights the range that is asked for."""
