@@ -34,10 +34,10 @@ def read(name):
 
 def test_rows_of_a_users_network(tmp_path):
     names = [FP32, "PTQ", "PTQ, tensorrt", "trained in float", "QAT without labels"]
-    with own_folder(tmp_path, "town_net", SOURCE):
+    with own_folder(tmp_path, "recipes_net", SOURCE):
         write_town(Path("data"))
         flags = ["-e", 1, "--batch_size", 4, "--num_calibration_samples", 4, "--seeds", 3, "--only", *names]
-        source = ["-n", "town_net:NET", "-fp32", "weights.pth", "-r", "data", *DATA]
+        source = ["-n", "recipes_net:NET", "-fp32", "weights.pth", "-r", "data", *DATA]
         call(qat_recipes, [*source, "--output", "recipes", *flags])
         rows, runs = read("recipes.csv"), read("runs.csv")
         trained = sorted(path.parent.name for path in Path("recipes").glob("*/qat_model_final_calibrated.pth"))
