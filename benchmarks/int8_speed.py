@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 
 from benchmarks.int8_limit import float_share, giga_operations, int8_rate
 from benchmarks.ort_profile import operator_profile
-from benchmarks.tables import write_csv
+from benchmarks.tables import cells, told, write_csv
 from common.cli.flags import add_name_argument, make_parser
 from common.cli.main import run
 from common.cli.types import fraction, height_width, positive_int
@@ -184,9 +184,9 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     if importlib.util.find_spec("openvino"):
         for label in (BASE, STRAIGHT, INT8):
             variants[f"{label}, OpenVINO"] = Variant(variants[label].path, partial(open_in_openvino, threads=threads))
-    if importlib.util.find_spec("nncf"):
-        label = "INT8, NNCF, OpenVINO"
-        variants[label] = Variant(quantized_by_nncf(variants[BASE], images, folder), variants[f"{BASE}, OpenVINO"].open)
+        if importlib.util.find_spec("nncf"):
+            path = quantized_by_nncf(variants[BASE], images, folder)
+            variants["INT8, NNCF, OpenVINO"] = Variant(path, partial(open_in_openvino, threads=threads))
     return variants
 
 
@@ -222,7 +222,7 @@ def quantized_by_nncf(fp32: Variant, images: Tensor, folder: Path) -> Path:
 
 
 def open_in_openvino(path: Path, threads: int) -> Call:
-    """An ONNX file compiled by OpenVINO for one request at a time, on so many threads."""
+    """An ONNX file, or one of its own, compiled by OpenVINO for one request at a time, on so many threads."""
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
@@ -279,9 +279,7 @@ def optimised_nodes(path: Path) -> Counter:
 
 def formatted(row: Row) -> dict[str, str]:
     """The figures as they are printed."""
-    values = {key: f"{value:.2f}" if isinstance(value, float) else str(value) for key, value in asdict(row).items()}
-    values = {key: "" if value == "None" else value for key, value in values.items()}
-    return {**values, "of_fp32_size": f"{row.of_fp32_size:.3f}"}
+    return {**cells(row, 2), "of_fp32_size": told(row.of_fp32_size)}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from benchmarks.tables import write_csv
+from benchmarks.tables import cells, write_csv
 from common.cli.flags import add_dataset_arguments, add_name_argument, make_parser
 from common.cli.main import run
 from common.cli.types import non_negative_int, positive_float, positive_int
@@ -43,7 +43,7 @@ from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.predictors import TorchPredictor
 from common.scoring.evaluate import batches_of, calibration_batches
-from common.scoring.metrics import IoUMeter
+from common.scoring.metrics import confusion_of, miou_of
 from common.scoring.statistics import paired_intervals, resampled_iou
 from common.system.process import resolve_device
 from common.system.progress import progress
@@ -145,33 +145,33 @@ def main(args: argparse.Namespace) -> None:
     resolve_device(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
     samples = samples_of(args, "val")
+    settings = {"epochs": args.epochs, "batch_size": args.batch_size, "images": len(samples)}
     runs: list[Run] = []
     for seed in args.seeds:
         for name in args.only if seed == args.seeds[0] else [name for name in args.only if name in TRAINED]:
-            start = time.perf_counter()
-            model, image_format = make_network(name, seed, args)
-            seconds = time.perf_counter() - start
-            found = score(model, samples, image_format, args)
-            graph = isinstance(model, GraphModule) and keep_outputs(model)
-            unrounded = score(model, samples, image_format, args) if graph else found
-            runs.append(Run(name, seed, found, unrounded, seconds))
-            rows = summarise(runs, [sample.dataset for sample in samples], args.seed)
-            settings = {"epochs": args.epochs, "batch_size": args.batch_size, "images": len(samples)}
+            runs.append(one_run(name, seed, samples, args))
             write_csv(args.output / "runs.csv", [run_row(each) for each in runs], settings)
-            write_csv(args.output / "recipes.csv", rows, settings)
-    print(table([{key: told(value) for key, value in vars(row).items()} for row in rows]))
+        rows = summarise(runs, [sample.dataset for sample in samples], args.seed)
+        write_csv(args.output / "recipes.csv", rows, settings)
+    print(table([cells(row, 4) for row in rows]))
     print(f"wrote {args.output / 'recipes.csv'} and {args.output / 'runs.csv'}")
 
 
-def told(value: object) -> str:
-    """A value in the table."""
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+def one_run(name: str, seed: int, samples: Sequence[Sample], args: argparse.Namespace) -> Run:
+    """Make the network of a row, and score it with rounded outputs and in float."""
+    start = time.perf_counter()
+    model, image_format = make_network(name, seed, args)
+    seconds = time.perf_counter() - start
+    rounded = unrounded = score(model, samples, image_format, args)
+    if isinstance(model, GraphModule) and keep_outputs(model):
+        unrounded = score(model, samples, image_format, args)
+    return Run(name, seed, rounded, unrounded, seconds)
 
 
 def run_row(run: Run) -> RunRow:
     """The figures of one run alone."""
-    figures = [miou(run.confusions[part]) for part in (slice(None), slice(0, None, 2), slice(1, None, 2))]
-    return RunRow(run.network, run.seed, *figures, miou(run.unrounded), run.seconds)
+    figures = [miou_of(run.confusions[part]) for part in (slice(None), slice(0, None, 2), slice(1, None, 2))]
+    return RunRow(run.network, run.seed, *figures, miou_of(run.unrounded), run.seconds)
 
 
 def summarise(runs: Sequence[Run], strata: Sequence[str], seed: int) -> list[Row]:
@@ -201,11 +201,6 @@ def summarise(runs: Sequence[Run], strata: Sequence[str], seed: int) -> list[Row
 def mean_iou(runs: Sequence[Run], counts: np.ndarray) -> np.ndarray:
     """`resampled_iou` of networks of several seeds, their mean."""
     return np.mean([resampled_iou(each.confusions, counts) for each in runs], axis=0)
-
-
-def miou(confusions: np.ndarray) -> float:
-    """Of images together, (N, C, C)."""
-    return float(resampled_iou(confusions, np.ones((1, len(confusions))))[0, 0])
 
 
 def samples_of(args: argparse.Namespace, split: str) -> list[Sample]:
@@ -250,12 +245,13 @@ def train(folder: Path, recipe: Sequence[str], seed: int, args: argparse.Namespa
     """
     if (folder / FINAL).is_file():
         return
-    flags = [text.format(**vars(args) | {"images": training_images(args)}) for text in recipe]
+    images = training_images(args) if "--images" in recipe else None
+    flags = [text.format(**vars(args) | {"images": images}) for text in recipe]
     for flag in ("name", "fp32_model", "epochs", "batch_size", "num_calibration_samples", "workers", "device"):
         flags += [f"--{flag}", str(getattr(args, flag))]
     flags += ["--seed", str(seed), "--resume", "auto", "--keep_checkpoints", "1"]
     flags += ["--threads", str(args.threads)] if args.threads else []
-    if "--images" not in flags:
+    if images is None:
         flags += ["--root", str(args.root), "--cache_dir", str(args.output / "cache"), "--num_val_samples", "8"]
         flags += ["--datasets", *args.datasets] if args.datasets else []
         flags += ["--labels", str(args.labels)] if args.labels else []
@@ -281,12 +277,8 @@ def score(
 ) -> np.ndarray:
     """The confusion matrix of each image."""
     predict, classes = TorchPredictor(model, CPU), classes_of(find_network(args.name)[1], list(samples))
-    confusions = []
-    for batch in progress(batches_of(SampleDataset(samples, image_format), 1, args.workers), "evaluate", unit="image"):
-        meter = IoUMeter(classes)
-        meter.update(predict(batch.image).argmax(dim=1), batch.mask)
-        confusions.append(meter.confusion.numpy())
-    return np.stack(confusions)
+    images = progress(batches_of(SampleDataset(samples, image_format), 1, args.workers), "evaluate", unit="image")
+    return np.stack([confusion_of(predict(image.image), image.mask, classes) for image in images])
 
 
 if __name__ == "__main__":

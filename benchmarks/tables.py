@@ -30,11 +30,17 @@ def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:
 
 def tell(rows: Sequence[Any], headings: Mapping[str, str], note: str, args: argparse.Namespace) -> None:
     """Print rows, dataclasses, and write them where `--csv` asks for it; `headings` names what is shown."""
-    print(table([{shown: _told(getattr(row, name)) for name, shown in headings.items()} for row in rows]))
+    print(table([{shown: told(getattr(row, name)) for name, shown in headings.items()} for row in rows]))
     print(f"{args.runs} runs, threads: {args.threads}; {note}")
     if args.csv:
         write_csv(args.csv, rows, {"threads": args.threads, "runs": args.runs})
 
 
-def _told(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def cells(row: Any, digits: int) -> dict[str, str]:
+    """All fields of a dataclass as a table shows them."""
+    return {name: told(value, digits) for name, value in asdict(row).items()}
+
+
+def told(value: object, digits: int = 3) -> str:
+    """A value as a table shows it: numbers that are not whole with so many digits, nothing for None."""
+    return f"{value:.{digits}f}" if isinstance(value, float) else "" if value is None else str(value)

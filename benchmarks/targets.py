@@ -6,13 +6,15 @@ Runtime, which has no part in TensorRT's time; OpenVINO's in OpenVINO where that
 
 import argparse
 import importlib.util
+import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks.int8_speed import Call, open_in_openvino
-from benchmarks.tables import write_csv
+from benchmarks.tables import cells, write_csv
 from common.cli.flags import add_input_size_argument, add_name_argument, add_weights_argument, make_parser
 from common.cli.main import run
 from common.cli.types import positive_int
@@ -22,6 +24,7 @@ from common.export.options import ExportOptions
 from common.networks.opening import open_network
 from common.quantization.settings import QuantizationSettings
 from common.report.text import table
+from common.runtimes.agreement import Agreement
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.pte import PtePredictor
 from common.runtimes.target_check import check_file
@@ -45,8 +48,8 @@ class Row:
     equal_pixels: str  # share of the pixels whose class is FP32's, of each output that is a map of classes
     size_mb: float
     runtime: str  # that ran it here
-    p50_ms: float
-    faster_than_fp32: float  # FP32 in ONNX Runtime
+    p50_ms: float = math.nan  # all are timed together, at the end
+    faster_than_fp32: float = math.nan  # FP32 in ONNX Runtime
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -67,38 +70,42 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     source = open_network(args.name, args.checkpoint, args.input_hw, args.weights)
     images = folder_images(source, args.images, args.num_calibration_samples, args.seed, None, None, args.weights)
-    judging, options = images.to_judge(), ExportOptions(args.threads)
+    calibrating, judging, options = images.to_calibrate(), images.to_judge(), ExportOptions(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "fp32.onnx"
         convert_fp32(source, base, options)
         runs = {FP32: partial(OnnxPredictor(base, threads=args.threads), judging[0])}
-        files, agreements, runtimes = {}, {}, {}
-        for target, row in TARGETS.items():
-            files[target] = path = Path(folder) / f"{target}{row.suffix}"
-            settings = QuantizationSettings(row.per_channel, target=target)
-            agreements[target] = convert_int8(source, path, options, settings, images.to_calibrate(), judging)
-            runtimes[target], call = opened(target, path, args.threads)
+        rows = []
+        for target, wanted in TARGETS.items():
+            path = Path(folder) / f"{target}{wanted.suffix}"
+            settings = QuantizationSettings(wanted.per_channel, target=target)
+            agreements = convert_int8(source, path, options, settings, calibrating, judging)
+            runtime, call = opened(target, path, args.threads)
             runs[target] = partial(call, judging[0])
+            rows.append(row_of(target, path, agreements, runtime))
         latencies = interleaved_latency(runs, args.runs, warmup=1, untimed=1)
-        rows = [
-            Row(
-                target,
-                "per channel" if TARGETS[target].per_channel else "per tensor",
-                len(check_file(path, target)) if TARGETS[target].opsets else None,
-                " ".join(f"{each.sqnr_db:.1f}" for each in agreements[target]),
-                " ".join(f"{each.equal_pixels:.4f}" for each in agreements[target] if each.equal_pixels is not None),
-                path.stat().st_size / 1e6,
-                runtimes[target],
-                latencies[target].p50,
-                latencies[FP32].p50 / latencies[target].p50,
-            )
-            for target, path in files.items()
-        ]
-    print(table([{key: told(value) for key, value in vars(row).items()} for row in rows]))
-    print(f"{FP32}: {latencies[FP32].p50:.1f} ms in {ONNX_RUNTIME}, {args.threads} threads")
+    times = {name: latency.p50 for name, latency in latencies.items()}
+    fp32 = times[FP32]
+    rows = [replace(row, p50_ms=times[row.target], faster_than_fp32=fp32 / times[row.target]) for row in rows]
+    print(table([cells(row, 2) for row in rows]))
+    print(f"{FP32}: {fp32:.1f} ms in {ONNX_RUNTIME}, {args.threads} threads")
     if args.csv:
-        settings = {"network": source.name, "threads": args.threads, "fp32_ms": latencies[FP32].p50}
+        settings = {"network": source.name, "threads": args.threads, "fp32_ms": fp32}
         write_csv(args.csv, rows, settings | {"input_shape": source.input_shape})
+
+
+def row_of(target: str, path: Path, agreements: Sequence[Agreement], runtime: str) -> Row:
+    """What there is to say of a file before it is timed."""
+    wanted = TARGETS[target]
+    return Row(
+        target,
+        "per channel" if wanted.per_channel else "per tensor",
+        len(check_file(path, target)) if wanted.opsets else None,
+        " ".join(f"{each.sqnr_db:.1f}" for each in agreements),
+        " ".join(f"{each.equal_pixels:.4f}" for each in agreements if each.equal_pixels is not None),
+        path.stat().st_size / 1e6,
+        runtime,
+    )
 
 
 def opened(target: str, path: Path, threads: int) -> tuple[str, Call]:
@@ -108,11 +115,6 @@ def opened(target: str, path: Path, threads: int) -> tuple[str, Call]:
     if target == "openvino" and importlib.util.find_spec("openvino"):
         return OPENVINO, open_in_openvino(path, threads)
     return ONNX_RUNTIME, OnnxPredictor(path, threads=threads)
-
-
-def told(value: object) -> str:
-    """A value in the table."""
-    return f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 if __name__ == "__main__":

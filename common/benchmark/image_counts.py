@@ -12,7 +12,7 @@ from common.benchmark.float_choice import MAX_MIOU_DROP, FloatLimit
 from common.data.classes import Classes
 from common.quantization.simulation import Simulation
 from common.runtimes.agreement import MOST_DECIBELS
-from common.scoring.metrics import IoUMeter, iou, mean_of_known
+from common.scoring.metrics import confusion_of, miou_of
 from common.scoring.statistics import Interval, difference_intervals, figure_intervals
 
 Outputs = Callable[[Tensor], Sequence[Tensor]]  # an input (1, C, H, W) -> the network's outputs, on the CPU
@@ -68,12 +68,12 @@ class Counts:
     @property
     def miou(self) -> float | None:
         """Of the candidate, over the classes that occur."""
-        return None if self.candidate is None else _miou(self.candidate)
+        return None if self.candidate is None else miou_of(self.candidate)
 
     @property
     def miou_fp32(self) -> float | None:
         """Of the FP32 network."""
-        return None if self.reference is None else _miou(self.reference)
+        return None if self.reference is None else miou_of(self.reference)
 
     def figure(self, limit: FloatLimit, seed: int) -> Interval:
         """What `limit` is of, with its 95 % interval by the paired bootstrap over images."""
@@ -126,17 +126,7 @@ def count(
         signal.append([one.square().sum().item() for one, _ in pairs])
         noise.append([(other - one).square().sum().item() for one, other in pairs])
         if classes is not None and example.mask is not None:
-            confusions.append([_confusion(outputs[0], example.mask, classes) for outputs in (exact, actual)])
+            confusions.append([confusion_of(outputs[0], example.mask, classes) for outputs in (exact, actual)])
         strata.append(example.dataset)
     before, after = (np.array([pair[place] for pair in confusions]) if confusions else None for place in (0, 1))
     return Counts(np.array(signal), np.array(noise), before, after, strata)
-
-
-def _confusion(logits: Tensor, mask: Tensor, classes: Classes) -> np.ndarray:
-    meter = IoUMeter(classes)
-    meter.update(logits.argmax(dim=1), mask)
-    return meter.confusion.numpy()
-
-
-def _miou(confusions: np.ndarray) -> float:
-    return float(mean_of_known(iou(confusions.sum(axis=0))))

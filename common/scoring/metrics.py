@@ -120,3 +120,15 @@ class IoUMeter:
             "iou_smoothed": dict(zip(names, classes.tolist(), strict=True)),
             "pixel_accuracy": self.pixel_accuracy(),
         }
+
+
+def confusion_of(logits: Tensor, mask: Tensor, classes: Classes) -> np.ndarray:
+    """The confusion matrix of images, [target, predicted], from logits (N, C, H, W) and class ids (N, H, W)."""
+    meter = IoUMeter(classes)
+    meter.update(logits.argmax(dim=1), mask)
+    return meter.confusion.numpy()
+
+
+def miou_of(confusions: np.ndarray) -> float:
+    """mIoU of images together, from a matrix of each, (N, C, C or C + 1)."""
+    return float(mean_of_known(iou(confusions.sum(axis=0))))

@@ -93,7 +93,8 @@ def int8_onnx(qat, data):
     return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
 
 
-BENCHMARKS = [f"benchmarks.{name}" for name in ("cpp_latency", "int8_speed", "load_pairs", "qat_recipes", "qat_step")]
+OF_BENCHMARKS = ("cpp_latency", "int8_speed", "load_pairs", "ptq_methods", "qat_recipes", "qat_step", "targets")
+BENCHMARKS = [f"benchmarks.{name}" for name in OF_BENCHMARKS]
 
 
 @pytest.mark.parametrize(
