@@ -152,7 +152,9 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         logger.info("exporting %s", label)
         path = folder / f"{len(variants)}.onnx"
         if label == STRAIGHT:  # which keeps no target's rules
-            torch.onnx.export(variant, (images,), path, dynamo=True, input_names=[INPUT], verbose=False)
+            torch.onnx.export(
+                variant, (images,), path, dynamo=True, input_names=[INPUT], external_data=False, verbose=False
+            )
         else:
             metadata = as_metadata(described(precision, versions=versions()))
             export_onnx(
