@@ -52,7 +52,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="training images for the last calibration; with --images or --start_from ptq one before the first step",
     )
     parser.add_argument(
-        "--distill", type=non_negative_float, metavar="WEIGHT", help="also learn the FP32 network's logits; 0: do not"
+        "--distill",
+        type=non_negative_float,
+        metavar="WEIGHT",
+        help="also learn the FP32 network's logits; 0: do not; default: 0, with -e 1 1",
     )
     parser.add_argument(
         "--teacher",
@@ -85,8 +88,7 @@ def main(args: argparse.Namespace) -> None:
 def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
     """What flags that are not given are by others that are."""
     return {
-        **(FOR_ONE_EPOCH if args.epochs == 1 else {}),
-        **(FROM_IMAGES if args.images else {}),
+        **(FROM_IMAGES if args.images else FOR_ONE_EPOCH if args.epochs == 1 else {}),
         **start_defaults(args, get_args_parser()),
     }
 

@@ -64,7 +64,10 @@ def add_optimized_argument(parser: argparse.ArgumentParser, when: str = "") -> N
 def add_opset_argument(parser: argparse.ArgumentParser) -> None:
     """`--opset`, which the exporter can write."""
     parser.add_argument(
-        "--opset", type=opset, default=OPSET, help=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}"
+        "--opset",
+        type=opset,
+        help=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}; default: {OPSET}, for ONNX Runtime 18 where there "
+        "are average pools",
     )
 
 
@@ -88,13 +91,13 @@ def require_writable(args: argparse.Namespace, target: str, parser: argparse.Arg
         for name in ("opset", "batch", *CAMERA_FLAGS):
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"argument --{name}: is for ONNX files; --target {target} takes {row.suffix} files")
-    elif not row.opsets[0] <= args.opset <= row.opsets[1]:
+    elif not row.opsets[0] <= (args.opset or OPSET) <= row.opsets[1]:
         parser.error(f"argument --opset: {row.title} reads {row.opsets[0]} to {row.opsets[1]}")
     if args.half and not row.takes_half:
         parser.error(f"argument --half: --target {target} computes in float32 what is not in int8")
     if args.optimized and not row.takes_optimized:
         parser.error(f"argument --optimized: writes ONNX Runtime's own operators, which {row.title} does not take")
-    if args.half and args.opset < OLDEST_HALF:
+    if args.half and (args.opset or OPSET) < OLDEST_HALF:
         parser.error(f"argument --half: QuantizeLinear takes FP16 from --opset {OLDEST_HALF} on")
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.channelwise import use_channelwise_forms
+from common.export.padded_channels import pad_channels
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
-from common.quantization.folding import GROUPS
-from common.quantization.graphs import WEIGHTED, drop_unused_values, finish, store_beside, stored
-from common.quantization.nodes import input_of, is_output_of, operator_of, setting_of
-from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZE
+from common.quantization.graphs import WEIGHTED, bias_of, computes_on_codes, finish, stored
+from common.quantization.nodes import input_of, setting_of
+from common.quantization.pt2e import DEQUANTIZE, QUANTIZE
 from common.runtimes.targets import Target
 
 aten = torch.ops.aten
@@ -36,7 +36,6 @@ SILU_GATES: dict[object, float] = {aten.silu.default: 1.0, aten.silu_.default: 1
 NAMED_GATES: dict[str, dict[object, float]] = {"silu": SILU_GATES, "gelu": {aten.gelu.default: 1.702}}
 GATES = {operator: factor for gates in NAMED_GATES.values() for operator, factor in gates.items()}
 SHUFFLES = {"rows": shuffle_rows, "planes": shuffle_planes}
-SMALLEST_OUTPUT = 16  # channels that ONNX Runtime's int8 convolution kernels compute at once
 GATE_SCALE = 1 / 254  # of 0 to 1; with 1/255 the gate of 0 lies between two codes, where runtimes choose differently
 
 
@@ -121,51 +120,6 @@ def use_unsigned_activations(int8: GraphModule) -> int:
 
 
 @torch.no_grad()
-def widen_outputs(int8: GraphModule) -> int:
-    """Give convolutions of few output channels channels of zeros, dropped right after; returns how many.
-
-    ONNX Runtime computes 16 channels at once, and fewer in a kernel so slow that SceneSeg's last convolution, of 3,
-    takes 3.5 times as long as one of 16.
-    """
-    widened = 0
-    for node in list(int8.graph.nodes):
-        if node.target == aten.conv2d.default and _is_narrow(int8, node):
-            (quantized,) = node.users
-            weight, bias = input_of(node, 1), _bias(node)
-            channels = stored(int8, input_of(weight)).shape[0]
-            with int8.graph.inserting_before(node):
-                codes, settings = _widened(int8, input_of(weight)), list(weight.args[1:])
-                if weight.target == DEQUANTIZE_PER_CHANNEL:
-                    settings[:2] = _widened(int8, input_of(weight, 1), fill=1), _widened(int8, input_of(weight, 2))
-                node.update_arg(1, int8.graph.call_function(operator_of(weight), (codes, *settings)))
-                if bias:
-                    node.update_arg(2, _widened(int8, bias))
-            with int8.graph.inserting_after(quantized):
-                kept = int8.graph.call_function(aten.slice.Tensor, (quantized, 1, 0, channels))
-            quantized.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
-            widened += 1
-    finish(int8)
-    drop_unused_values(int8)
-    return widened
-
-
-def _is_narrow(int8: GraphModule, node: Node) -> bool:
-    """Of fewer output channels, on a map of more than one pixel, between codes."""
-    if not _computes_on_codes(node) or [user.target for user in node.users] != [QUANTIZE]:
-        return False
-    grouped = len(node.args) > GROUPS and node.args[GROUPS] != 1
-    few = stored(int8, input_of(input_of(node, 1))).shape[0] < SMALLEST_OUTPUT
-    return few and not grouped and "val" in node.meta and tuple(node.meta["val"].shape[2:]) != (1, 1)
-
-
-def _widened(int8: GraphModule, source: Node, fill: float = 0) -> Node:
-    """What a get_attr stands for, followed by `fill` up to 16 channels."""
-    values = stored(int8, source)
-    more = values.new_full((SMALLEST_OUTPUT - values.shape[0], *values.shape[1:]), fill)
-    return store_beside(int8, source, torch.cat([values, more]), "_widened")
-
-
-@torch.no_grad()
 def round_biases(int8: GraphModule) -> int:
     """Round every bias to a whole number of its integer sum's steps (input scale x weight scale); returns how many.
 
@@ -174,22 +128,12 @@ def round_biases(int8: GraphModule) -> int:
     """
     rounded = 0
     for node in int8.graph.nodes:
-        if node.target in WEIGHTED and _computes_on_codes(node) and (bias := _bias(node)):
+        if node.target in WEIGHTED and computes_on_codes(node) and (bias := bias_of(node)):
             step = _scale(int8, input_of(node)) * _scale(int8, input_of(node, 1))
             values = stored(int8, bias)
             values.copy_((values.double() / step).round() * step)
             rounded += 1
     return rounded
-
-
-def _computes_on_codes(node: Node) -> bool:
-    """Whether an operator with weights takes codes, or is kept in float."""
-    return all(is_output_of(each, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for each in node.args[:2])
-
-
-def _bias(node: Node) -> Node | None:
-    """The get_attr of the bias of an operator with weights, where it has one."""
-    return input_of(node, 2) if len(node.args) > 2 and node.args[2] is not None else None
 
 
 def _scale(int8: GraphModule, pair: Node) -> Tensor:
@@ -211,7 +155,7 @@ def passes_of(target: Target) -> tuple[Rewrite, ...]:
         (gates, partial(use_sigmoid_gates, gates=gates)),  # makes pairs
         (target.unsigned, use_unsigned_activations),
         (target.channelwise, use_channelwise_forms),
-        (target.widens_outputs, widen_outputs),
+        (target.pads_channels, pad_channels),
         (target.rounds_biases, round_biases),  # of the weights and biases that the file will hold
     )
     return tuple(rewrite for wanted, rewrite in chosen if wanted)

@@ -19,9 +19,15 @@ from common.export.onnx_integers import (
     share_no_zero_points,
     store_integer_biases,
 )
-from common.export.onnx_passes import lower_to_17, separate_weights, store_weights_in_float, store_zero_points
+from common.export.onnx_passes import (
+    lower_average_pools,
+    lower_to_17,
+    separate_weights,
+    store_weights_in_float,
+    store_zero_points,
+)
 from common.export.optimized import use_integer_operators
-from common.export.options import ExportOptions
+from common.export.options import OPSET, ExportOptions
 from common.export.same_outputs import SameOutputs
 from common.quantization.rewrites import REWRITE
 from common.runtimes.agreement import Agreement
@@ -115,7 +121,7 @@ def _exported(
             model if count == 1 else SeparateInputs(model),
             tuple(torch.zeros(shape) for _ in input_names),  # one tensor given twice would be one input
             dynamo=True,
-            opset_version=max(options.opset, OLDEST_WRITTEN),
+            opset_version=max(options.opset or OPSET, OLDEST_WRITTEN),
             input_names=list(input_names),
             output_names=list(output_names),
             dynamic_shapes=(dynamic,) if count == 1 else ((dynamic,) * count,),
@@ -135,7 +141,9 @@ def _apply_passes(proto: onnx.ModelProto, options: ExportOptions, target: Target
     _strip_notes(proto, {MODULE_NAMES} if options.named else set())
     store_zero_points(proto)
     separate_weights(proto)
-    if options.opset < OLDEST_WRITTEN:
+    if options.opset is None and target.slow_pools:
+        lower_average_pools(proto)
+    elif options.opset is not None and options.opset < OLDEST_WRITTEN:
         lower_to_17(proto)
     pad_constant_channels(proto)
     if target.integers:

@@ -17,7 +17,7 @@ class ExportOptions:
     threads: int  # of the runtime in the check and in the timing
     seed: int = 0  # of the example inputs, and of the choice of calibration images
     batch: int | None = None  # None: a dynamic batch axis
-    opset: int = OPSET
+    opset: int | None = None  # None: OPSET, or for ONNX Runtime 18 where that is faster (`lower_average_pools`)
     fuse: bool = True  # upsampling stages in their fused form, models/fuse.py
     half: bool = False  # of INT8: what is not in int8 in FP16
     optimized: bool = False  # of INT8 for ONNX Runtime: integer operators in the place of pairs

@@ -78,6 +78,16 @@ def before_rounding(node: Node) -> Node:
     return node
 
 
+def computes_on_codes(node: Node) -> bool:
+    """Whether an operator with weights takes codes, or is kept in float."""
+    return all(is_output_of(each, DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) for each in node.args[:2])
+
+
+def bias_of(node: Node) -> Node | None:
+    """The get_attr of the bias of an operator with weights, where it has one."""
+    return input_of(node, 2) if len(node.args) > 2 and node.args[2] is not None else None
+
+
 def is_dequantized_weight(node: Node) -> bool:
     """Whether it gives the values of codes that a converted graph stores."""
     return node.target in (DEQUANTIZE, DEQUANTIZE_PER_CHANNEL) and input_of(node).op == "get_attr"

@@ -22,10 +22,11 @@ class Target:
     gates: tuple[str, ...] = ()  # activations that become int8 gates
     channelwise: bool = False  # factors by channel become depthwise convolutions, a PReLU a maximum
     unsigned: bool = False  # codes of activations are uint8; else int8
-    widens_outputs: bool = False  # few output channels become 16
+    pads_channels: bool = False  # of convolutions, to multiples of 4 and 16
     rounds_biases: bool = False  # to whole steps of the integer sum
 
     # the exporter
+    slow_pools: bool = False  # average pools of operator set 19 and newer take ten times as long as older ones
     integers: bool = False  # biases as int32 codes, no zero points of 0 and no computed shapes, where it can be
     float_weights: bool = False  # stored in front of a QuantizeLinear; else as codes
     takes_half: bool = False  # what is not in int8 may be in FP16
@@ -48,9 +49,10 @@ ONNX_RUNTIME = Target(
     gates=("silu", "gelu"),
     channelwise=True,
     unsigned=True,
-    widens_outputs=True,
+    pads_channels=True,
     rounds_biases=True,
     opsets=(7, 25),
+    slow_pools=True,
     integers=True,
     takes_optimized=True,
     equal_pixels=1.0,
@@ -75,6 +77,7 @@ TARGETS = {
         gates=(),
         channelwise=False,
         takes_optimized=False,
+        slow_pools=False,
         equal_pixels=Target.equal_pixels,
     ),
     # SiLU as an int8 gate is faster there (656 instead of 672 ms of SceneSeg); GELU is not

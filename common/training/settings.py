@@ -29,8 +29,9 @@ FROM_IMAGES: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "s
 # and of a run that starts from what methods without training make of the weights: their biases and ranges belong to
 # statistics that stay, and the range of an activation that was found by `mse` is no moving average
 FROM_PTQ: dict[str, Any] = {"freeze_batch_norm": 0, "freeze_observers": 0, "ptq": START_METHODS}
-# and of a run of one epoch, which would end with weights that never saw their statistics at rest (docs/training.md)
-FOR_ONE_EPOCH: dict[str, Any] = {"freeze_batch_norm": 0}
+# and of a run of one epoch on masks: it would end with weights that never saw their statistics at rest, and is too
+# short to learn anew what its first steps unlearn, which the FP32 network's logits keep (docs/training.md)
+FOR_ONE_EPOCH: dict[str, Any] = {"freeze_batch_norm": 0, "distill": 1.0}
 FP32, PTQ = STARTS = ("fp32", "ptq")
 
 # settings whose default is the recipe's; each can still be given

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx.checker import ValidationError
 from PIL import Image
+from torch import nn
 
 from common.export.calibration import folder_images, image_preparer
 from common.export.conversion import (
@@ -58,7 +59,7 @@ def test_a_fixed_batch_is_written_into_the_file(tiny, tmp_path):
 @pytest.mark.parametrize("opset", [OLDEST_OPSET, NEWEST_OPSET])
 def test_the_oldest_and_the_newest_operator_set_are_written(tiny, tmp_path, opset):
     convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, opset=opset))
-    assert {each.domain: each.version for each in read_graph(tmp_path / "x.onnx").opset_import}[""] == opset
+    assert version_of(tmp_path / "x.onnx") == opset
 
 
 def test_a_newer_operator_set_is_still_not_written_whole(tiny, tmp_path):
@@ -66,6 +67,43 @@ def test_a_newer_operator_set_is_still_not_written_whole(tiny, tmp_path):
     with pytest.raises(ValidationError):
         convert_fp32(tiny, tmp_path / "x.onnx", ExportOptions(threads=1, opset=NEWEST_OPSET + 1))
     assert not (tmp_path / "x.onnx").exists()
+
+
+POOL, WHOLE = nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, ceil_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("middle", "flags", "target", "version"),
+    [
+        ([POOL], {}, "onnxruntime", 18),
+        ([POOL], {"opset": 20}, "onnxruntime", 20),  # as asked for
+        ([POOL], {}, "tensorrt", 20),  # which computes either as fast
+        ([WHOLE], {}, "onnxruntime", 20),  # whose last windows set 18 counts otherwise
+        ([POOL, nn.GELU()], {}, "onnxruntime", 20),  # which set 18 has not
+        ([], {}, "onnxruntime", 20),
+    ],
+)
+def test_average_pools_are_written_in_the_form_that_is_computed_in_vectors(
+    lanes, tmp_path, middle, flags, target, version
+):
+    """With convolutions behind an FP32 pool, and as INT8; ONNX's reference says what the file says."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*middle, nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 3, 1)).eval()
+    source = OpenedNetwork(lanes.name, lanes.network, model, 1.0, (3, 12, 12))
+    path, image = tmp_path / "x.onnx", torch.randn(1, 3, 12, 12)
+    options = ExportOptions(threads=1, **flags)
+    if target == "onnxruntime":
+        convert_fp32(source, path, options)
+        found = onnx.reference.ReferenceEvaluator(str(path)).run(None, {"input": image.numpy()})[0]
+        np.testing.assert_allclose(found, model(image).detach(), atol=1e-5)
+        assert version_of(path) == version
+    settings = QuantizationSettings(fused=False, target=target)
+    convert_int8(source, path, options, settings, [image], [torch.randn(1, 3, 12, 12)])
+    assert version_of(path) == version
+
+
+def version_of(path):
+    return {each.domain: each.version for each in read_graph(path).opset_import}[""]
 
 
 def test_half_stores_and_computes_in_fp16_and_is_fed_fp32(tiny, tmp_path):

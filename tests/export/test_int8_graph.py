@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from common.export.int8_graph import (
     DEQUANTIZE,
@@ -18,7 +17,6 @@ from common.export.int8_graph import (
     round_biases,
     use_sigmoid_gates,
     use_unsigned_activations,
-    widen_outputs,
 )
 from common.export.subpixel import shuffle_rows, use_subpixel_convolutions
 from common.quantization.pt2e import quantize_after_training
@@ -41,7 +39,7 @@ def by_rows(int8):
     return use_subpixel_convolutions(int8, shuffle_rows)
 
 
-@pytest.mark.parametrize("rewrite", [move_codes, use_unsigned_activations, widen_outputs, by_rows])
+@pytest.mark.parametrize("rewrite", [move_codes, use_unsigned_activations, by_rows])
 def test_outputs_are_bit_equal(int8, rewrite):
     images = 2 * torch.randn(2, 3, *HW)
     expected = int8(images)
@@ -116,25 +114,6 @@ def test_activations_become_unsigned_and_weights_stay_signed(int8):
         if node.target in (QUANTIZE, DEQUANTIZE) and node.args[5] in (torch.int8, torch.uint8):
             stored = node.args[0].op == "get_attr"
             assert node.args[3:] == ((-127, 127, torch.int8) if stored else (0, 255, torch.uint8))
-
-
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_few_output_channels_are_widened_to_sixteen(per_channel):
-    """The last convolution of three, not the one of a mean, whose map is one pixel."""
-    torch.manual_seed(0)
-    squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(20, 3, 1))
-    network = nn.Sequential(nn.Conv2d(3, 20, 1), nn.ReLU(), nn.Conv2d(20, 3, 3, padding=1)).eval()
-    images = torch.randn(2, 3, 5, 7)
-    for model, widened in ((network, 1), (nn.Sequential(*network[:2], squeeze).eval(), 0)):
-        settings = QuantizationSettings(per_channel, fused=False)
-        int8 = quantize_after_training(model, (3, 5, 7), settings, [images])
-        rewritten = copy.deepcopy(int8)
-        assert widen_outputs(rewritten) == widened
-        assert torch.equal(int8(images), rewritten(images))
-        outputs = [node.meta["val"].shape[1] for node in int8.graph.nodes if node.target == aten.conv2d.default]
-        *_, last = [node for node in rewritten.graph.nodes if node.target == aten.conv2d.default]
-        channels = rewritten.get_buffer(last.args[1].args[0].target).shape[0]
-        assert channels == (16 if widened else outputs[-1])
 
 
 def test_xnnpack_gets_signed_codes_and_no_transposed_convolution(int8):

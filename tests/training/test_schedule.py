@@ -48,7 +48,11 @@ def test_the_original_recipe_is_the_default():
     assert RECIPES["original"]["learning_rate"] == 1e-5
 
 
-def test_batch_norm_is_trained_for_an_epoch_where_another_follows():
-    frozen = {flags: parsed(*flags.split())["freeze_batch_norm"] for flags in ("", "-e 2", "-e 1")}
-    assert frozen == {"": 1, "-e 2": 1, "-e 1": 0}
-    assert parsed("-e", "1", "--freeze_batch_norm", "1")["freeze_batch_norm"] == 1
+def test_a_run_of_one_epoch_keeps_its_statistics_and_learns_the_logits_of_fp32():
+    found = {flags: parsed(*flags.split()) for flags in ("", "-e 2", "-e 1")}
+    assert {flags: each["freeze_batch_norm"] for flags, each in found.items()} == {"": 1, "-e 2": 1, "-e 1": 0}
+    assert {flags: each["distill"] for flags, each in found.items()} == {"": 0.0, "-e 2": 0.0, "-e 1": 1.0}
+    args = quantize_model_sceneseg.get_args_parser().parse_args(["-s", "out", "--images", "drive", "-e", "1"])
+    assert "distill" not in quantize_model_sceneseg.defaults_of(args)  # which learns nothing else
+    given = parsed("-e", "1", "--freeze_batch_norm", "1", "--distill", "0")
+    assert (given["freeze_batch_norm"], given["distill"]) == (1, 0.0)
