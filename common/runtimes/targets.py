@@ -76,6 +76,7 @@ TARGETS = {
         title="OpenVINO",
         gates=(),
         channelwise=False,
+        pads_channels=False,
         takes_optimized=False,
         slow_pools=False,
         equal_pixels=Target.equal_pixels,
