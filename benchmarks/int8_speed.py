@@ -5,7 +5,6 @@ All variants run turn by turn in one process. Rows of OpenVINO and of NNCF appea
 
 import argparse
 import copy
-import importlib.util
 import logging
 import tempfile
 from collections import Counter
@@ -14,16 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from benchmarks.int8_limit import float_share, giga_operations, int8_rate
 from benchmarks.ort_profile import operator_profile
+from benchmarks.others import HAS_NNCF, HAS_OPENVINO, OpenVinoPredictor, quantize_by_nncf, quantize_statically
 from benchmarks.tables import cells, told, write_csv
 from common.cli.flags import add_name_argument, make_parser
 from common.cli.main import run
@@ -40,7 +38,7 @@ from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.predictors import OnnxPredictor
 from common.runtimes.pte import PtePredictor
-from common.runtimes.targets import ONNX_RUNTIME, TARGETS
+from common.runtimes.targets import DEFAULT_TARGET, ONNX_RUNTIME, TARGETS
 from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
@@ -144,11 +142,11 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     images = torch.randn(1, *input_shape)
     outputs, described = list(network.outputs or ()), partial(describe, name, network, width, input_shape=input_shape)
 
-    def int8(fused: bool, per_channel: bool = False) -> GraphModule:
-        settings = QuantizationSettings(per_channel, fused)
+    def int8(fused: bool, per_channel: bool = False, target: str = DEFAULT_TARGET) -> GraphModule:
+        settings = QuantizationSettings(per_channel, fused, target=target)
         return quantize_after_training(copy.deepcopy(model), input_shape, settings, [images])
 
-    def onnx_variant(label: str, variant: nn.Module, precision: str) -> Variant:
+    def onnx_variant(label: str, variant: nn.Module, precision: str, target: str = DEFAULT_TARGET) -> Variant:
         logger.info("exporting %s", label)
         path = folder / f"{len(variants)}.onnx"
         if label == STRAIGHT:  # which keeps no target's rules
@@ -157,9 +155,8 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
             )
         else:
             metadata = as_metadata(described(precision, versions=versions()))
-            export_onnx(
-                variant, path, input_shape, metadata, lambda _: [], ExportOptions(threads), output_names=outputs
-            )
+            options = ExportOptions(threads)
+            export_onnx(variant, path, input_shape, metadata, lambda _: [], options, target, output_names=outputs)
         return Variant(path, partial(OnnxPredictor, threads=threads))
 
     variants: dict[str, Variant] = {}
@@ -177,59 +174,27 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     variants[f"{INT8}, {2 * threads} threads"] = Variant(
         variants[INT8].path, partial(OnnxPredictor, threads=2 * threads)
     )
-    variants["INT8, ONNX Runtime's quantize_static"] = quantized_statically(variants[BASE], images, folder)
+    logger.info("quantizing by ONNX Runtime")
+    static = Variant(folder / "static.onnx", variants[BASE].open)
+    quantize_statically(variants[BASE].path, [images], static.path)
+    variants["INT8, ONNX Runtime's quantize_static"] = static
     logger.info("exporting an ExecuTorch program")
     program = folder / "program.pte"
     for_target(fused, TARGETS["executorch"])
     export_pte(fused, program, input_shape, described("int8", versions=versions()), lambda _: [], threads)
     variants["INT8, ExecuTorch XNNPACK"] = Variant(program, partial(PtePredictor, threads=threads))
-    if importlib.util.find_spec("openvino"):
+    in_openvino = partial(OpenVinoPredictor, threads=threads)
+    if HAS_OPENVINO:
         for label in (BASE, STRAIGHT, INT8):
-            variants[f"{label}, OpenVINO"] = Variant(variants[label].path, partial(open_in_openvino, threads=threads))
-        if importlib.util.find_spec("nncf"):
-            path = quantized_by_nncf(variants[BASE], images, folder)
-            variants["INT8, NNCF, OpenVINO"] = Variant(path, partial(open_in_openvino, threads=threads))
+            variants[f"{label}, OpenVINO"] = Variant(variants[label].path, in_openvino)
+        own = for_target(int8(True, target="openvino"), TARGETS["openvino"])
+        written = onnx_variant("a file for OpenVINO", own, "int8", "openvino")
+        variants["INT8, --target openvino, OpenVINO"] = replace(written, open=in_openvino)
+    if HAS_NNCF:
+        logger.info("quantizing by NNCF")
+        quantize_by_nncf(variants[BASE].path, [images], folder / "nncf.xml")
+        variants["INT8, NNCF, OpenVINO"] = Variant(folder / "nncf.xml", in_openvino)
     return variants
-
-
-def quantized_statically(fp32: Variant, images: Tensor, folder: Path) -> Variant:
-    """What a user of ONNX Runtime alone would do with the FP32 file: its own post-training quantization."""
-    logger.info("quantizing by ONNX Runtime")
-
-    class Images(CalibrationDataReader):
-        def __init__(self):
-            self.feeds = iter([{"input": images.numpy()}])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.feeds, None)
-
-    prepared, path = folder / "prepared.onnx", folder / "static.onnx"
-    quant_pre_process(fp32.path, prepared, skip_symbolic_shape=True)
-    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(prepared, path, Images(), quant_format=QuantFormat.QDQ, **types)
-    return Variant(path, fp32.open)
-
-
-def quantized_by_nncf(fp32: Variant, images: Tensor, folder: Path) -> Path:
-    """What a user of OpenVINO would do with the FP32 file: NNCF's quantization, as OpenVINO's own file."""
-    import nncf
-    import openvino
-
-    logger.info("quantizing by NNCF")
-    path = folder / "nncf.xml"
-    model = openvino.Core().read_model(fp32.path)
-    quantized = nncf.quantize(model, nncf.Dataset([images.numpy()]), subset_size=1)
-    openvino.save_model(quantized, path, compress_to_fp16=False)
-    return path
-
-
-def open_in_openvino(path: Path, threads: int) -> Call:
-    """An ONNX file, or one of its own, compiled by OpenVINO for one request at a time, on so many threads."""
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-    return lambda images: compiled(images.numpy())
 
 
 def measure(variants: dict[str, Variant], input_shape: tuple, runs: int) -> list[Row]:

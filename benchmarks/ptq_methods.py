@@ -1,18 +1,22 @@
 """Measure what each method of post-training quantization, and some together, do to INT8: SQNR, mIoU, time to quantize.
 
 Images for the calibration are of the training split, images that are scored of the validation split. Outputs are those
-of the graph that the ONNX file is written from.
+of the graph that the ONNX file is written from. Rows of ONNX Runtime's `quantize_static` and, where it is installed, of
+NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images.
 """
 
 import argparse
 import copy
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.others import HAS_NNCF, OpenVinoPredictor, quantize_by_nncf, quantize_statically
 from common.cli.flags import (
     add_dataset_arguments,
     add_images_argument,
@@ -28,7 +32,9 @@ from common.data.datasets import SPLITS, evenly_spaced, find_samples
 from common.data.loading import SampleDataset
 from common.data.shots import ShotDataset, find_shots, split_shots
 from common.data.transforms import ImageFormat
+from common.export.conversion import convert_fp32
 from common.export.int8_graph import for_target
+from common.export.options import ExportOptions
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.methods import TIME_LIMIT, methods_of
@@ -36,7 +42,7 @@ from common.quantization.pt2e import quantize_after_training
 from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.parity import compare
-from common.runtimes.predictors import TorchPredictor
+from common.runtimes.predictors import OnnxPredictor, Predictor, TorchPredictor
 from common.runtimes.targets import ONNX_RUNTIME
 from common.scoring.metrics import IoUMeter
 from common.system.csv_text import csv_text
@@ -46,7 +52,8 @@ from models import DEFAULT_NETWORK
 
 CPU = torch.device("cpu")
 ROWS = ("percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
-PLAIN = "plain"
+FP32, PLAIN = "FP32", "plain"
+OTHERS = STATIC, NNCF = ("quantize_static", "NNCF")
 TOGETHER = ("best", "equalize correct_biases", "equalize adaround correct_biases", "equalize mse_weights adaround")
 
 
@@ -63,7 +70,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="training images")
     parser.add_argument("--num_val_samples", type=positive_int, default=46, help="validation images")
     parser.add_argument("--seconds", type=positive_float, default=TIME_LIMIT, help="longest time of adaround")
-    parser.add_argument("--only", nargs="+", choices=[PLAIN, *ROWS, *TOGETHER], help="rows to make; default: all")
+    parser.add_argument(
+        "--only", nargs="+", choices=[FP32, PLAIN, *ROWS, *TOGETHER, *OTHERS], help="rows to make; default: all"
+    )
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT.csv", help="the table")
     add_dataset_arguments(parser)
     return parser
@@ -73,22 +82,53 @@ def main(args: argparse.Namespace) -> None:
     source = open_network(args.name, args.fp32_model, None, args.weights)
     calibration, validation, truth = images_of(args, source)
     rows = []
-    for row_name in args.only or (PLAIN, *ROWS, *TOGETHER):
-        for per_channel in (False, True):
+    for row_name in args.only or (
+        FP32,
+        PLAIN,
+        *ROWS,
+        *TOGETHER,
+        *(name for name in OTHERS if name != NNCF or HAS_NNCF),
+    ):
+        for per_channel in (False,) if row_name == FP32 else (True,) if row_name == NNCF else (False, True):
             seed_everything(args.seed)
-            settings, start = QuantizationSettings(per_channel), time.perf_counter()
-            chosen = methods_of([name for name in row_name.split() if name != PLAIN], args.seconds)
-            network = copy.deepcopy(source.model)
-            int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
+            start = time.perf_counter()
+            name, predict = quantized(row_name, per_channel, source, calibration, args)
             seconds = time.perf_counter() - start
-            predict = TorchPredictor(for_target(int8, ONNX_RUNTIME), CPU)
             found = compare(TorchPredictor(source.model, CPU), predict, validation)
-            row = {"methods": " ".join(chosen.names), "weights": "per channel" if per_channel else "per tensor"}
+            row = {"methods": name, "weights": "per channel" if per_channel else "per tensor"}
             row |= {"SQNR dB": " ".join(f"{each.sqnr_db:.2f}" for each in found), "seconds": f"{seconds:.0f}"}
             rows.append(row | ({"mIoU": f"{miou(predict, validation, truth):.4f}"} if truth else {}))
             write_text(args.csv, csv_text(rows))
     print(table(rows))
     print(f"wrote {args.csv}")
+
+
+def quantized(
+    row: str, per_channel: bool, source: OpenedNetwork, calibration: Sequence[Tensor], args: argparse.Namespace
+) -> tuple[str, Predictor]:
+    """What a row is called, and its network."""
+    if row == FP32:
+        return row, TorchPredictor(source.model, CPU)
+    if row in OTHERS:
+        return row, quantized_by_others(row, per_channel, source, calibration, args.threads or 1)
+    chosen = methods_of([name for name in row.split() if name != PLAIN], args.seconds)
+    network, settings = copy.deepcopy(source.model), QuantizationSettings(per_channel)
+    int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
+    return " ".join(chosen.names), TorchPredictor(for_target(int8, ONNX_RUNTIME), CPU)
+
+
+def quantized_by_others(
+    row: str, per_channel: bool, source: OpenedNetwork, calibration: Sequence[Tensor], threads: int
+) -> Predictor:
+    """The FP32 file, quantized by another tool, in its runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        fp32 = Path(folder) / "fp32.onnx"
+        convert_fp32(source, fp32, ExportOptions(threads))
+        if row == NNCF:
+            quantize_by_nncf(fp32, calibration, Path(folder) / "nncf.xml")
+            return OpenVinoPredictor(Path(folder) / "nncf.xml", threads, exact=True)
+        quantize_statically(fp32, calibration, Path(folder) / "static.onnx", per_channel)
+        return OnnxPredictor(Path(folder) / "static.onnx", threads)
 
 
 @dataclass(frozen=True)
@@ -122,7 +162,7 @@ def images_of(args: argparse.Namespace, source: OpenedNetwork) -> tuple[list[Ten
     return [each.image[None] for each in training], [each.image[None] for each in validation], truth
 
 
-def miou(predict: TorchPredictor, images: list[Tensor], truth: Truth) -> float:
+def miou(predict: Predictor, images: list[Tensor], truth: Truth) -> float:
     """Of all images together."""
     meter = IoUMeter(truth.classes)
     for image, mask in zip(images, truth.masks, strict=True):

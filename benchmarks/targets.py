@@ -5,7 +5,6 @@ Runtime, which has no part in TensorRT's time; OpenVINO's in OpenVINO where that
 """
 
 import argparse
-import importlib.util
 import math
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.int8_speed import Call, open_in_openvino
+from benchmarks.int8_speed import Call
+from benchmarks.others import HAS_OPENVINO, OpenVinoPredictor
 from benchmarks.tables import cells, write_csv
 from common.cli.flags import add_input_size_argument, add_name_argument, add_weights_argument, make_parser
 from common.cli.main import run
@@ -112,8 +112,8 @@ def opened(target: str, path: Path, threads: int) -> tuple[str, Call]:
     """The runtime that a file is run in, and it as something to call with images (1, C, H, W)."""
     if path.suffix != ".onnx":
         return EXECUTORCH, PtePredictor(path, threads=threads)
-    if target == "openvino" and importlib.util.find_spec("openvino"):
-        return OPENVINO, open_in_openvino(path, threads)
+    if target == "openvino" and HAS_OPENVINO:
+        return OPENVINO, OpenVinoPredictor(path, threads)
     return ONNX_RUNTIME, OnnxPredictor(path, threads=threads)
 
 

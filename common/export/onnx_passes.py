@@ -25,7 +25,9 @@ SAME_IN_18: dict[str, dict[str, Sequence[object]]] = {
     "Cast": {"saturate": (None, 1)},
     "Pad": {"mode": (None, b"constant", b"reflect", b"edge")},
     "QuantizeLinear": {"saturate": (None, 1)},
+    "Resize": {"coordinate_transformation_mode": (None, b"half_pixel", b"pytorch_half_pixel", b"align_corners")},
     **dict.fromkeys(("Constant", "ConstantOfShape", "DequantizeLinear", "Equal", "Identity", "Reshape", "Shape"), {}),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), {}),
 }
 INPUTS_IN_17 = {"Pad": 3}  # how many there are
 

@@ -70,12 +70,14 @@ def test_a_newer_operator_set_is_still_not_written_whole(tiny, tmp_path):
 
 
 POOL, WHOLE = nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, ceil_mode=True)
+LARGER = nn.Upsample(scale_factor=2, mode="bilinear")
 
 
 @pytest.mark.parametrize(
     ("middle", "flags", "target", "version"),
     [
         ([POOL], {}, "onnxruntime", 18),
+        ([POOL, LARGER, nn.ReflectionPad2d(1)], {}, "onnxruntime", 18),
         ([POOL], {"opset": 20}, "onnxruntime", 20),  # as asked for
         ([POOL], {}, "tensorrt", 20),  # which computes either as fast
         ([WHOLE], {}, "onnxruntime", 20),  # whose last windows set 18 counts otherwise
