@@ -55,6 +55,8 @@ ROWS = ("percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaro
 FP32, PLAIN = "FP32", "plain"
 OTHERS = STATIC, NNCF = ("quantize_static", "NNCF")
 TOGETHER = ("best", "equalize correct_biases", "equalize adaround correct_biases", "equalize mse_weights adaround")
+ALL = (FP32, PLAIN, *ROWS, *TOGETHER, *OTHERS)
+OF_ONE_KIND = {FP32: (False,), NNCF: (True,)}  # rows whose weights have scales by tensor or by channel alone
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -70,9 +72,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_calibration_samples", type=positive_int, default=64, help="training images")
     parser.add_argument("--num_val_samples", type=positive_int, default=46, help="validation images")
     parser.add_argument("--seconds", type=positive_float, default=TIME_LIMIT, help="longest time of adaround")
-    parser.add_argument(
-        "--only", nargs="+", choices=[FP32, PLAIN, *ROWS, *TOGETHER, *OTHERS], help="rows to make; default: all"
-    )
+    parser.add_argument("--only", nargs="+", choices=ALL, help="rows to make; default: all")
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT.csv", help="the table")
     add_dataset_arguments(parser)
     return parser
@@ -82,14 +82,8 @@ def main(args: argparse.Namespace) -> None:
     source = open_network(args.name, args.fp32_model, None, args.weights)
     calibration, validation, truth = images_of(args, source)
     rows = []
-    for row_name in args.only or (
-        FP32,
-        PLAIN,
-        *ROWS,
-        *TOGETHER,
-        *(name for name in OTHERS if name != NNCF or HAS_NNCF),
-    ):
-        for per_channel in (False,) if row_name == FP32 else (True,) if row_name == NNCF else (False, True):
+    for row_name in args.only or [name for name in ALL if name != NNCF or HAS_NNCF]:
+        for per_channel in OF_ONE_KIND.get(row_name, (False, True)):
             seed_everything(args.seed)
             start = time.perf_counter()
             name, predict = quantized(row_name, per_channel, source, calibration, args)
