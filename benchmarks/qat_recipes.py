@@ -73,6 +73,8 @@ TRAINED = {  # name -> flags
     "QAT, reduced range": [*COSINE, "--reduced_range"],
     "QAT, tensorrt": [*COSINE, "--target", "tensorrt"],
     "QAT, tensorrt, per tensor": [*COSINE, "--target", "tensorrt", "--no-per_channel"],
+    "QAT, distillation, tensorrt": [*COSINE, "--distill", "1", "--target", "tensorrt"],
+    "QAT, distillation, tensorrt, per tensor": [*COSINE, "--distill", "1", "--target", "tensorrt", "--no-per_channel"],
     "QAT without labels": WITHOUT_LABELS,
     "QAT without labels, tensorrt": [*WITHOUT_LABELS, "--target", "tensorrt"],
 }

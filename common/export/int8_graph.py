@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.channelwise import use_channelwise_forms
-from common.export.padded_channels import pad_channels
+from common.export.padded_channels import pad_channels, pad_transposed
 from common.export.subpixel import shuffle_planes, shuffle_rows, use_subpixel_convolutions
 from common.quantization.graphs import WEIGHTED, bias_of, computes_on_codes, finish, stored
 from common.quantization.nodes import input_of, setting_of
@@ -149,6 +149,7 @@ def passes_of(target: Target) -> tuple[Rewrite, ...]:
     """The passes of a target in their order: none leaves work for one before it."""
     gates = {operator: factor for name in target.gates for operator, factor in NAMED_GATES[name].items()}
     chosen: tuple[tuple[object, Rewrite], ...] = (
+        (target.pads_channels and target.shuffle, pad_transposed),
         # makes moves between pairs, and convolutions
         (target.shuffle, partial(use_subpixel_convolutions, shuffle=SHUFFLES.get(target.shuffle or "", shuffle_rows))),
         (target.moves_codes, move_codes),

@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.quantization.folding import GROUPS
+from common.export.subpixel import AT_ONCE, is_subpixel
+from common.quantization.folding import GROUPS, IN_FLOAT
 from common.quantization.graphs import (
+    PRELU,
     RELU,
+    TRANSPOSED,
     bias_of,
     computes_on_codes,
     drop_unused_values,
@@ -35,8 +38,8 @@ from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZ
 aten = torch.ops.aten
 CHANNELS = 1  # the axis of a tensor
 SUMMANDS = 4  # that a kernel reads at once: of inputs, and so of outputs that are the next one's inputs
-AT_ONCE = 16  # output channels, or channels of a depthwise convolution
 MOST_MORE = 1 / 3  # of the channels
+PADDED = "quanty_padded"  # of the meta of a slice: how many channels there are
 # operators that compute each channel alone, from one tensor (the others of their arguments are settings): those that a
 # convolution is computed with, and others, where more channels than MOST_MORE cost more than a slice
 WITH_CONVOLUTION = {QUANTIZE, DEQUANTIZE, *RELU}
@@ -62,7 +65,9 @@ def pad_channels(int8: GraphModule) -> int:
     changed = 0
     for node in list(int8.graph.nodes):
         with int8.graph.inserting_before(node):
-            if node.target == aten.conv2d.default:
+            if PADDED in node.meta:
+                padding.begin(node)
+            elif node.target == aten.conv2d.default:
                 changed += padding.convolution(node)
             elif node.target in CHANNELWISE:
                 padding.follow(node)
@@ -74,6 +79,44 @@ def pad_channels(int8: GraphModule) -> int:
     return changed
 
 
+@torch.no_grad()
+def pad_transposed(int8: GraphModule) -> int:
+    """Pad the outputs of transposed convolutions which depthwise ones will read, in place; returns of how many.
+
+    Before they become convolutions whose channels are pixels, behind which a padding would copy every pixel.
+    """
+    padding, changed = _Padding(int8), 0
+    for node in list(int8.graph.nodes):
+        if node.target != TRANSPOSED or not computes_on_codes(node) or not is_subpixel(int8, node):
+            continue
+        last = with_relu(node)
+        if [user.target for user in last.users] != [QUANTIZE]:
+            continue
+        (quantized,) = last.users
+        channels = stored(int8, input_of(input_of(node, 1))).shape[CHANNELS]
+        more = _padded(channels, AT_ONCE) - channels
+        readers = [user for pair in quantized.users for user in pair.users]
+        if 0 < more <= MOST_MORE * channels and any(map(_is_by_channel, readers)):
+            with int8.graph.inserting_before(node):
+                weight, bias = padding.operands(node, (0, 0, 0, 0, 0, more), more)
+                node.args = (node.args[0], weight, bias, *node.args[3:])
+            for each in {node, last}:
+                each.meta["val"] = _of_width(node.meta["val"], channels + more)
+            with int8.graph.inserting_after(quantized):
+                own = int8.graph.call_function(aten.slice.Tensor, (quantized, CHANNELS, 0, channels))
+            own.meta[PADDED] = channels + more
+            quantized.replace_all_uses_with(own, delete_user_cb=lambda user, own=own: user is not own)
+            changed += 1
+    finish(int8)
+    drop_unused_values(int8)
+    return changed
+
+
+def _is_by_channel(node: Node) -> bool:
+    """Whether it becomes a depthwise convolution (`use_channelwise_forms`)."""
+    return node.target == PRELU or IN_FLOAT in node.meta
+
+
 @dataclass
 class _Padding:
     """What has been padded so far in a graph that is gone through in its order."""
@@ -82,6 +125,12 @@ class _Padding:
     wide: dict[Node, Node] = field(default_factory=dict)  # a value -> the same, and channels of no meaning behind it
     channels: dict[Node, int] = field(default_factory=dict)  # of each of those values, and of what is in its place
     kept: set[Node] = field(default_factory=set)  # values that are still computed as they were
+
+    def begin(self, node: Node) -> None:
+        """A slice of what `pad_transposed` padded."""
+        wide = input_of(node)
+        self.wide[node] = wide
+        self.channels[node], self.channels[wide] = setting_of(node, 3), node.meta[PADDED]
 
     def convolution(self, node: Node) -> bool:
         """Pad its inputs and outputs; whether there was anything to pad."""
@@ -109,7 +158,8 @@ class _Padding:
         settings = list(node.args[3:])
         if depthwise:
             settings[GROUPS - 3] = outputs
-        operands = self._operands(node, 0 if depthwise else more, outputs - len(kernel))
+        added = outputs - len(kernel)
+        operands = self.operands(node, (0, 0, 0, 0, 0, 0 if depthwise else more, 0, added), added)
         padded = self.int8.graph.call_function(
             operator_of(node), (self.wide.get(source, source), *operands, *settings), node.kwargs
         )
@@ -195,10 +245,10 @@ class _Padding:
     def _sliced(self, node: Node, channels: int) -> Node:
         return self.int8.graph.call_function(aten.slice.Tensor, (node, CHANNELS, 0, channels))
 
-    def _operands(self, node: Node, inputs: int, outputs: int) -> list[Node | None]:
-        """Weights and bias with zeros for more inputs and outputs."""
+    def operands(self, node: Node, pads: tuple[int, ...], outputs: int) -> list[Node | None]:
+        """Weights and bias with zeros: as `pads` of the weights say, which give so many `outputs` more."""
         weight = input_of(node, 1)
-        codes, settings = self._zeros(input_of(weight), (0, 0, 0, 0, 0, inputs, 0, outputs)), list(weight.args[1:])
+        codes, settings = self._zeros(input_of(weight), pads), list(weight.args[1:])
         if weight.target == DEQUANTIZE_PER_CHANNEL:
             settings[:2] = (
                 self._zeros(input_of(weight, 1), (0, outputs), 1),
@@ -230,8 +280,7 @@ class _Padding:
             node.replace_all_uses_with(padded)
             return
         if "val" in node.meta:
-            shape = node.meta["val"].shape
-            padded.meta["val"] = node.meta["val"].new_empty((shape[0], width, *shape[2:]))
+            padded.meta["val"] = _of_width(node.meta["val"], width)
         self.wide[node] = padded
         self.channels[node], self.channels[padded] = channels, width
 
@@ -244,6 +293,11 @@ def _is_depthwise(node: Node, kernel: Tensor) -> bool:
 def _is_image(node: Node) -> bool:
     """Of more than one pixel, where padding pays."""
     return "val" not in node.meta or tuple(node.meta["val"].shape[2:]) != (1, 1)
+
+
+def _of_width(value: Tensor, width: int) -> Tensor:
+    """A shape without numbers, of other channels."""
+    return value.new_empty((value.shape[0], width, *value.shape[2:]))
 
 
 def _padded(channels: int, step: int) -> int:

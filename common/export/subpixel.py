@@ -8,7 +8,7 @@ which are shuffled to their places (sub-pixel convolution; Shi et al., 2016). Th
 the result is the same in every bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from common.quantization.pt2e import DEQUANTIZE, DEQUANTIZE_PER_CHANNEL, QUANTIZ
 
 aten = torch.ops.aten
 PADDINGS = {2: 0, 4: 1}  # of the transposed convolutions that are rewritten, by the size of their kernels
+AT_ONCE = 16  # output channels, or channels of a depthwise convolution, that ONNX Runtime computes in int8
 POINTWISE = {aten.add.Tensor, aten.gelu.default}  # what stands between a shuffle and the next convolution
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 Operation = tuple[Callable, list]  # an operator and what follows its input
@@ -106,42 +107,73 @@ def _weight_source(node: Node) -> Node:
 
 
 def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
-    kernel = stored(graph, _weight_source(node))
-    padding = PADDINGS[kernel.shape[2]]
+    padding = PADDINGS[stored(graph, _weight_source(node)).shape[2]]
     channels, height, width = node.meta["val"].shape[1:]
     last = with_relu(node)
     quantized = next(iter(last.users))
     pair = quantized.args[1:] if quantized.target == QUANTIZE and len(last.users) == 1 else None
     with graph.graph.inserting_before(node):
-        bias = node.args[2]
-        if isinstance(bias, Node):
-            bias = _store(graph, bias, stored(graph, bias).repeat(4))
-        pixels = graph.graph.call_function(
-            aten.conv2d.default,
-            (node.args[0], _subpixel_weight(graph, node), bias, [1, 1], [padding, padding]),
-        )
-        if last is not node:  # of single values, so that the shuffle can be behind it, where it moves codes
-            pixels = graph.graph.call_function(aten.relu.default, (pixels,))
-        for operator, settings in shuffle(channels, height // 2 + padding, width // 2 + padding, padding):
-            if pair:  # between any two operators, as PT2E leaves them
-                pixels = _through_codes(graph.graph, pixels, pair)
-            pixels = graph.graph.call_function(operator, (pixels, *settings))
+        if pair and shuffle is shuffle_rows and not padding and 2 * channels >= AT_ONCE:
+            pixels = _joined_rows(graph, node, pair)
+        else:
+            pixels = _convolved(graph, node, slice(None))
+            operations = shuffle(channels, height // 2 + padding, width // 2 + padding, padding)
+            pixels = _moved(graph.graph, pixels, operations, pair)
     last.replace_all_uses_with(pixels)
     for each in dict.fromkeys((last, node)):
         graph.graph.erase_node(each)
+
+
+def _joined_rows(graph: GraphModule, node: Node, pair: tuple) -> Node:
+    """The even rows and the odd rows of pixels by a convolution each, joined: whole rows are copied, no single pixels.
+
+    Of a kernel of 1x1 alone, which reads its input as it is.
+    """
+    channels, height, width = node.meta["val"].shape[1:]
+    line = width * channels
+    to_rows = [(aten.permute.default, [CHANNELS_LAST]), (aten.reshape.default, [[-1, height // 2, 1, line]])]
+    rows = [
+        _moved(graph.graph, _convolved(graph, node, half), to_rows, pair)
+        for half in (slice(2 * channels), slice(2 * channels, None))
+    ]
+    joined = graph.graph.call_function(aten.cat.default, ([_through_codes(graph.graph, row, pair) for row in rows], 2))
+    to_image = [(aten.reshape.default, [[-1, height, width, channels]]), (aten.permute.default, [CHANNELS_FIRST])]
+    return _moved(graph.graph, joined, to_image, pair)
+
+
+def _moved(graph: Graph, node: Node, operations: Sequence[Operation], pair: tuple | None) -> Node:
+    for operator, settings in operations:
+        if pair:  # between any two operators, as PT2E leaves them
+            node = _through_codes(graph, node, pair)
+        node = graph.call_function(operator, (node, *settings))
+    return node
+
+
+def _convolved(graph: GraphModule, node: Node, part: slice) -> Node:
+    """The convolution that a transposed one becomes, or a `part` of its output channels, with the ReLU behind it."""
+    padding = PADDINGS[stored(graph, _weight_source(node)).shape[2]]
+    bias = node.args[2]
+    if isinstance(bias, Node):
+        bias = _store(graph, bias, stored(graph, bias).repeat(4)[part])
+    pixels = graph.graph.call_function(
+        aten.conv2d.default, (node.args[0], _subpixel_weight(graph, node, part), bias, [1, 1], [padding, padding])
+    )
+    if with_relu(node) is not node:  # of single values, so that the shuffle can be behind it, where it moves codes
+        pixels = graph.graph.call_function(aten.relu.default, (pixels,))
+    return pixels
 
 
 def _through_codes(graph: Graph, node: Node, pair: tuple) -> Node:
     return graph.call_function(DEQUANTIZE, (graph.call_function(QUANTIZE, (node, *pair)), *pair))
 
 
-def _subpixel_weight(graph: GraphModule, node: Node) -> Node:
+def _subpixel_weight(graph: GraphModule, node: Node, part: slice) -> Node:
     """The weights of the convolution, dequantized where those of the transposed one are."""
     source, weight = _weight_source(node), input_of(node, 1)
-    own = _store(graph, source, as_subpixel_kernel(stored(graph, source)))
+    own = _store(graph, source, as_subpixel_kernel(stored(graph, source))[part].contiguous())
     if weight.target == DEQUANTIZE_PER_CHANNEL:
         by_channel = (input_of(weight, place) for place in (1, 2))
-        scales, zero_points = (_store(graph, each, stored(graph, each).repeat(4)) for each in by_channel)
+        scales, zero_points = (_store(graph, each, stored(graph, each).repeat(4)[part]) for each in by_channel)
         settings = (scales, zero_points, 0, *weight.args[4:])  # axis 0
         return graph.graph.call_function(DEQUANTIZE_PER_CHANNEL, (own, *settings))
     return own if weight is source else graph.graph.call_function(operator_of(weight), (own, *weight.args[1:]))

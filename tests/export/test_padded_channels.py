@@ -126,6 +126,46 @@ def test_depthwise_convolutions_compute_sixteen_channels():
     assert groups == [32, 32, 16]
 
 
+class Larger(nn.Module):
+    """Two transposed convolutions of 2x2, behind the first of which there is what becomes depthwise."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first, self.up = nn.Conv2d(4, 16, 1), nn.ConvTranspose2d(16, channels, 2, 2)
+        self.norm, self.act = nn.BatchNorm2d(channels), nn.PReLU(channels)
+        self.last = nn.ConvTranspose2d(channels, 5, 2, 2, bias=False)
+
+    def forward(self, x):
+        return self.last(self.act(self.norm(self.up(self.first(x)).relu())))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "first", "depthwise", "last"),
+    [
+        (
+            12,
+            [(32, 16)] * 2,
+            16,
+            (32, 16),
+        ),  # 16 of a pixel; the last has 4 x 5 outputs, 32 where 16 are computed at once
+        (25, [(64, 16)] * 2, 32, (32, 32)),
+        (17, [(36, 16)] * 2, 32, (32, 32)),  # 32 were too many: padded behind
+        (32, [(64, 16)] * 2, 32, (32, 32)),
+    ],
+)
+def test_pixels_of_a_transposed_convolution_are_padded_before_they_are_placed(
+    channels, first, depthwise, last, per_channel
+):
+    torch.manual_seed(0)
+    plain, padded = both(Larger(channels), per_channel, channels=4)
+    assert same_bits(plain, padded, channels=4)
+    shapes = kernels(padded)
+    assert shapes[1:3] == first and shapes[3:5] == [(depthwise, 1)] * 2
+    assert shapes[5][1] == last[1]
+    assert count(padded, aten.constant_pad_nd.default) == (channels == 17)
+
+
 def test_few_output_channels_become_sixteen_where_there_are_pixels():
     """The last convolution of three, not the one of a mean, whose map is one pixel."""
     squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(20, 3, 1))
