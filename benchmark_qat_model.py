@@ -115,8 +115,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=batch_size,
         choices=("dynamic", 1),
-        default="dynamic",
-        help="batch axis of the ONNX file; images come one by one",
+        help="batch axis of the ONNX file; images come one by one; default: dynamic, for openvino 1",
     )
     parser.add_argument("--half", action="store_true", help="tensorrt: FP16 for what is not in int8")
     add_optimized_argument(parser)

@@ -41,7 +41,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="OUT.onnx",
         help="file to write; for executorch .pte",
     )
-    parser.add_argument("--batch", type=batch_size, default="dynamic", metavar="N|dynamic", help="batch axis")
+    parser.add_argument(
+        "--batch", type=batch_size, metavar="N|dynamic", help="batch axis; default: dynamic, for openvino 1"
+    )
     add_opset_argument(parser)
     parser.add_argument(
         "--half",

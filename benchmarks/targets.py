@@ -70,13 +70,14 @@ def main(args: argparse.Namespace) -> None:
     seed_everything(args.seed)
     source = open_network(args.name, args.checkpoint, args.input_hw, args.weights)
     images = folder_images(source, args.images, args.num_calibration_samples, args.seed, None, None, args.weights)
-    calibrating, judging, options = images.to_calibrate(), images.to_judge(), ExportOptions(args.threads)
+    calibrating, judging = images.to_calibrate(), images.to_judge()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "fp32.onnx"
-        convert_fp32(source, base, options)
+        convert_fp32(source, base, ExportOptions(args.threads))
         runs = {FP32: partial(OnnxPredictor(base, threads=args.threads), judging[0])}
         rows = []
         for target, wanted in TARGETS.items():
+            options = ExportOptions(args.threads, batch=wanted.batch)
             path = Path(folder) / f"{target}{wanted.suffix}"
             settings = QuantizationSettings(wanted.per_channel, target=target)
             agreements = convert_int8(source, path, options, settings, calibrating, judging)

@@ -62,7 +62,7 @@ def benchmark_trained(args: argparse.Namespace, methods: PtqMethods, parser: arg
     if args.keep_float:
         prepared = with_float_modules(prepared, modules_matching(prepared, args.keep_float))
     sensitivity = layers_of(prepared, args.sensitivity, network, description, images, device)
-    options, choice = export_options(args, plan.camera), None
+    options, choice = export_options(args, plan.camera, plan.onnx_target), None
     if plan.limit:
         int8, choice = choose_in_checkpoint(
             args, parser, prepared, description, images, reference, options, plan.targets[0], plan.limit

@@ -35,7 +35,7 @@ def convert(args: argparse.Namespace, methods: PtqMethods, parser: argparse.Argu
         raise ValueError("--calibration_data is for --int8; add --int8, or leave the flag out")
     camera = camera_of(args, *find_network(args.name))
     source = open_network(args.name, args.model_checkpoint_path, args.input_hw, args.weights)
-    options = export_options(args, camera)
+    options = export_options(args, camera, target)
     if args.int8:
         agreements = quantize(source, args, options, target, methods, parser)
     else:

@@ -5,6 +5,7 @@ import argparse
 from common.data.camera import CameraFormat
 from common.export.camera import require_camera
 from common.export.options import ExportOptions
+from common.runtimes.targets import TARGETS
 from models import Network
 
 
@@ -20,12 +21,13 @@ def camera_of(args: argparse.Namespace, name: str, network: Network) -> CameraFo
     return camera
 
 
-def export_options(args: argparse.Namespace, camera: CameraFormat) -> ExportOptions:
-    """By the other flags of a file."""
+def export_options(args: argparse.Namespace, camera: CameraFormat, target: str) -> ExportOptions:
+    """By the other flags of an ONNX file, which is for `target`."""
+    batch = TARGETS[target].batch if args.batch is None else args.batch
     return ExportOptions(
         args.threads,
         args.seed,
-        None if args.batch == "dynamic" else args.batch,
+        None if batch == "dynamic" else batch,
         args.opset,
         getattr(args, "fuse", ExportOptions.fuse),  # a QAT checkpoint has its form from the training
         args.half,
