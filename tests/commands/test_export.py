@@ -18,19 +18,27 @@ def parsed(call, *flags):
 
 @pytest.mark.parametrize("call", [CONVERT, BENCHMARK])
 def test_without_flags_files_are_as_settings_have_them(call):
-    assert export_options(parsed(call), PLAIN) == ExportOptions(threads=3)
+    assert export_options(parsed(call), PLAIN, "onnxruntime") == ExportOptions(threads=3)
+
+
+@pytest.mark.parametrize("call", [CONVERT, BENCHMARK])
+def test_files_for_openvino_have_a_fixed_batch_where_no_flag_says_otherwise(call):
+    batches = {
+        flags: export_options(parsed(call, *flags), PLAIN, "openvino").batch for flags in ((), ("--batch", "dynamic"))
+    }
+    assert batches == {(): 1, ("--batch", "dynamic"): None}
 
 
 @pytest.mark.parametrize("call", [CONVERT, BENCHMARK])
 def test_flags_of_a_file_become_its_options(call):
     camera = CameraFormat("nhwc")
     words = ["--batch", "1", "--opset", "17", "--half", "--seed", "5"]
-    options = export_options(parsed(call, *words), camera)
+    options = export_options(parsed(call, *words), camera, "tensorrt")
     assert options == ExportOptions(3, seed=5, batch=1, opset=17, half=True, camera=camera)
 
 
 def test_a_conversion_chooses_the_form_of_the_network_and_any_batch():
-    options = export_options(parsed(CONVERT, "--no-fuse", "--batch", "4"), PLAIN)
+    options = export_options(parsed(CONVERT, "--no-fuse", "--batch", "4"), PLAIN, "openvino")
     assert (options.fuse, options.batch) == (False, 4)
 
 
