@@ -146,18 +146,13 @@ class _Padding:
         if _is_image(node):
             self._pad_input(source, inputs)
         more = self.channels[self.wide[source]] - inputs if source in self.wide else 0
-        outputs = len(kernel) + more
-        if not depthwise:
-            outputs = (
-                _padded(len(kernel), self._step(next(iter(last.users)), len(kernel)))
-                if _is_image(node)
-                else len(kernel)
-            )
+        outputs, settings = len(kernel), list(node.args[3:])
+        if depthwise:
+            outputs = settings[GROUPS - 3] = outputs + more
+        elif _is_image(node):
+            outputs = _padded(outputs, self._step(next(iter(last.users)), outputs))
         if not more and outputs == len(kernel):
             return False
-        settings = list(node.args[3:])
-        if depthwise:
-            settings[GROUPS - 3] = outputs
         added = outputs - len(kernel)
         operands = self.operands(node, (0, 0, 0, 0, 0, 0 if depthwise else more, 0, added), added)
         padded = self.int8.graph.call_function(
@@ -181,11 +176,11 @@ class _Padding:
         """Two tensors with the same channels more, or one of them and a constant."""
         tensors = [each for each in node.args[:2] if isinstance(each, Node)]
         padded = [each for each in tensors if each in self.wide]
-        widths = {self.channels[self.wide[each]] for each in padded}
+        forms = {(self.channels[each], self.channels[self.wide[each]]) for each in padded}
         others = [each for each in tensors if each not in self.wide]
-        if len(widths) != 1 or not all(each.op == "get_attr" for each in others):
+        if len(forms) != 1 or not all(each.op == "get_attr" for each in others):
             return
-        (width,), channels = widths, self.channels[padded[0]]
+        ((channels, width),) = forms
         constants = {each: self._constant(each, channels, width) for each in others}
         self._replace(node, self._copied(node, constants), channels, width)
 
@@ -226,7 +221,7 @@ class _Padding:
 
     def _more(self, codes: Node, channels: int, width: int, zero_point: int) -> Node:
         """`codes` with zeros behind them; of a concatenation its last part, which may have some."""
-        if codes.target != aten.cat.default:
+        if codes.target != aten.cat.default or codes.args[1:] != (CHANNELS,):
             return self._zeros_behind(codes, width - channels, zero_point)
         *parts, last = codes.args[0]
         lacking = width - channels

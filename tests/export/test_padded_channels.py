@@ -198,6 +198,24 @@ def test_what_takes_all_channels_together_gets_its_own():
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_maps_of_one_channel_and_joined_rows_stay_what_they_are():
+    """A map that is multiplied with 12 channels, both of which have 16 then, and rows that are joined, not channels."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.map, self.last = nn.Conv2d(3, 12, 1), nn.Conv2d(3, 1, 1), nn.Conv2d(12, 6, 3)
+            self.next = nn.Conv2d(6, 16, 1)
+
+        def forward(self, x):
+            y = self.last(self.first(x) * self.map(x))
+            return self.next(torch.cat([y, y + 1], 2))
+
+    plain, padded = both(Attention())
+    assert same_bits(plain, padded)
+    assert kernels(padded) == [(16, 4), (16, 4), (16, 12), (16, 8)]
+
+
 def test_only_whole_pairs_are_padded():
     """A convolution that is kept in float, and numbers that kernels want anyway."""
     model = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 20, 1), nn.ReLU(), nn.Conv2d(20, 16, 1))
