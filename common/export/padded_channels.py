@@ -169,8 +169,6 @@ class _Padding:
         more = self.channels[self.wide[source]] / self.channels[source] - 1
         if node.target in WITH_CONVOLUTION or more <= MOST_MORE:
             self._replace(node, self._copied(node), self.channels[source], self.channels[self.wide[source]])
-            if node.target == DEQUANTIZE and source in self.kept:
-                self.kept.add(node)
 
     def join(self, node: Node) -> None:
         """Two tensors with the same channels more, or one of them and a constant."""

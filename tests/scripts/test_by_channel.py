@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 NET = Network(build=Net, input_shape=(3, 32, 48), size_multiple=4, classes={tuple(CLASSES)})
 """
-CONVOLUTIONS = {"--fuse": 2 + 3 + 1 + 1, "--no-fuse": 2 + 4 + 1 + 1}
+CONVOLUTIONS = {"--fuse": 2 + 3 + 1 + 1, "--no-fuse": 2 + 5 + 1 + 1}  # a transposed one of 2x2 and 12 channels is two
 FINAL = "NETNetwork_QAT_INT8_final"
 
 
