@@ -166,6 +166,17 @@ def test_pixels_of_a_transposed_convolution_are_padded_before_they_are_placed(
     assert count(padded, aten.constant_pad_nd.default) == (channels == 17)
 
 
+@pytest.mark.parametrize("channels", [5, 12, 32])
+def test_pixels_are_where_the_transposed_convolution_puts_them(channels):
+    """Against the graph before all rewrites."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, *HW)
+    int8 = quantize_after_training(Larger(channels).eval(), (4, *HW), QuantizationSettings(fused=False), [images])
+    rewritten = for_target(copy.deepcopy(int8), ONNX_RUNTIME)
+    assert not count(rewritten, aten.conv_transpose2d.input)
+    assert (int8(images) == rewritten(images)).float().mean() > 0.99  # float sums fall on either side of a half
+
+
 def test_few_output_channels_become_sixteen_where_there_are_pixels():
     """The last convolution of three, not the one of a mean, whose map is one pixel."""
     squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(20, 3, 1))
