@@ -53,7 +53,8 @@ from models import DEFAULT_NETWORK
 CPU = torch.device("cpu")
 ROWS = ("percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
 FP32, PLAIN = "FP32", "plain"
-OTHERS = STATIC, NNCF = ("quantize_static", "NNCF")
+NNCF = "NNCF"
+OTHERS = ("quantize_static", NNCF)
 TOGETHER = ("best", "equalize correct_biases", "equalize adaround correct_biases", "equalize mse_weights adaround")
 ALL = (FP32, PLAIN, *ROWS, *TOGETHER, *OTHERS)
 OF_ONE_KIND = {FP32: (False,), NNCF: (True,)}  # rows whose weights have scales by tensor or by channel alone

@@ -86,18 +86,18 @@ def batch_size(text: str) -> int | str:
 
 def require_writable(args: argparse.Namespace, target: str, parser: argparse.ArgumentParser) -> None:
     """Leave with exit code 2 where flags of a file, of `add_camera_arguments` too, ask for no file of a target."""
-    row = TARGETS[target]
+    row, opset = TARGETS[target], args.opset or OPSET
     if row.opsets is None:
         for name in ("opset", "batch", *CAMERA_FLAGS):
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"argument --{name}: is for ONNX files; --target {target} takes {row.suffix} files")
-    elif not row.opsets[0] <= (args.opset or OPSET) <= row.opsets[1]:
+    elif not row.opsets[0] <= opset <= row.opsets[1]:
         parser.error(f"argument --opset: {row.title} reads {row.opsets[0]} to {row.opsets[1]}")
     if args.half and not row.takes_half:
         parser.error(f"argument --half: --target {target} computes in float32 what is not in int8")
     if args.optimized and not row.takes_optimized:
         parser.error(f"argument --optimized: writes ONNX Runtime's own operators, which {row.title} does not take")
-    if args.half and (args.opset or OPSET) < OLDEST_HALF:
+    if args.half and opset < OLDEST_HALF:
         parser.error(f"argument --half: QuantizeLinear takes FP16 from --opset {OLDEST_HALF} on")
 
 

@@ -141,9 +141,10 @@ def _apply_passes(proto: onnx.ModelProto, options: ExportOptions, target: Target
     _strip_notes(proto, {MODULE_NAMES} if options.named else set())
     store_zero_points(proto)
     separate_weights(proto)
-    if options.opset is None and target.slow_pools:
-        lower_average_pools(proto)
-    elif options.opset is not None and options.opset < OLDEST_WRITTEN:
+    if options.opset is None:
+        if target.slow_pools:
+            lower_average_pools(proto)
+    elif options.opset < OLDEST_WRITTEN:
         lower_to_17(proto)
     pad_constant_channels(proto)
     if target.integers:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from common.export.subpixel import AT_ONCE, is_subpixel
-from common.quantization.folding import GROUPS, IN_FLOAT
+from common.quantization.folding import GROUPS, IN_FLOAT, groups_of
 from common.quantization.graphs import (
     PRELU,
     RELU,
@@ -85,7 +85,7 @@ def pad_transposed(int8: GraphModule) -> int:
 
     Before they become convolutions whose channels are pixels, behind which a padding would copy every pixel.
     """
-    padding, changed = _Padding(int8), 0
+    changed = 0
     for node in list(int8.graph.nodes):
         if node.target != TRANSPOSED or not computes_on_codes(node) or not is_subpixel(int8, node):
             continue
@@ -93,12 +93,12 @@ def pad_transposed(int8: GraphModule) -> int:
         if [user.target for user in last.users] != [QUANTIZE]:
             continue
         (quantized,) = last.users
-        channels = stored(int8, input_of(input_of(node, 1))).shape[CHANNELS]
+        channels = _kernel(int8, node).shape[CHANNELS]
         more = _padded(channels, AT_ONCE) - channels
         readers = [user for pair in quantized.users for user in pair.users]
         if 0 < more <= MOST_MORE * channels and any(map(_is_by_channel, readers)):
             with int8.graph.inserting_before(node):
-                weight, bias = padding.operands(node, (0, 0, 0, 0, 0, more), more)
+                weight, bias = _operands(int8, node, (0, 0, 0, 0, 0, more), more)
                 node.args = (node.args[0], weight, bias, *node.args[3:])
             for each in {node, last}:
                 each.meta["val"] = _of_width(node.meta["val"], channels + more)
@@ -137,10 +137,9 @@ class _Padding:
         last = with_relu(node)
         if not computes_on_codes(node) or [user.target for user in last.users] != [QUANTIZE]:
             return False
-        source, kernel = input_of(node), stored(self.int8, input_of(input_of(node, 1)))
-        groups = node.args[GROUPS] if len(node.args) > GROUPS else 1
+        source, kernel = input_of(node), _kernel(self.int8, node)
         depthwise = _is_depthwise(node, kernel)
-        if groups != 1 and not depthwise:
+        if groups_of(node) != 1 and not depthwise:
             return False
         inputs = len(kernel) if depthwise else kernel.shape[CHANNELS]
         if _is_image(node):
@@ -154,7 +153,7 @@ class _Padding:
         if not more and outputs == len(kernel):
             return False
         added = outputs - len(kernel)
-        operands = self.operands(node, (0, 0, 0, 0, 0, 0 if depthwise else more, 0, added), added)
+        operands = _operands(self.int8, node, (0, 0, 0, 0, 0, 0 if depthwise else more, 0, added), added)
         padded = self.int8.graph.call_function(
             operator_of(node), (self.wide.get(source, source), *operands, *settings), node.kwargs
         )
@@ -211,7 +210,7 @@ class _Padding:
         """Of which number those that read codes want a multiple; of few output `channels` all are computed anyway."""
         readers = [user for pair in codes.users if pair.target == DEQUANTIZE for user in pair.users]
         depthwise = (
-            _is_depthwise(each, stored(self.int8, input_of(input_of(each, 1))))
+            _is_depthwise(each, _kernel(self.int8, each))
             for each in readers
             if each.target == aten.conv2d.default and computes_on_codes(each)
         )
@@ -238,30 +237,11 @@ class _Padding:
     def _sliced(self, node: Node, channels: int) -> Node:
         return self.int8.graph.call_function(aten.slice.Tensor, (node, CHANNELS, 0, channels))
 
-    def operands(self, node: Node, pads: tuple[int, ...], outputs: int) -> list[Node | None]:
-        """Weights and bias with zeros: as `pads` of the weights say, which give so many `outputs` more."""
-        weight = input_of(node, 1)
-        codes, settings = self._zeros(input_of(weight), pads), list(weight.args[1:])
-        if weight.target == DEQUANTIZE_PER_CHANNEL:
-            settings[:2] = (
-                self._zeros(input_of(weight, 1), (0, outputs), 1),
-                self._zeros(input_of(weight, 2), (0, outputs)),
-            )
-        weight = self.int8.graph.call_function(operator_of(weight), (codes, *settings))
-        bias = bias_of(node)
-        return [weight, None if bias is None else self._zeros(bias, (0, outputs))]
-
     def _constant(self, source: Node, channels: int, width: int) -> Node:
         """A summand or factor, of each channel or of all."""
         values = stored(self.int8, source)
         by_channel = values.dim() >= 3 and values.shape[-3] == channels and channels > 1
-        return self._zeros(source, (0, 0, 0, 0, 0, width - channels)) if by_channel else source
-
-    def _zeros(self, source: Node, pads: tuple[int, ...], value: float = 0) -> Node:
-        """What a get_attr stands for, padded; the get_attr itself where nothing is added."""
-        if not any(pads):
-            return source
-        return store_beside(self.int8, source, F.pad(stored(self.int8, source), pads, value=value), "_padded")
+        return _zeros_after(self.int8, source, (0, 0, 0, 0, 0, width - channels)) if by_channel else source
 
     def _copied(self, node: Node, constants: Mapping[Node, Node] = MappingProxyType({})) -> Node:
         return self.int8.graph.node_copy(node, lambda each: constants.get(each) or self.wide.get(each, each))
@@ -278,9 +258,32 @@ class _Padding:
         self.channels[node], self.channels[padded] = channels, width
 
 
+def _operands(int8: GraphModule, node: Node, pads: tuple[int, ...], outputs: int) -> list[Node | None]:
+    """Weights and bias of a convolution with zeros: as `pads` of the weights say, which give so many `outputs` more."""
+    weight, bias = input_of(node, 1), bias_of(node)
+    codes, settings = _zeros_after(int8, input_of(weight), pads), list(weight.args[1:])
+    if weight.target == DEQUANTIZE_PER_CHANNEL:
+        scales, zero_points = (input_of(weight, place) for place in (1, 2))
+        settings[0] = _zeros_after(int8, scales, (0, outputs), value=1)
+        settings[1] = _zeros_after(int8, zero_points, (0, outputs))
+    weight = int8.graph.call_function(operator_of(weight), (codes, *settings))
+    return [weight, None if bias is None else _zeros_after(int8, bias, (0, outputs))]
+
+
+def _zeros_after(int8: GraphModule, source: Node, pads: tuple[int, ...], value: float = 0) -> Node:
+    """What a get_attr stands for, padded; the get_attr itself where nothing is added."""
+    if not any(pads):
+        return source
+    return store_beside(int8, source, F.pad(stored(int8, source), pads, value=value), "_padded")
+
+
+def _kernel(int8: GraphModule, convolution: Node) -> Tensor:
+    """The codes of the weights of one that computes on codes."""
+    return stored(int8, input_of(input_of(convolution, 1)))
+
+
 def _is_depthwise(node: Node, kernel: Tensor) -> bool:
-    groups = node.args[GROUPS] if len(node.args) > GROUPS else 1
-    return groups > 1 and groups == len(kernel) and kernel.shape[CHANNELS] == 1
+    return groups_of(node) == len(kernel) > 1 and kernel.shape[CHANNELS] == 1
 
 
 def _is_image(node: Node) -> bool:

@@ -106,8 +106,12 @@ def _weight_source(node: Node) -> Node:
     return weight if weight.op == "get_attr" else input_of(weight)
 
 
+def _padding(graph: GraphModule, node: Node) -> int:
+    return PADDINGS[stored(graph, _weight_source(node)).shape[2]]
+
+
 def _rewrite(graph: GraphModule, node: Node, shuffle: Shuffle) -> None:
-    padding = PADDINGS[stored(graph, _weight_source(node)).shape[2]]
+    padding = _padding(graph, node)
     channels, height, width = node.meta["val"].shape[1:]
     last = with_relu(node)
     quantized = next(iter(last.users))
@@ -151,7 +155,7 @@ def _moved(graph: Graph, node: Node, operations: Sequence[Operation], pair: tupl
 
 def _convolved(graph: GraphModule, node: Node, part: slice) -> Node:
     """The convolution that a transposed one becomes, or a `part` of its output channels, with the ReLU behind it."""
-    padding = PADDINGS[stored(graph, _weight_source(node)).shape[2]]
+    padding = _padding(graph, node)
     bias = node.args[2]
     if isinstance(bias, Node):
         bias = _store(graph, bias, stored(graph, bias).repeat(4)[part])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from common.quantization.folding import GROUPS
+from common.quantization.folding import groups_of
 from common.quantization.graphs import RELU, TRANSPOSED
 from common.quantization.nodes import input_of, setting_of
 
@@ -211,7 +211,7 @@ def _weighted(node: Node, sets: Sets, found: Channels, size: int) -> None:
     weight = input_of(node, 1).meta["val"]
     first, second = weight.shape[:2]
     transposed = node.target == TRANSPOSED
-    groups = int(setting_of(node, GROUPS)) if node.target != LINEAR and len(node.args) > GROUPS else 1
+    groups = 1 if node.target == LINEAR else groups_of(node)
     rows = np.arange(first)[:, None]
     columns = np.arange(second) + rows // (first // groups) * second  # the second axis counts within a group
     rows = np.broadcast_to(rows, columns.shape)

@@ -61,7 +61,12 @@ def has_own_convolution(norm: Node) -> bool:
 
 def is_grouped_transposed(node: Node) -> bool:
     """Whether it is a transposed convolution in whose weights the output channels are not on one axis."""
-    return CONVOLUTIONS.get(node.target, False) and len(node.args) > GROUPS and setting_of(node, GROUPS) != 1
+    return CONVOLUTIONS.get(node.target, False) and groups_of(node) != 1
+
+
+def groups_of(convolution: Node) -> int:
+    """Into how many groups its channels are divided."""
+    return int(setting_of(convolution, GROUPS)) if len(convolution.args) > GROUPS else 1
 
 
 def _values(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:

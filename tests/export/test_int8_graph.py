@@ -18,6 +18,7 @@ from common.export.int8_graph import (
     use_sigmoid_gates,
     use_unsigned_activations,
 )
+from common.export.padded_channels import pad_channels
 from common.export.subpixel import shuffle_rows, use_subpixel_convolutions
 from common.quantization.pt2e import quantize_after_training
 from common.quantization.settings import QuantizationSettings
@@ -39,7 +40,7 @@ def by_rows(int8):
     return use_subpixel_convolutions(int8, shuffle_rows)
 
 
-@pytest.mark.parametrize("rewrite", [move_codes, use_unsigned_activations, by_rows])
+@pytest.mark.parametrize("rewrite", [move_codes, use_unsigned_activations, pad_channels, by_rows])
 def test_outputs_are_bit_equal(int8, rewrite):
     images = 2 * torch.randn(2, 3, *HW)
     expected = int8(images)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.export.int8_graph import for_target
+from common.export.padded_channels import pad_channels
 from common.quantization.graphs import stored
 from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.nodes import input_of
@@ -141,17 +142,12 @@ class Larger(nn.Module):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize(
-    ("channels", "first", "depthwise", "last"),
+    ("channels", "first", "depthwise", "last"),  # of the last its inputs
     [
-        (
-            12,
-            [(32, 16)] * 2,
-            16,
-            (32, 16),
-        ),  # 16 of a pixel; the last has 4 x 5 outputs, 32 where 16 are computed at once
-        (25, [(64, 16)] * 2, 32, (32, 32)),
-        (17, [(36, 16)] * 2, 32, (32, 32)),  # 32 were too many: padded behind
-        (32, [(64, 16)] * 2, 32, (32, 32)),
+        (12, [(32, 16)] * 2, 16, 16),
+        (25, [(64, 16)] * 2, 32, 32),
+        (17, [(36, 16)] * 2, 32, 32),  # 32 of a pixel were too many: padded behind
+        (32, [(64, 16)] * 2, 32, 32),
     ],
 )
 def test_pixels_of_a_transposed_convolution_are_padded_before_they_are_placed(
@@ -162,7 +158,7 @@ def test_pixels_of_a_transposed_convolution_are_padded_before_they_are_placed(
     assert same_bits(plain, padded, channels=4)
     shapes = kernels(padded)
     assert shapes[1:3] == first and shapes[3:5] == [(depthwise, 1)] * 2
-    assert shapes[5][1] == last[1]
+    assert shapes[5][1] == last
     assert count(padded, aten.constant_pad_nd.default) == (channels == 17)
 
 
@@ -177,12 +173,14 @@ def test_pixels_are_where_the_transposed_convolution_puts_them(channels):
     assert (int8(images) == rewritten(images)).float().mean() > 0.99  # float sums fall on either side of a half
 
 
-def test_few_output_channels_become_sixteen_where_there_are_pixels():
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_few_output_channels_become_sixteen_where_there_are_pixels(per_channel):
     """The last convolution of three, not the one of a mean, whose map is one pixel."""
     squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(20, 3, 1))
     network = nn.Sequential(nn.Conv2d(4, 20, 1), nn.ReLU(), nn.Conv2d(20, 3, 3, padding=1))
     for model, outputs in ((network, 16), (nn.Sequential(*network[:2], squeeze), 3)):
-        plain, padded = both(model, channels=4)
+        plain, padded = both(model, per_channel, channels=4)
+        assert pad_channels(copy.deepcopy(plain)) == (outputs == 16)
         assert same_bits(plain, padded, channels=4)
         assert kernels(padded) == [(20, 4), (outputs, 20)]
 
