@@ -17,7 +17,7 @@ class AutoSteerNetwork(nn.Module):
     -> two logits (N, 61), previous and current: the angle in degrees is argmax - 30.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         channels, height, width_pixels = INPUT_SHAPE
         flat = CHANNELS * (height // 16) * (width_pixels // 16)

@@ -9,7 +9,7 @@ Convolutions therefore get channels of zeros, which go on through what computes 
 next convolution reads them with weights of 0, or in a slice in front of what takes no others. No real channel changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -95,7 +95,8 @@ def pad_transposed(int8: GraphModule) -> int:
         (quantized,) = last.users
         channels = _kernel(int8, node).shape[CHANNELS]
         more = _padded(channels, AT_ONCE) - channels
-        readers = [user for pair in quantized.users for user in pair.users]
+        pairs = list(quantized.users)
+        readers = [user for pair in pairs for user in pair.users]
         if 0 < more <= MOST_MORE * channels and any(map(_is_by_channel, readers)):
             with int8.graph.inserting_before(node):
                 weight, bias = _operands(int8, node, (0, 0, 0, 0, 0, more), more)
@@ -105,7 +106,8 @@ def pad_transposed(int8: GraphModule) -> int:
             with int8.graph.inserting_after(quantized):
                 own = int8.graph.call_function(aten.slice.Tensor, (quantized, CHANNELS, 0, channels))
             own.meta[PADDED] = channels + more
-            quantized.replace_all_uses_with(own, delete_user_cb=lambda user, own=own: user is not own)
+            for pair in pairs:
+                pair.replace_input_with(quantized, own)
             changed += 1
     finish(int8)
     drop_unused_values(int8)
@@ -220,7 +222,8 @@ class _Padding:
         """`codes` with zeros behind them; of a concatenation its last part, which may have some."""
         if codes.target != aten.cat.default or codes.args[1:] != (CHANNELS,):
             return self._zeros_behind(codes, width - channels, zero_point)
-        *parts, last = codes.args[0]
+        joined: Sequence[Node] = setting_of(codes, 0)
+        *parts, last = joined
         lacking = width - channels
         if last in self.wide:
             wanted, last = self.channels[last] + lacking, self.wide[last]
