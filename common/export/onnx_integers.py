@@ -61,10 +61,12 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
     """Write stored int8 codes so that tools which merge equal tensors leave a file that loads anywhere, in place.
 
     ONNX Runtime's exact kernels (session.x64quantprecision) turn int8 weights to uint8, one dequantize after the other,
-    and refuse a file where two share a zero point. Convolutions need none where it is 0; of other weights the codes are
-    uint8 already, with the same values; a summand or factor, which is computed in float, is stored in float.
+    and refuse a file where two share a zero point, or the codes. Convolutions need no zero point where it is 0; of
+    other weights, and of depthwise ones that equal others, the codes are uint8 already, with the same values; a summand
+    or factor, which is computed in float, is stored in float.
     """
     graph = QuantizedGraph.of(proto.graph)
+    known: set[bytes] = set()
     for pair in graph.nodes:
         if pair.op_type != DEQUANTIZE or graph.stored_type(pair, 0) != TensorProto.INT8:
             continue
@@ -72,7 +74,7 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
         scale = graph.constant(pair, SCALE)
         if scale is not None and scale.ndim == 0 and {taker.op_type for taker in takers} <= set(POINTWISE):
             _store(proto, takers, pair.output[0], _values(graph, pair))
-        elif zero_point is not None and not zero_point.any() and _does_without(graph, pair):
+        elif zero_point is not None and not zero_point.any() and _does_without(graph, pair, known):
             del pair.input[ZERO_POINT:]
         elif zero_point is not None:
             for place, values in ((0, graph.constant(pair, 0)), (ZERO_POINT, zero_point)):
@@ -83,10 +85,17 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
     drop_dead_nodes(proto)
 
 
-def _does_without(graph: QuantizedGraph, pair: NodeProto) -> bool:
-    """Whether every version takes weights without a zero point: by channel where there is an int8 kernel alone, and of
-    a matrix product not at all."""
-    takers, scale = graph.takers[pair.output[0]], graph.constant(pair, SCALE)
+def _does_without(graph: QuantizedGraph, pair: NodeProto, known: set[bytes]) -> bool:
+    """Whether every version takes weights without a zero point: by channel where there is an int8 kernel alone, of a
+    matrix product not at all, and not those of a depthwise convolution whose codes are `known`, where they are added.
+
+    Other convolutions of equal codes keep them, since one of uint8 has no fast kernel.
+    """
+    takers, scale, codes = graph.takers[pair.output[0]], graph.constant(pair, SCALE), graph.constant(pair, 0)
+    if codes is not None and all(attribute(taker, "group", 1) == len(codes) for taker in takers):
+        if codes.tobytes() in known:
+            return False
+        known.add(codes.tobytes())
     return all(
         taker.op_type in ("Conv", "ConvTranspose")
         and ((scale is not None and scale.ndim == 0) or graph.computes_on_codes(taker))

@@ -20,7 +20,7 @@ class Target:
     shuffle: str | None = None  # transposed convolutions become convolutions, shuffled by "rows" or "planes"
     moves_codes: bool = False
     gates: tuple[str, ...] = ()  # activations that become int8 gates
-    channelwise: bool = False  # factors by channel become depthwise convolutions, a PReLU a maximum
+    channelwise: bool = False  # factors by channel become depthwise convolutions, a PReLU a sum of two
     unsigned: bool = False  # codes of activations are uint8; else int8
     pads_channels: bool = False  # of convolutions, to multiples of 4 and 16
     rounds_biases: bool = False  # to whole steps of the integer sum

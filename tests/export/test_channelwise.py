@@ -1,4 +1,4 @@
-"""Batch norms and PReLU between codes as depthwise convolutions and maxima: the same codes, and nothing in float."""
+"""Batch norms and PReLU between codes as depthwise convolutions and sums: the same codes, and nothing in float."""
 
 import copy
 
@@ -15,7 +15,7 @@ from common.export.int8_graph import for_target, use_unsigned_activations
 from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
 from common.quantization.integer_reference import as_integer_kernels
-from common.quantization.pt2e import QUANTIZE, quantize_after_training
+from common.quantization.pt2e import DEQUANTIZE, QUANTIZE, quantize_after_training
 from common.quantization.settings import QuantizationSettings
 from common.runtimes.targets import ONNX_RUNTIME, TARGETS
 from models import Network
@@ -81,7 +81,10 @@ def test_codes_stay_and_nothing_is_left_in_float(middle):
     plain = quantized(opened(middle).model)
     rewritten = copy.deepcopy(plain)
     assert use_channelwise_forms(rewritten) == 1
-    assert not {aten.prelu.default, aten.mul.Tensor, aten.add.Tensor} & {node.target for node in rewritten.graph.nodes}
+    assert not {aten.prelu.default, aten.mul.Tensor} & {node.target for node in rewritten.graph.nodes}
+    sums = [node for node in rewritten.graph.nodes if node.target == aten.add.Tensor]
+    assert {each.target for node in sums for each in node.args} <= {DEQUANTIZE}
+    assert {user.target for node in sums for user in node.users} <= {QUANTIZE}
     images = 2 * IMAGES
     step = [node.args[1] for node in rewritten.graph.nodes if node.target == QUANTIZE][-1]
     expected, found = plain(images), rewritten(images)
@@ -89,7 +92,7 @@ def test_codes_stay_and_nothing_is_left_in_float(middle):
     assert (expected == found).double().mean() > 0.99
 
 
-@pytest.mark.parametrize("middle", ["batch norm", "PReLU", "batch norm and steep PReLU"])
+@pytest.mark.parametrize("middle", ["batch norm", "PReLU", "PReLU of one slope", "batch norm and steep PReLU"])
 def test_onnx_runtime_computes_every_code_in_int8(middle, tmp_path):
     source, path = opened(middle), tmp_path / "a.onnx"
     convert_int8(source, path, ExportOptions(1), QuantizationSettings(), [IMAGES], [IMAGES[:1]])

@@ -23,7 +23,7 @@ from common.export.options import ExportOptions
 from common.networks.opening import OpenedNetwork
 from common.quantization.settings import QuantizationSettings
 from common.runtimes.predictors import EXACT_INT8
-from common.runtimes.quantized_graphs import QuantizedGraph
+from common.runtimes.quantized_graphs import QuantizedGraph, attribute
 from models.blocks import UpsampleStage
 from models.family import find_network
 
@@ -33,11 +33,11 @@ OLD_VERSIONS = ("1.18.1", "1.20.1")
 
 
 class Net(nn.Module):
-    """Two matrix products of one size, factors by channel, an upsampling stage, a transposed convolution of 3 by 3."""
+    """A PReLU, two matrix products, factors by channel, an upsampling stage, a transposed convolution of 3 by 3."""
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU())
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.PReLU(8), nn.Conv2d(8, 16, 1), nn.ReLU())
         self.context = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Sigmoid())
         self.stage = UpsampleStage(16, 16, 0, 16, 16)
         self.factor = nn.Parameter(torch.linspace(0.5, 1.5, 16).reshape(-1, 1, 1))
@@ -116,7 +116,7 @@ def test_outputs_are_equal_in_every_bit(files, tmp_path):
     for images in (IMAGES[2], torch.cat(IMAGES)):
         np.testing.assert_array_equal(run(old, images), run(new, images))
     found = kinds(new, tmp_path)
-    assert (found["QLinearConv"], found["Conv"], found["QGemm"], found["ConvTranspose"]) == (4, 0, 2, 1)
+    assert (found["QLinearConv"], found["Conv"], found["QGemm"], found["ConvTranspose"]) == (7, 0, 2, 1)
     assert (found["Expand"], found["Shape"], found["Pad"]) == (0, 0, 2)  # of a constant, and of the image
 
 
@@ -132,8 +132,9 @@ def test_exact_kernels_take_the_file_also_when_equal_tensors_are_merged(files, t
 def test_biases_are_codes_in_steps_of_the_sum(files):
     graph = QuantizedGraph.of(onnx.load(files[1]).graph)
     between = [node for node in graph.nodes if graph.computes_on_codes(node)]
-    assert len(between) == 6
-    for node in between:
+    with_bias = [node for node in between if len(node.input) == 3]
+    assert (len(between), len(with_bias)) == (9, 7)  # those of the PReLU have none
+    for node in with_bias:
         pairs = [graph.maker(node, place) for place in (0, 1, 2)]
         of_input, of_weights, step = (graph.constant(pair, 1) for pair in pairs)
         np.testing.assert_array_equal(step, of_input * of_weights)
@@ -142,14 +143,17 @@ def test_biases_are_codes_in_steps_of_the_sum(files):
 
 
 def test_which_weights_keep_a_zero_point(files):
-    """Of convolutions none, of products and of what is computed in float by channel 128, with unsigned codes."""
+    """Of convolutions none, but for one of the two of a PReLU, whose codes are equal. That one, products, and what is
+    computed in float by channel have 128, and unsigned codes."""
     graph = QuantizedGraph.of(onnx.load(files[1]).graph)
+    by_group = [graph.maker(node, 1) for node in graph.nodes if attribute(node, "group", 1) > 1]
+    assert [graph.code_type(pair) for pair in by_group] == [TensorProto.INT8, TensorProto.UINT8]
     for node in graph.nodes:
         pair = graph.maker(node, 1) if node.op_type in ("Conv", "ConvTranspose", "Gemm") else None
         if pair is None:
             continue
         by_channel = graph.constant(pair, 1).ndim
-        unsigned = node.op_type == "Gemm" or (node.op_type == "ConvTranspose" and by_channel)
+        unsigned = node.op_type == "Gemm" or (node.op_type == "ConvTranspose" and by_channel) or pair is by_group[1]
         assert graph.code_type(pair) == (TensorProto.UINT8 if unsigned else TensorProto.INT8)
         assert len(pair.input) == (3 if unsigned else 2)
         assert not unsigned or (graph.constant(pair, 2) == 128).all()
@@ -272,7 +276,7 @@ def test_an_old_version_computes_the_same_in_int8(files, version, tmp_path):
         process = subprocess.run([python, "-c", IN_ANOTHER, *arguments], check=True, capture_output=True, text=True)
         found.append(collections.Counter(json.loads(process.stdout)))
     assert found[0]["Conv"] > 0
-    assert (found[1]["Conv"], found[1]["QLinearConv"], found[1]["QGemm"]) == (0, 4, 2)
+    assert (found[1]["Conv"], found[1]["QLinearConv"], found[1]["QGemm"]) == (0, 7, 2)  # two of the PReLU
     np.testing.assert_array_equal(np.load(tmp_path / "new.npy"), run(files[1]))
 
 
