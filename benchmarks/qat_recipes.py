@@ -47,6 +47,7 @@ from common.scoring.metrics import confusion_of, miou_of
 from common.scoring.statistics import paired_intervals, resampled_iou
 from common.system.process import resolve_device
 from common.system.progress import progress
+from common.training.settings import PRECISIONS
 from models import DEFAULT_NETWORK
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +95,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning_rate", type=positive_float, default=1e-4, help="of all but the original recipe")
     parser.add_argument("--unlabelled_rate", type=positive_float, default=3e-5, help="of the rows without labels")
     parser.add_argument("--warmup_steps", type=non_negative_int, default=20, help="of the rows with a cosine")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of all trainings")
     parser.add_argument("--num_calibration_samples", type=positive_int, default=200, help="training images")
     parser.add_argument("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], help="of the runs of each row")
     rows = [FP32, *PTQ, *TRAINED]
@@ -249,7 +251,8 @@ def train(folder: Path, recipe: Sequence[str], seed: int, args: argparse.Namespa
         return
     images = training_images(args) if "--images" in recipe else None
     flags = [text.format(**vars(args) | {"images": images}) for text in recipe]
-    for flag in ("name", "fp32_model", "epochs", "batch_size", "num_calibration_samples", "workers", "device"):
+    of_all = ("name", "fp32_model", "epochs", "batch_size", "precision", "num_calibration_samples", "workers", "device")
+    for flag in of_all:
         flags += [f"--{flag}", str(getattr(args, flag))]
     flags += ["--seed", str(seed), "--resume", "auto", "--keep_checkpoints", "1"]
     flags += ["--threads", str(args.threads)] if args.threads else []

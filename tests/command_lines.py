@@ -1,10 +1,28 @@
-"""A script's command line in this process: an error has to be one line, without traceback, and exit code 1."""
+"""A script's command line, in this process or in one of its own.
 
+An error has to be one line, without traceback, and exit code 1.
+"""
+
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from common.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(*arguments, check=True) -> subprocess.CompletedProcess:
+    """Run `python ARGUMENTS` in the repository's folder, where a warning of any library is an error."""
+    command = [sys.executable, *map(str, arguments), "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    if check:
+        assert process.returncode == 0, process.stderr
+    return process
 
 
 def call(script, arguments) -> None:

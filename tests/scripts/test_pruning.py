@@ -1,8 +1,6 @@
 """A pruned network through all stages, as a user runs them; and checkpoints that say of themselves what is not so."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,10 +27,9 @@ from common.training.settings import QatRunSettings
 from examples import prune, train_sceneseg
 from examples.make_scenes import write_dataset
 from models.scene_seg import SceneSegNetwork
-from tests.command_lines import call, refusal
+from tests.command_lines import call, python, refusal
 from tests.own_folder import TWO_MAPS, own_folder, write_drive
 
-ROOT = Path(__file__).resolve().parents[2]
 HW = (32, 64)
 DECODER = [word for part in ("context", "neck", "head") for word in ("--only", part)]
 DATA = ["--datasets", "Town", "--workers", 0]
@@ -76,10 +73,7 @@ def pruned(whole, data):
     """Half of the decoder's operations, by images; in a process of its own."""
     path = whole.parent / "pruned.pth"
     flags = ["-n", "SceneSeg", "-p", whole, "-o", path, "--keep_gflop", 0.5, *DECODER, "--channel_multiple", 2]
-    flags += ["--images", data / "Town" / "Town" / "images", "--num_images", 4, "--threads", 1]
-    command = [sys.executable, "-m", "examples.prune", *map(str, flags)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
+    process = python("-m", "examples.prune", *flags, "--images", data / "Town" / "Town" / "images", "--num_images", 4)
     (line,) = [line for line in process.stdout.splitlines() if line.startswith("| GFLOP of the part")]
     assert 0.4 < float(line.split("|")[4]) <= 0.5
     assert "output: pruned against whole, before training: largest difference" in process.stdout

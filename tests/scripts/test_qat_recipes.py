@@ -36,9 +36,9 @@ def test_rows_of_a_users_network(tmp_path):
     names = [FP32, "PTQ", "PTQ, tensorrt", "trained in float", "QAT without labels"]
     with own_folder(tmp_path, "recipes_net", SOURCE):
         write_town(Path("data"))
-        flags = ["-e", 1, "--batch_size", 4, "--num_calibration_samples", 4, "--seeds", 3, "--only", *names]
+        flags = ["-e", 1, "--batch_size", 4, "--num_calibration_samples", 4, "--seeds", 3, "--precision", "bf16"]
         source = ["-n", "recipes_net:NET", "-fp32", "weights.pth", "-r", "data", *DATA]
-        call(qat_recipes, [*source, "--output", "recipes", *flags])
+        call(qat_recipes, [*source, "--output", "recipes", *flags, "--only", *names])
         rows, runs = read("recipes.csv"), read("runs.csv")
         trained = sorted(path.parent.name for path in Path("recipes").glob("*/qat_model_final_calibrated.pth"))
     assert [row["network"] for row in rows] == [row["network"] for row in runs] == names

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,21 +21,10 @@ from common.scoring.evaluate import calibration_batches
 from common.training.settings import observed_images
 from examples.make_scenes import write_dataset
 from models.fuse import fuse_upsampling
-from tests.command_lines import call, refusal
+from tests.command_lines import call, python, refusal
 from tests.family import format_of, found
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 HW = "64,128"
-
-
-def run(*arguments, check=True):
-    command = [sys.executable, *map(str, arguments), "--threads", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}  # of any library
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    if check:
-        assert process.returncode == 0, process.stderr
-    return process
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +40,7 @@ def fp32(tmp_path_factory, data):
     """The trainer's checkpoints of a narrow network after a few steps."""
     folder = tmp_path_factory.mktemp("fp32")
     flags = ["--width", "0.03125", "--input_hw", HW, "-e", 1, "--batch_size", 4, "--workers", 0]
-    run("-m", "examples.train_sceneseg", "-s", folder, "-r", data, "--datasets", "Town", "Country", *flags)
+    python("-m", "examples.train_sceneseg", "-s", folder, "-r", data, "--datasets", "Town", "Country", *flags)
     return folder
 
 
@@ -72,7 +60,7 @@ def qat(tmp_path_factory, data, fp32):
     folder = tmp_path_factory.mktemp("qat")
     flags = ["--epochs", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
     weights = ["-fp32", fp32 / "best_model.pth"]
-    run("quantize_model_sceneseg.py", "-s", folder, "-r", data, "--datasets", "Town", "Country", *weights, *flags)
+    python("quantize_model_sceneseg.py", "-s", folder, "-r", data, "--datasets", "Town", "Country", *weights, *flags)
     return folder
 
 
@@ -80,7 +68,7 @@ def qat(tmp_path_factory, data, fp32):
 def fp32_onnx(fp32):
     path = fp32 / "SceneSeg.onnx"
     checkpoint = ["--model_checkpoint_path", fp32 / "best_model.pth"]
-    process = run("convert_pytorch_to_onnx.py", "--name", "sceneseg", *checkpoint, "--onnx_model_path", path)
+    process = python("convert_pytorch_to_onnx.py", "--name", "sceneseg", *checkpoint, "--onnx_model_path", path)
     assert "largest difference" in process.stdout
     return path
 
@@ -89,30 +77,8 @@ def fp32_onnx(fp32):
 def int8_onnx(qat, data):
     checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
     flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--sensitivity", 1]
-    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
+    python("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, "--datasets", "Town", "Country", *flags)
     return qat / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx"
-
-
-OF_BENCHMARKS = ("cpp_latency", "int8_speed", "load_pairs", "ptq_methods", "qat_recipes", "qat_step", "targets")
-BENCHMARKS = [f"benchmarks.{name}" for name in OF_BENCHMARKS]
-
-
-@pytest.mark.parametrize(
-    "name", [*SCRIPTS, "examples.train_sceneseg", "examples.make_scenes", "examples.prune", *BENCHMARKS]
-)
-def test_help_shows_an_example_and_exits_with_0(name, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        importlib.import_module(name).get_args_parser().parse_args(["--help"])
-    assert exit_info.value.code == 0
-    assert name in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", ["convert_pytorch_to_onnx", "trace_pytorch_model"])
-def test_the_networks_are_listed_whatever_else_is_missing(name, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        importlib.import_module(name).get_args_parser().parse_args(["--list"])
-    assert exit_info.value.code == 0
-    assert "| SceneSegLite" in capsys.readouterr().out
 
 
 def test_the_trainer_writes_published_keys_and_describes_them(fp32):
@@ -126,7 +92,7 @@ def test_the_trainer_writes_published_keys_and_describes_them(fp32):
 def test_trace_writes_what_runs_without_this_repository(fp32, tmp_path):
     path = tmp_path / "SceneSeg.pt"
     checkpoint = ["--model_checkpoint_path", fp32 / "best_model.pth"]
-    run("trace_pytorch_model.py", "--name", "SceneSeg", *checkpoint, "--output_pt_trace_filepath", path)
+    python("trace_pytorch_model.py", "--name", "SceneSeg", *checkpoint, "--output_pt_trace_filepath", path)
     code = f"import torch; print(torch.jit.load({str(path)!r})(torch.zeros(1, 3, 64, 128)).shape)"
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert "1, 3, 64, 128" in process.stdout, process.stderr
@@ -188,7 +154,7 @@ def test_the_last_calibration_takes_training_images_as_many_at_a_time_as_the_tra
 def test_a_resumed_quantization_ends_as_the_unbroken_one(qat, data, tmp_path, checkpoint):
     flags = ["-e", 3, "--samples_per_epoch", 12, "--checkpoint_interval", 8, "--num_val_samples", 1, *QUANTIZE]
     datasets = ["-r", data, "--datasets", "Town", "Country"]
-    run("quantize_model_sceneseg.py", "-s", tmp_path, *datasets, "--resume", qat / checkpoint, *flags)
+    python("quantize_model_sceneseg.py", "-s", tmp_path, *datasets, "--resume", qat / checkpoint, *flags)
     expected = read_checkpoint(qat / "qat_model_final_calibrated.pth").state
     actual = read_checkpoint(tmp_path / "qat_model_final_calibrated.pth").state
     assert expected.keys() == actual.keys()
@@ -203,10 +169,10 @@ def test_the_default_command_ends_well_where_a_whole_step_does_not_fit(fp32, dat
     command = ["tests/limited_run.py", 1650, "quantize_model_sceneseg", "quantize"]
     command += ["-r", data, "--datasets", "Town", "Country"]
     command += ["-fp32", fp32 / "best_model.pth", "-e", 1, "--num_calibration_samples", 2, "--num_val_samples", 1]
-    process = run(*command, "-s", tmp_path / "whole", "--gradient_accumulation", 1, check=False)
+    process = python(*command, "-s", tmp_path / "whole", "--gradient_accumulation", 1, check=False)
     assert process.returncode == 1
     assert re.search(r"error: out of memory.* with --batch_size 32 in 1 part\(s\)", process.stderr), process.stderr
-    process = run(*command, "-s", tmp_path / "parts")
+    process = python(*command, "-s", tmp_path / "parts")
     parts = read_checkpoint(tmp_path / "parts" / "qat_best.pth").description.arguments["gradient_accumulation"]
     assert parts in (2, 4, 8, 16, 32)
     assert f"{parts} part" in process.stderr
@@ -259,10 +225,10 @@ def test_scales_by_channel_of_the_whole_network(form, more, fp32, data, tmp_path
     datasets = ["--datasets", "Town", "Country"]
     flags = ["-e", 1, "--samples_per_epoch", 4, "--num_val_samples", 1, *QUANTIZE, "--per_channel", form]
     weights = ["-fp32", fp32 / "best_model.pth"]
-    run("quantize_model_sceneseg.py", "-s", tmp_path, "-r", data, *datasets, *weights, *flags)
+    python("quantize_model_sceneseg.py", "-s", tmp_path, "-r", data, *datasets, *weights, *flags)
     checkpoint = tmp_path / "qat_model_final_calibrated.pth"
     flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, *more]
-    run("benchmark_qat_model.py", "--qat_checkpoint_path", checkpoint, "--dataset_root", data, *datasets, *flags)
+    python("benchmark_qat_model.py", "--qat_checkpoint_path", checkpoint, "--dataset_root", data, *datasets, *flags)
     models = json.loads((tmp_path / "onnx_models" / "results.json").read_text())["models"]
     assert len(models) == 1 + len(more)
     for model in models.values():
@@ -283,7 +249,9 @@ def test_scales_by_channel_of_the_whole_network(form, more, fp32, data, tmp_path
 def test_qat_beside_its_weights_without_training(qat, fp32, data):
     checkpoint = ["--qat_checkpoint_path", qat / "qat_model_final_calibrated.pth"]
     flags = ["--num_calibration_samples", 4, "--num_samples_per_dataset", 2, "--workers", 0, "--datasets", "Town"]
-    run("benchmark_qat_model.py", *checkpoint, "--dataset_root", data, *flags, "--compare_ptq", fp32 / "best_model.pth")
+    python(
+        "benchmark_qat_model.py", *checkpoint, "--dataset_root", data, *flags, "--compare_ptq", fp32 / "best_model.pth"
+    )
     results = json.loads((qat / "onnx_models" / "results.json").read_text())
     assert list(results["models"]) == ["ONNX FP32", "ONNX INT8 PTQ", "ONNX INT8"]
     assert [model["precision"] for model in results["models"].values()] == ["fp32", "int8", "int8"]
@@ -295,7 +263,7 @@ def test_the_benchmark_of_all_three(fp32, fp32_onnx, int8_onnx, data, tmp_path):
     flags = ["--num_samples_per_dataset", 2, "--save_outputs", "--visualizations_per_dataset", 1]
     datasets = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path]
     pin = ["--pin", min(os.sched_getaffinity(0))]
-    process = run("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags, *pin)
+    process = python("benchmark_onnx_models.py", *paths, "--int8_model_path", int8_onnx, *datasets, *flags, *pin)
     (folder,) = tmp_path.iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert results["settings"]["pin"] == pin[1:]
@@ -331,7 +299,7 @@ def test_any_number_of_models_of_any_kind(fp32, fp32_onnx, data, tmp_path):
     flags = ["--num_samples_per_dataset", 1, "--thread_counts", 1, "--warmup_runs", 0]
     where = ["--dataset_root", data, "--datasets", "Town", "Country", "--output_dir_base", tmp_path / "out"]
     gate = ["--min_miou", 1, "--max_size_ratio", 5]
-    process = run("benchmark_onnx_models.py", *models, *where, *flags, *gate, check=False)
+    process = python("benchmark_onnx_models.py", *models, *where, *flags, *gate, check=False)
     assert process.returncode == 3, process.stderr
     assert process.stdout.count("FAILED") == 2  # the first model is the reference
     assert process.stdout.count("passed") == 2
@@ -398,29 +366,6 @@ def test_benchmarks_refuse_what_their_flags_do_not_say(failing, fp32, fp32_onnx,
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("number", ["-1", "7", "16", "26", "27", "99", "x"])
-def test_operator_sets_that_are_not_written_are_wrong_usage(number, capsys):
-    parser = importlib.import_module("convert_pytorch_to_onnx").get_args_parser()
-    with pytest.raises(SystemExit):
-        parser.parse_args(["-n", "SceneSeg", "-p", "a.pth", "-o", "a.onnx", "--opset", number])
-    assert f"--opset: '{number}' is not" in capsys.readouterr().err
-
-
-def test_a_conversion_takes_no_device_that_it_would_not_use(tmp_path, capsys):
-    paths = ["-p", tmp_path / "a.pth", "-o", tmp_path / "a.onnx"]
-    with pytest.raises(SystemExit) as exit_info:
-        call(importlib.import_module("convert_pytorch_to_onnx"), ["-n", "SceneSeg", *paths, "--device", "cuda"])
-    assert exit_info.value.code == 2
-    assert "argument --device: a conversion computes on the CPU" in capsys.readouterr().err
-
-
-def test_limits_are_of_a_benchmark_and_not_of_a_look(tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        call(importlib.import_module("benchmark_onnx_models"), ["--show", tmp_path, "--min_miou", "0.5"])
-    assert exit_info.value.code == 2
-    assert "leave --min_miou out" in capsys.readouterr().err
-
-
 def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, data, tmp_path):
     weights = _as(fp32 / "best_model.pth", tmp_path / "qat_best.pth")
     where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "-fp32", weights]
@@ -432,24 +377,6 @@ def test_a_run_does_not_write_over_the_weights_it_starts_from(failing, fp32, dat
         weights = _as(fp32 / "best_model.pth", tmp_path / name)
         where = ["-s", tmp_path, "-r", data, "--datasets", "Town", "--init_weights", weights]
         assert f"{name}: the file that is read" in failing("examples.train_sceneseg", *where)
-
-
-def test_usage_errors_exit_with_2(tmp_path):
-    assert run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", check=False).returncode == 2
-
-
-def test_pickled_code_is_refused_and_not_run(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    path = tmp_path / "attack.pth"
-    torch.save({"model": Attack()}, path)
-    process = run("convert_pytorch_to_onnx.py", "-n", "SceneSeg", "-p", path, "-o", tmp_path / "x.onnx", check=False)
-    assert process.returncode == 1
-    (line,) = process.stderr.splitlines()  # nor does a library say anything at its import
-    assert line.startswith("error: ") and "never loaded" in line
-    assert [p.name for p in tmp_path.iterdir()] == ["attack.pth"]
 
 
 @pytest.fixture
@@ -474,7 +401,7 @@ def test_a_qat_state_dict_of_the_original_gives_its_weights(original_qat, fp32, 
 @pytest.mark.slow
 def test_a_qat_state_dict_of_the_original_is_calibrated_and_written(original_qat, data):
     flags = ["--num_calibration_samples", 2, "--num_samples_per_dataset", 1, "--workers", 0, "--datasets", "Town"]
-    run("benchmark_qat_model.py", "--qat_checkpoint_path", original_qat, "--dataset_root", data, *flags)
+    python("benchmark_qat_model.py", "--qat_checkpoint_path", original_qat, "--dataset_root", data, *flags)
     assert (original_qat.parent / "onnx_models" / "SceneSegNetwork_QAT_INT8_final.onnx").exists()
 
 
