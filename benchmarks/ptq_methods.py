@@ -2,7 +2,9 @@
 
 Images for the calibration are of the training split, images that are scored of the validation split. Outputs are those
 of the graph that the ONNX file is written from. Rows of ONNX Runtime's `quantize_static` and, where it is installed, of
-NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images.
+NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images. "float weights" is the plain INT8
+network with weights that are not rounded: what is left is the activations' part, which no method for weights takes away
+but by making up for it.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from benchmarks.others import HAS_NNCF, OpenVinoPredictor, quantize_by_nncf, quantize_statically
 from common.cli.flags import (
@@ -37,8 +40,10 @@ from common.export.int8_graph import for_target
 from common.export.options import ExportOptions
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork, open_network
+from common.quantization.graphs import WEIGHTED, finish, is_dequantized_weight, store_beside, stored
 from common.quantization.methods import TIME_LIMIT, methods_of
-from common.quantization.pt2e import quantize_after_training
+from common.quantization.nodes import input_of
+from common.quantization.pt2e import calibrate_network, quantize_after_training
 from common.quantization.settings import QuantizationSettings
 from common.report.text import table
 from common.runtimes.parity import compare
@@ -52,12 +57,13 @@ from models import DEFAULT_NETWORK
 
 CPU = torch.device("cpu")
 ROWS = ("percentile", "mse", "mse_weights", "equalize", "correct_biases", "adaround")
-FP32, PLAIN = "FP32", "plain"
+FP32, PLAIN, FLOAT_WEIGHTS = "FP32", "plain", "float weights"
 NNCF = "NNCF"
 OTHERS = ("quantize_static", NNCF)
 TOGETHER = ("best", "equalize correct_biases", "equalize adaround correct_biases", "equalize mse_weights adaround")
-ALL = (FP32, PLAIN, *ROWS, *TOGETHER, *OTHERS)
-OF_ONE_KIND = {FP32: (False,), NNCF: (True,)}  # rows whose weights have scales by tensor or by channel alone
+ALL = (FP32, PLAIN, FLOAT_WEIGHTS, *ROWS, *TOGETHER, *OTHERS)
+# rows whose weights have no scales, or by channel alone
+OF_ONE_KIND = {FP32: (False,), FLOAT_WEIGHTS: (False,), NNCF: (True,)}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -106,10 +112,25 @@ def quantized(
         return row, TorchPredictor(source.model, CPU)
     if row in OTHERS:
         return row, quantized_by_others(row, per_channel, source, calibration, args.threads or 1)
-    chosen = methods_of([name for name in row.split() if name != PLAIN], args.seconds)
     network, settings = copy.deepcopy(source.model), QuantizationSettings(per_channel)
+    if row == FLOAT_WEIGHTS:
+        calibrated = calibrate_network(network, source.input_shape, settings, calibration)
+        return row, TorchPredictor(with_float_weights(calibrated.quantized(), calibrated.floats), CPU)
+    chosen = methods_of([name for name in row.split() if name != PLAIN], args.seconds)
     int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
     return " ".join(chosen.names), TorchPredictor(for_target(int8, ONNX_RUNTIME), CPU)
+
+
+def with_float_weights(int8: GraphModule, floats: GraphModule) -> GraphModule:
+    """A converted graph with the weights of `floats`, from which it was made, in the place of their codes; in place."""
+    originals = {node.name: node for node in floats.graph.nodes if node.target in WEIGHTED}
+    for node in int8.graph.nodes:
+        if node.target in WEIGHTED and is_dequantized_weight(input_of(node, 1)):
+            codes, weights = input_of(input_of(node, 1)), stored(floats, input_of(originals[node.name], 1))
+            with int8.graph.inserting_before(node):
+                node.update_arg(1, store_beside(int8, codes, weights.detach(), "_values"))
+    finish(int8)
+    return int8
 
 
 def quantized_by_others(

@@ -8,12 +8,13 @@ import pytest
 from benchmarks import ptq_methods
 from tests.command_lines import call
 from tests.own_folder import own_folder
+from tests.quantization.test_adaptive_rounding import Three, both, correlated, error
 from tests.scripts.test_qat_recipes import SOURCE
 from tests.town import DATA, write_town
 
 
 def test_methods_of_a_users_network_beside_those_of_others(tmp_path):
-    names = ["FP32", "plain", "equalize adaround correct_biases", "quantize_static"]
+    names = ["FP32", "plain", "float weights", "equalize adaround correct_biases", "quantize_static"]
     with own_folder(tmp_path, "recipes_net", SOURCE):
         write_town(Path("data"))
         source = ["-n", "recipes_net:NET", "-fp32", "weights.pth", "-r", "data", *DATA]
@@ -24,13 +25,22 @@ def test_methods_of_a_users_network_beside_those_of_others(tmp_path):
     together = "histogram equalize adaround correct_biases"
     kinds = ("per tensor", "per channel")
     quantized = {(name, kind) for name in ("histogram", together, "quantize_static") for kind in kinds}
-    assert set(rows) == quantized | {("FP32", "per tensor")}
+    assert set(rows) == quantized | {("FP32", "per tensor"), ("float weights", "per tensor")}
     decibels = {key: float(row["SQNR dB"]) for key, row in rows.items()}
     assert decibels.pop(("FP32", "per tensor")) == float("inf")
     assert all(10 < value < 60 for value in decibels.values())
     assert decibels[together, "per tensor"] > decibels["histogram", "per tensor"]
     scores = {float(row["mIoU"]) for row in rows.values()}
     assert all(0 < score < 1 for score in scores) and len(scores) > 1
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_with_float_weights_only_activations_are_rounded(per_channel):
+    """Of weights of 16 codes, which is most of the error."""
+    inputs = correlated(8)
+    floats, int8 = both(Three().eval(), per_channel, inputs)
+    before = error(floats, int8, inputs)
+    assert 0 < error(floats, ptq_methods.with_float_weights(int8, floats), inputs) < 0.1 * before
 
 
 def test_an_unknown_row_is_wrong_usage(capsys):
