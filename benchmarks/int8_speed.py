@@ -43,7 +43,6 @@ from common.scoring.latency import Latency, interleaved_latency, timed
 from common.system.environment import versions
 from common.system.files import require_parent
 from common.system.process import seed_everything
-from common.system.user_code import one_line
 from models import DEFAULT_NETWORK, check_input_hw
 from models.fuse import fuse_upsampling
 
@@ -207,7 +206,7 @@ def measure(variants: dict[str, Variant], input_shape: tuple, runs: int) -> list
         except RuntimeError as error:
             if "OpenVINO" not in label:
                 raise
-            logger.warning("%s is left out: %s", label, one_line(error))
+            logger.warning("%s is left out: %s", label, " ".join(str(error).split()))
     latencies = interleaved_latency(
         {label: partial(predict, images) for label, predict in predictors.items()}, runs, warmup=1, untimed=1
     )

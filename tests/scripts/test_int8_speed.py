@@ -1,6 +1,7 @@
 """The table of speed of a user's network: every runtime in one run, and the limit of the processor."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from benchmarks import int8_speed
 from benchmarks.int8_limit import MOVES, float_share, giga_operations, int8_rate, large_convolution
+from benchmarks.int8_speed import Variant, measure
 from common.networks.registry import build_network, find_network
 from tests.command_lines import call
 from tests.own_folder import TWO_MAPS, own_folder
@@ -30,6 +32,21 @@ def test_every_runtime_of_a_users_network_in_one_table(tmp_path, capsys):
         assert float(row["giga_operations"]) == pytest.approx(operations)
         assert float(row["giga_operations_per_s"]) > 0 and 0 <= float(row["float_share"]) <= 1
     assert f"{operations:.1f} GOP at the" in capsys.readouterr().out
+
+
+def test_what_openvino_refuses_is_left_out_and_no_other(tmp_path, caplog):
+    def refuse(path):
+        raise RuntimeError("No suitable implementations.\nAnd more")
+
+    (tmp_path / "a.xml").write_text("a network")
+    taken = Variant(tmp_path / "a.xml", lambda path: lambda images: images)
+    refused = replace(taken, open=refuse)
+    variants = {int8_speed.BASE: taken, int8_speed.STRAIGHT: taken, "INT8, OpenVINO": refused}
+    rows = measure(variants, (3, 4, 4), runs=1)
+    assert [row.variant for row in rows] == [int8_speed.BASE, int8_speed.STRAIGHT]
+    assert "INT8, OpenVINO is left out: No suitable implementations. And more" in caplog.text
+    with pytest.raises(RuntimeError):
+        measure(variants | {int8_speed.INT8: refused}, (3, 4, 4), runs=1)
 
 
 def test_operations_are_two_for_a_multiply_add():
