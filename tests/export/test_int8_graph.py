@@ -124,7 +124,10 @@ def test_xnnpack_gets_signed_codes_and_no_transposed_convolution(int8):
     gated = copy.deepcopy(int8)
     assert use_sigmoid_gates(gated, SILU_GATES) == 49
     images = torch.randn(1, 3, *HW)
-    assert torch.equal(gated(images), rewritten(images))
+    expected, found = gated(images), rewritten(images)
+    # float sums of a transposed convolution and of what replaces it: on some processors one ends beside a half
+    assert (expected == found).double().mean() > 0.98  # 0.993 was the least of 60 images
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
 def test_no_pass_leaves_work_for_one_before_it(int8):
