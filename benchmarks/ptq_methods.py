@@ -1,7 +1,7 @@
 """Measure what each method of post-training quantization, and some together, do to INT8: SQNR, mIoU, time to quantize.
 
 Images for the calibration are of the training split, images that are scored of the validation split. Outputs are those
-of the graph that the ONNX file is written from. Rows of ONNX Runtime's `quantize_static` and, where it is installed, of
+of the graph that the ONNX file is written from, in integers as its kernels. Rows of ONNX Runtime's `quantize_static` and, where it is installed, of
 NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images. "float weights" is the plain INT8
 network with weights that are not rounded: what is left is the activations' part, which no method for weights takes away
 but by making up for it.
@@ -41,6 +41,7 @@ from common.export.options import ExportOptions
 from common.networks.image_inputs import image_inputs
 from common.networks.opening import OpenedNetwork, open_network
 from common.quantization.graphs import WEIGHTED, finish, is_dequantized_weight, store_beside, stored
+from common.quantization.integer_reference import as_integer_kernels
 from common.quantization.methods import TIME_LIMIT, methods_of
 from common.quantization.nodes import input_of
 from common.quantization.pt2e import calibrate_network, quantize_after_training
@@ -118,7 +119,7 @@ def quantized(
         return row, TorchPredictor(with_float_weights(calibrated.quantized(), calibrated.floats), CPU)
     chosen = methods_of([name for name in row.split() if name != PLAIN], args.seconds)
     int8 = quantize_after_training(network, source.input_shape, settings, calibration, chosen)
-    return " ".join(chosen.names), TorchPredictor(for_target(int8, ONNX_RUNTIME), CPU)
+    return " ".join(chosen.names), TorchPredictor(as_integer_kernels(for_target(int8, ONNX_RUNTIME)), CPU)
 
 
 def with_float_weights(int8: GraphModule, floats: GraphModule) -> GraphModule:

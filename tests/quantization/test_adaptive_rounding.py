@@ -65,15 +65,15 @@ def error(floats, int8, inputs):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_it_comes_nearer_to_the_float_network_than_the_nearest_codes(per_channel):
-    inputs = correlated(12)
-    floats, int8 = both(Three().eval(), per_channel, inputs[:8])
-    before = error(floats, int8, inputs[8:])
+    inputs = correlated(40)
+    floats, int8 = both(Three().eval(), per_channel, inputs[:32])
+    before = error(floats, int8, inputs[32:])
     codes = {name: value.clone() for name, value in int8.state_dict().items() if value.dtype == torch.int8}
-    turned = learn_rounding(floats, int8, inputs[:8], seconds=60)
-    # 0.34 and 0.52 were found, by channel 0.60 with another processor's sums. Weights that are not rounded leave 0.05
-    # per tensor: it is the learning that ends here. 300 steps of one image reach 0.27 and 0.44, but were 0.35 dB worse
-    # on a small ESPNet, whose images differ more
-    assert error(floats, int8, inputs[8:]) < 0.65 * before
+    turned = learn_rounding(floats, int8, inputs[:32], seconds=60)
+    # 0.28 and 0.50 were found; of 8 images 0.34 and 0.52, with another processor's sums 0.37 and 0.60. Weights that are
+    # not rounded leave 0.05 per tensor: it is the learning that ends here. 300 steps of one image reach 0.27 and 0.44,
+    # but were 0.35 dB worse on a small ESPNet, whose images differ more
+    assert error(floats, int8, inputs[32:]) < 0.55 * before
     moved = [(int8.state_dict()[name].int() - value.int()).abs() for name, value in codes.items()]
     assert max(each.max() for each in moved) == 1
     assert sum((each > 0).sum() for each in moved) == turned > 0

@@ -18,7 +18,7 @@ def test_methods_of_a_users_network_beside_those_of_others(tmp_path):
     with own_folder(tmp_path, "recipes_net", SOURCE):
         write_town(Path("data"))
         source = ["-n", "recipes_net:NET", "-fp32", "weights.pth", "-r", "data", *DATA]
-        counts = ["--num_calibration_samples", 4, "--num_val_samples", 2]
+        counts = ["--num_calibration_samples", 16, "--num_val_samples", 2]
         call(ptq_methods, [*source, *counts, "--only", *names, "--csv", "ptq.csv"])
         with Path("ptq.csv").open() as file:
             rows = {(row["methods"], row["weights"]): row for row in csv.DictReader(file)}
@@ -29,8 +29,7 @@ def test_methods_of_a_users_network_beside_those_of_others(tmp_path):
     decibels = {key: float(row["SQNR dB"]) for key, row in rows.items()}
     assert decibels.pop(("FP32", "per tensor")) == float("inf")
     assert all(10 < value < 60 for value in decibels.values())
-    # two images of a small network do not show a gain: by how much depends on the processor's sums
-    assert all(decibels[together, kind] != decibels["histogram", kind] for kind in kinds)
+    assert decibels[together, "per tensor"] > decibels["histogram", "per tensor"], decibels
     scores = {float(row["mIoU"]) for row in rows.values()}
     assert all(0 < score < 1 for score in scores) and len(scores) > 1
 
