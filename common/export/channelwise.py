@@ -25,8 +25,8 @@ aten = torch.ops.aten
 IMAGE_RANK = 4
 LARGEST_CODE = 127  # of a factor, in a scale of its own
 LARGEST_BIAS = 2**30  # steps of an integer sum
-Grid = tuple[Any, ...]  # of codes: the arguments of a quantize behind what it takes
 SMALLEST_SCALE = 2**-60  # of factors: those of channels that died in training are smaller than float32 divides by
+Grid = tuple[Any, ...]  # of codes: the arguments of a quantize behind what it takes
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
     or factor, which is computed in float, is stored in float.
     """
     graph = QuantizedGraph.of(proto.graph)
-    known: set[bytes] = set()
+    repeated = _repeated_depthwise(graph)
     for pair in graph.nodes:
         if pair.op_type != DEQUANTIZE or graph.stored_type(pair, 0) != TensorProto.INT8:
             continue
@@ -74,7 +74,7 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
         scale = graph.constant(pair, SCALE)
         if scale is not None and scale.ndim == 0 and {taker.op_type for taker in takers} <= set(POINTWISE):
             _store(proto, takers, pair.output[0], _values(graph, pair))
-        elif zero_point is not None and not zero_point.any() and _does_without(graph, pair, known):
+        elif zero_point is not None and not zero_point.any() and _does_without(graph, pair, repeated):
             del pair.input[ZERO_POINT:]
         elif zero_point is not None:
             for place, values in ((0, graph.constant(pair, 0)), (ZERO_POINT, zero_point)):
@@ -85,17 +85,28 @@ def share_no_zero_points(proto: onnx.ModelProto) -> None:
     drop_dead_nodes(proto)
 
 
-def _does_without(graph: QuantizedGraph, pair: NodeProto, known: set[bytes]) -> bool:
-    """Whether every version takes weights without a zero point: by channel where there is an int8 kernel alone, of a
-    matrix product not at all, and not those of a depthwise convolution whose codes are `known`, where they are added.
+def _repeated_depthwise(graph: QuantizedGraph) -> set[str]:
+    """The dequantizes, by their outputs, of depthwise weights whose codes are those of others before.
 
-    Other convolutions of equal codes keep them, since one of uint8 has no fast kernel.
+    Other convolutions of equal codes are left out, since one of uint8 has no fast kernel.
     """
-    takers, scale, codes = graph.takers[pair.output[0]], graph.constant(pair, SCALE), graph.constant(pair, 0)
-    if codes is not None and all(attribute(taker, "group", 1) == len(codes) for taker in takers):
-        if codes.tobytes() in known:
-            return False
-        known.add(codes.tobytes())
+    known, repeated = set[bytes](), set[str]()
+    for pair in graph.nodes:
+        codes = graph.constant(pair, 0) if pair.op_type == DEQUANTIZE else None
+        takers = graph.takers[pair.output[0]]
+        if codes is not None and codes.ndim and all(attribute(each, "group", 1) == len(codes) for each in takers):
+            if codes.tobytes() in known:
+                repeated.add(pair.output[0])
+            known.add(codes.tobytes())
+    return repeated
+
+
+def _does_without(graph: QuantizedGraph, pair: NodeProto, repeated: set[str]) -> bool:
+    """Whether every version takes weights without a zero point: by channel where there is an int8 kernel alone, of a
+    matrix product not at all, and not `repeated` ones."""
+    takers, scale = graph.takers[pair.output[0]], graph.constant(pair, SCALE)
+    if pair.output[0] in repeated:
+        return False
     return all(
         taker.op_type in ("Conv", "ConvTranspose")
         and ((scale is not None and scale.ndim == 0) or graph.computes_on_codes(taker))
