@@ -1,10 +1,10 @@
 """Measure what each method of post-training quantization, and some together, do to INT8: SQNR, mIoU, time to quantize.
 
 Images for the calibration are of the training split, images that are scored of the validation split. Outputs are those
-of the graph that the ONNX file is written from, in integers as its kernels. Rows of ONNX Runtime's `quantize_static` and, where it is installed, of
-NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images. "float weights" is the plain INT8
-network with weights that are not rounded: what is left is the activations' part, which no method for weights takes away
-but by making up for it.
+of the graph that the ONNX file is written from, in integers as its kernels. Rows of ONNX Runtime's `quantize_static`
+and, where it is installed, of NNCF (its file in OpenVINO, in float32 what is not int8) are of the same images. "float
+weights" is the plain INT8 network with weights that are not rounded: what is left is the activations' part, which no
+method for weights takes away but by making up for it.
 """
 
 import argparse
