@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.networks.checkpoints import published_state
 from models.scene_seg import SceneSegNetwork
 from tests.patterns import remember_patterns
 
@@ -39,6 +40,12 @@ def narrow_network():
     """A SceneSeg of the smallest width with random weights, in eval mode."""
     torch.manual_seed(0)
     return SceneSegNetwork(NARROW).eval()
+
+
+@pytest.fixture
+def state(narrow_network):
+    """Its state dict, under its published names."""
+    return published_state("SceneSeg", narrow_network)
 
 
 class TinyNetwork(nn.Module):

@@ -8,79 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from common.data.classes import classes_of
 from common.data.datasets import SampleSource, find_samples
-from common.data.labels import IGNORED, LabelMap, class_weights, palette_labels, read_labels
+from common.data.labels import IGNORED, LabelMap, class_weights, read_labels
 from common.data.loading import SampleDataset, load_ids
 from common.data.pairs import Sample
 from models.network import MOST_CLASSES, Network
-from models.scene_seg import CLASSES, PALETTE
 from tests.family import LABELS, NETWORK, format_of
 from tests.pngs import grey_png, palette_png
-
-# ---- the palette of the family ---------------------------------------------------------------------------------------
-
-COLOURS = [colour for _, colour, _ in PALETTE]
-IDS = np.array([CLASSES.index(name) for *_, name in PALETTE])
-near_colours = st.sampled_from(COLOURS).flatmap(
-    lambda colour: st.tuples(*(st.integers(max(v - 1, 0), min(v + 1, 255)) for v in colour))
-)
-
-
-def test_every_colour_of_the_palette_has_its_class():
-    assert LABELS.class_ids(np.array([COLOURS], np.uint8)).tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 2]]
-    assert LABELS.scored == (0, 1, 2)
-
-
-def test_unknown_colours_are_counted():
-    mask = np.zeros((4, 5, 3), np.uint8)
-    mask[0, :3] = (1, 2, 3)
-    mask[1, 0] = (61, 184, 254)
-    message = r"^2 colours \(4 pixels\) that are not among the 9 of the palette of SceneSeg: "
-    with pytest.raises(ValueError, match=message + r"\(1, 2, 3\): 3 pixels, \(61, 184, 254\): 1 pixels$"):
-        LABELS.class_ids(mask)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.one_of(near_colours, st.permutations([255, 61, 0]).map(tuple), st.tuples(*[st.integers(0, 255)] * 3)))
-def test_only_the_exact_colours_are_accepted(colour):
-    mask = np.array([[colour]], np.uint8)
-    if colour in COLOURS:
-        assert LABELS.class_ids(mask)[0, 0] == IDS[COLOURS.index(colour)]
-    else:
-        with pytest.raises(ValueError, match="^1 colours"):
-            LABELS.class_ids(mask)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 99))
-def test_views_of_a_mask_are_looked_up_where_they_are(seed):
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, len(PALETTE), (12, 17))
-    mask, ids = np.array(COLOURS, np.uint8)[rows], IDS[rows]
-    top, left = rng.integers(0, 8, 2)
-    for view in (np.s_[top:, left:], np.s_[::-1], np.s_[:, ::-2], np.s_[top : top + 1, left : left + 1]):
-        assert (LABELS.class_ids(mask[view]) == ids[view]).all()
-
-
-def test_the_most_frequent_unknown_colours_come_first_with_the_total():
-    mask = np.zeros((1, 21, 3), np.uint8)
-    mask[0, :, 0] = np.repeat(np.arange(1, 7), np.arange(1, 7))
-    with pytest.raises(ValueError) as error:
-        LABELS.class_ids(mask)
-    assert str(error.value).startswith("6 colours (21 pixels)")
-    listed = [f"({red}, 0, 0): {red} pixels" for red in (6, 5, 4, 3, 2)]
-    assert str(error.value).endswith(f"{', '.join(listed)} and 1 more")
-
-
-def test_a_palette_takes_the_classes_from_the_row():
-    labels = palette_labels({(9, 8, 7): "Road", (1, 2, 3): "Sky"}, ("Sky", "Car", "Road"), "MyNet")
-    assert labels.class_ids(np.array([[(1, 2, 3), (9, 8, 7)]], np.uint8)).tolist() == [[0, 2]]
-    assert (labels.class_count, labels.scored) == (3, (0, 2))
-
 
 # ---- class weights ---------------------------------------------------------------------------------------------------
 
@@ -364,40 +300,3 @@ def test_a_file_goes_before_the_palette_of_the_network(tmp_path):
     (sample,) = find_samples(SampleSource.of("SceneSeg", NETWORK, tmp_path, names=["A"]), "train")
     assert (load_ids(sample, STORED.shape) == np.array([2, 2, 1, IGNORED])[STORED]).all()
     assert sample == replace(sample) and hash(sample)  # what caches and bad samples are keyed by
-
-
-# ---- ready files -----------------------------------------------------------------------------------------------------
-
-READY = Path(__file__).resolve().parents[2] / "examples" / "labels"
-CITYSCAPES = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-)  # fmt: skip
-CAMVID = (
-    *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"),
-)
-VOC = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-IN_ORDER = {"cityscapes_train_ids": CITYSCAPES, "camvid": CAMVID, "pascal_voc": VOC}
-
-
-def test_every_ready_file_is_tested():
-    assert {path.stem for path in READY.iterdir()} == {*IN_ORDER, "cityscapes_label_ids"}
-
-
-@pytest.mark.parametrize("name", IN_ORDER)
-def test_ready_files_give_the_classes_in_their_usual_order(name):
-    classes = IN_ORDER[name]
-    labels = read_labels(READY / f"{name}.json", classes)
-    known = {value: class_id for value, class_id in labels.to_class if class_id != IGNORED}
-    assert known == {value: value for value in range(len(classes))}
-    assert {value for value, class_id in labels.to_class if class_id == IGNORED} == {11 if name == "camvid" else 255}
-
-
-def test_the_label_ids_of_cityscapes_become_its_train_ids():
-    """By the table of its authors: label id -> train id."""
-    labels = dict(read_labels(READY / "cityscapes_label_ids.json", CITYSCAPES).to_class)
-    trained = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-    assert labels == {value: IGNORED for value in range(34)} | {value: each for each, value in enumerate(trained)}

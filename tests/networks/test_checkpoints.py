@@ -13,11 +13,6 @@ from common.networks.checkpoints import (
 )
 
 
-@pytest.fixture
-def state(narrow_network):
-    return published_state("SceneSeg", narrow_network)
-
-
 @pytest.mark.parametrize(
     "wrap",
     [
