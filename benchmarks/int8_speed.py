@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -142,9 +143,9 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
     images = torch.randn(1, *input_shape)
     outputs, described = list(network.outputs or ()), partial(describe, name, network, width, input_shape=input_shape)
 
-    def int8(fused: bool, per_channel: bool = False, target: str = DEFAULT_TARGET) -> GraphModule:
-        settings = QuantizationSettings(per_channel, fused, target=target)
-        return quantize_after_training(copy.deepcopy(model), input_shape, settings, [images])
+    def int8(fused: bool, **settings: Any) -> GraphModule:
+        chosen = QuantizationSettings(fused=fused, **settings)
+        return quantize_after_training(copy.deepcopy(model), input_shape, chosen, [images])
 
     def onnx_variant(label: str, variant: nn.Module, precision: str, target: str = DEFAULT_TARGET) -> Variant:
         logger.info("exporting %s", label)
@@ -169,6 +170,7 @@ def write_variants(name: str, width: float, input_shape: tuple, folder: Path, th
         "INT8, GELU and SiLU in float": for_target(copy.deepcopy(fused), replace(ONNX_RUNTIME, gates=())),
         INT8: for_target(copy.deepcopy(fused), ONNX_RUNTIME),
         "INT8, per channel": for_target(int8(True, per_channel=True), ONNX_RUNTIME),
+        "INT8, reduced range": for_target(int8(True, reduced_range=True), ONNX_RUNTIME),  # for AVX2 without VNNI
     }.items():
         variants[label] = onnx_variant(label, variant, "int8" if "INT8" in label else "fp32")
     variants[f"{INT8}, {2 * threads} threads"] = Variant(
