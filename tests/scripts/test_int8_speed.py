@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 from torch import nn
 
 from benchmarks import int8_speed
@@ -17,17 +19,31 @@ from tests.command_lines import call
 from tests.own_folder import TWO_MAPS, own_folder
 
 
-def test_every_runtime_of_a_users_network_in_one_table(tmp_path, capsys):
+def largest_weights(path):
+    """The largest code of each convolution's weights."""
+    codes = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+    return [np.abs(each.astype(int)).max() for each in codes.values() if each.ndim == 4 and each.dtype == np.int8]
+
+
+def test_every_runtime_of_a_users_network_in_one_table(tmp_path, capsys, monkeypatch):
+    largest = {}
+
+    def watched(variants, *how):
+        largest.update({name: largest_weights(variants[name].path) for name in (int8_speed.INT8, reduced)})
+        return measure(variants, *how)
+
+    reduced = "INT8, reduced range"
+    monkeypatch.setattr(int8_speed, "measure", watched)
     with own_folder(tmp_path, "two_maps", TWO_MAPS):
         call(int8_speed, ["-n", "two_maps:NET", "--runs", 2, "--csv", "speed.csv"])
         with Path("speed.csv").open() as file:
             rows = {row["variant"]: row for row in csv.DictReader(file)}
         network = find_network("two_maps:NET")[1]
         operations = giga_operations(build_network("two_maps:NET", network).eval(), network.input_shape)
-    reduced = "INT8, reduced range"
     assert {int8_speed.BASE, int8_speed.STRAIGHT, int8_speed.INT8, reduced, "INT8, ExecuTorch XNNPACK"} <= set(rows)
     for name, count in {int8_speed.BASE: 0, int8_speed.INT8: 4, reduced: 4}.items():
         assert int(rows[name]["int8_convolutions"]) == count
+    assert max(largest[reduced]) <= 64 and max(largest[int8_speed.INT8]) > 120
     for row in rows.values():
         ratio = float(rows[int8_speed.BASE]["p50_ms"]) / float(row["p50_ms"])
         assert float(row["faster_than_fp32"]) == pytest.approx(ratio)
