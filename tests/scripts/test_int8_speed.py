@@ -21,18 +21,17 @@ from tests.own_folder import TWO_MAPS, own_folder
 
 def largest_weights(path):
     """The largest code of each convolution's weights."""
-    codes = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
-    return [np.abs(each.astype(int)).max() for each in codes.values() if each.ndim == 4 and each.dtype == np.int8]
+    stored = map(numpy_helper.to_array, onnx.load(path).graph.initializer)
+    return [np.abs(each.astype(int)).max() for each in stored if each.ndim == 4 and each.dtype == np.int8]
 
 
 def test_every_runtime_of_a_users_network_in_one_table(tmp_path, capsys, monkeypatch):
-    largest = {}
+    reduced, largest = "INT8, reduced range", {}
 
     def watched(variants, *how):
         largest.update({name: largest_weights(variants[name].path) for name in (int8_speed.INT8, reduced)})
         return measure(variants, *how)
 
-    reduced = "INT8, reduced range"
     monkeypatch.setattr(int8_speed, "measure", watched)
     with own_folder(tmp_path, "two_maps", TWO_MAPS):
         call(int8_speed, ["-n", "two_maps:NET", "--runs", 2, "--csv", "speed.csv"])
